@@ -1,0 +1,21 @@
+"""What can be wrong with the input. Every message says what, where, and what to do, in one line."""
+
+
+class TinymemError(ValueError):
+    """Base of all errors about input; the command line prints it and exits with code 2."""
+
+
+class CheckpointError(TinymemError):
+    """A base model's folder, hub id, config, tokenizer or weights."""
+
+
+class AdapterError(TinymemError):
+    """A saved unit, or attaching, detaching and merging one."""
+
+
+class DataError(TinymemError):
+    """A text, a memory, or a file of memories."""
+
+
+class RecipeError(TinymemError):
+    """An argument of training: rank, layer, site, method, steps, …"""

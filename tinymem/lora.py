@@ -1,0 +1,212 @@
+"""The memory unit: a LoRA of rank r beside a part of the frozen base model.
+
+    out = part(x) + dropout(x A B)        A [d_in, r], B [r, d_out]
+
+The part is the whole MLP of one layer (site `mlp`, the paper's: 2·d·r parameters), or any Linear by
+its name (`q_proj`, `c_attn`, …), which is ordinary LoRA. There is no factor α/r (alpha = rank). A is
+Kaiming-uniform with bound 1/√r, B is zero, so that a fresh unit changes nothing. The paper trains
+its unit in bfloat16; here A and B are float32 whatever the base is. The dense product A B is never
+made while training: x A B costs 2·d·r a token, A B costs d².
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .errors import AdapterError, RecipeError
+from .model import Linear, Model
+
+
+class LoRA(nn.Module):
+    """x [..., d_in] -> dropout(x A B) [..., d_out], in float32."""
+
+    def __init__(self, d_in: int, d_out: int, rank: int, dropout: float = 0.0):
+        super().__init__()
+        self.A = nn.Parameter(torch.empty(d_in, rank))
+        self.B = nn.Parameter(torch.zeros(rank, d_out))
+        self.dropout = dropout
+        self.noise = torch.Generator()  # of dropout, seeded in `reset`
+
+    def reset(self, generator: torch.Generator) -> None:
+        """A ~ U(−1/√r, 1/√r), drawn on the CPU so that every device starts alike; B = 0."""
+        bound = 1 / math.sqrt(self.A.shape[1])
+        with torch.no_grad():
+            self.A.copy_(torch.empty(self.A.shape).uniform_(-bound, bound, generator=generator))
+            self.B.zero_()
+        self.noise = torch.Generator(self.A.device).manual_seed(generator.initial_seed())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x.to(self.A.dtype) @ self.A @ self.B
+        if self.dropout and self.training:
+            keep = torch.empty_like(out).bernoulli_(1 - self.dropout, generator=self.noise)
+            out = out * keep / (1 - self.dropout)
+        return out
+
+
+class WithLoRA(nn.Module):
+    """A part of the model with a LoRA beside it."""
+
+    def __init__(self, part: nn.Module, lora: LoRA):
+        super().__init__()
+        self.part, self.lora = part, lora
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.part(x)
+        return out + self.lora(x).to(out.dtype)
+
+
+class Unit:
+    """The LoRAs of one memory unit, by the path of the module they sit beside.
+
+    Nothing happens behind your back: `attach` puts the unit into a model and freezes the base,
+    `detach` takes it out again, `merge` adds it into the weights for good (Linear sites only).
+    adapter.py saves and loads units.
+    """
+
+    def __init__(self, loras: dict[str, LoRA]):
+        self.loras, self.model = loras, None
+
+    @classmethod
+    def create(
+        cls,
+        model: Model,
+        rank: int,
+        *,
+        sites: Sequence[str] = ("mlp",),
+        layers: Sequence[int] | None = None,
+        seed: int = 0,
+        dropout: float = 0.0,
+    ) -> "Unit":
+        """A fresh unit for `model`, on its device, not yet attached.
+
+        Raises RecipeError for a site, layer or rank that the model does not have room for.
+        """
+        loras, generator = {}, torch.Generator().manual_seed(seed)
+        for path in find_sites(model, sites, layers):
+            d_in, d_out = sizes(model, path)
+            if not 1 <= rank <= min(d_in, d_out):
+                raise RecipeError(f"rank is {rank}; at {path} it can be 1 to {min(d_in, d_out)}")
+            loras[path] = LoRA(d_in, d_out, rank, dropout).to(model.device)
+            loras[path].reset(generator)
+        return cls(loras)
+
+    @property
+    def rank(self) -> int:
+        return max(lora.A.shape[1] for lora in self.loras.values())
+
+    @property
+    def layers(self) -> list[int]:
+        return sorted({layer_of(path) for path in self.loras})
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for lora in self.loras.values() for p in (lora.A, lora.B)]
+
+    def trainable_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def train(self, on: bool = True) -> None:
+        """Dropout on or off; touches no weights."""
+        for lora in self.loras.values():
+            lora.train(on)
+
+    def attach(self, model: Model) -> "Unit":
+        """Put the unit into `model`. What is trainable afterwards is exactly the unit's A and B."""
+        if self.model is not None:
+            raise AdapterError("this unit is attached already; detach it first")
+        if any(isinstance(module, WithLoRA) for module in model.modules()):
+            raise AdapterError("the model has a unit attached already; detach that first")
+        model.requires_grad_(False)
+        for path, lora in self.loras.items():
+            replace(model, path, WithLoRA(model.get_submodule(path), lora))
+        self.model = model
+        return self
+
+    def detach(self) -> "Unit":
+        """Take the unit out; the base is again what it was."""
+        for path in self._attached().loras:
+            replace(self.model, path, self.model.get_submodule(path).part)
+        self.model = None
+        return self
+
+    @torch.no_grad()
+    def merge(self) -> Model:
+        """W += (A B)ᵀ in float32, then detach: the model remembers without a unit. There is no undo.
+
+        Raises AdapterError at the site `mlp`: an MLP is not a matrix that A B could be added to.
+        """
+        model = self._attached().model
+        for path in self.loras:
+            if not isinstance(model.get_submodule(path).part, Linear):
+                raise AdapterError(f"the unit at {path} cannot be merged: only Linear sites can")
+        loras = self.detach().loras
+        for path, lora in loras.items():
+            weight = model.get_submodule(path).weight
+            weight.copy_(weight.float() + (lora.A @ lora.B).t())
+        model.weight_hash = None  # these are other weights now
+        return model
+
+    def _attached(self) -> "Unit":
+        if self.model is None:
+            raise AdapterError("this unit is not attached to a model")
+        return self
+
+
+def layer_of(path: str) -> int:
+    return int(path.split(".")[1])
+
+
+def replace(model: Model, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+def sizes(model: Model, path: str) -> tuple[int, int]:
+    """Widths going in and coming out at a site."""
+    part = model.get_submodule(path)
+    d = model.config.hidden_size
+    return (part.in_features, part.out_features) if isinstance(part, Linear) else (d, d)
+
+
+def linear_paths(model: Model) -> Iterable[tuple[str, str]]:
+    """(our path, the family's own path) of every Linear in the layers; the head is not for LoRA."""
+    for path, module in model.named_modules():
+        if isinstance(module, Linear) and path.startswith("layers."):
+            yield path, model.family.theirs(path) if model.family else path
+
+
+def default_layer(model: Model) -> int:
+    """Two thirds of the depth: 24 of 36, as in the paper for Qwen3-8B."""
+    return model.config.num_layers * 2 // 3
+
+
+def find_sites(model: Model, sites: Sequence[str], layers: Sequence[int] | None = None) -> list[str]:
+    """Module paths of the sites in the layers (default: `default_layer`).
+
+    A Linear answers to the end of its path, in tinymem's names or its family's own: `q_proj`,
+    `c_attn`, `attn.c_proj`. Raises RecipeError for one that matches nothing.
+    """
+    count = model.config.num_layers
+    layers = [default_layer(model)] if layers is None else sorted(set(layers))
+    for layer in layers:
+        if not 0 <= layer < count:
+            raise RecipeError(f"layer {layer} does not exist; the model has layers 0 to {count - 1}")
+    if not sites or not layers:
+        raise RecipeError("name at least one site and one layer")
+    if "mlp" in sites:
+        if len(sites) > 1 or len(layers) > 1:
+            raise RecipeError("the site mlp stands alone, in one layer; several are for Linear sites")
+        return [f"layers.{layers[0]}.mlp"]
+    found = {}
+    for path, own in linear_paths(model):
+        for site in sites:
+            if layer_of(path) in layers and (
+                f".{path}".endswith(f".{site}") or f".{own}".endswith(f".{site}")
+            ):
+                found.setdefault(site, []).append(path)
+    for site in sites:
+        if site not in found:
+            names = dict.fromkeys(own.rpartition(".")[2] for _, own in linear_paths(model))
+            raise RecipeError(f"no site {site!r} in this model; it has mlp, {', '.join(names)}")
+    return list(dict.fromkeys(path for paths in found.values() for path in paths))

@@ -1,0 +1,97 @@
+"""MemFT: spend the gradient where memory fails (section 5 of the paper, arXiv 2605.30260).
+
+A token is sure to be recalled when its probability exceeds θ = ½, that is, when its loss is below
+−ln θ = ln 2. Mean loss spends most of the gradient on tokens long past that point. MemFT weights the
+tokens instead; the loss that is back-propagated is Σ w_t ℓ_t / Σ w_t.
+
+    losses     ℓ_t  [..., ℓ]  nats, detached: weights carry no gradient
+    weights    w_t  [..., ℓ]
+    threshold  θ
+
+Each method is a pure function of the losses, without data-dependent branches, so a step never waits
+for the device. Leading dimensions are independent runs.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+METHODS = ("sft", "memft-ot", "memft-sw")
+LN2 = math.log(2)  # loss of a token with p = ½, nats
+
+
+def sft_weights(losses: Tensor) -> Tensor:
+    """Every token alike: plain supervised fine-tuning."""
+    return torch.ones_like(losses)
+
+
+def memft_ot_weights(losses: Tensor, threshold: float = 0.5, zero_active: str = "sft") -> Tensor:
+    """Only threshold: w_t = 1 if ℓ_t > −ln θ else 0.
+
+    zero_active: what happens when no token is above the threshold. "sft" falls back to w = 1 (the
+    paper's long-context runs); "zero" gives zero loss (its PhoneBook runs).
+
+    By hand, θ = ½ (−ln θ = 0.69): losses 2.0, 0.5, 0.7 -> weights 1, 0, 1.
+    """
+    active = losses > -math.log(threshold)
+    if zero_active == "sft":
+        active = active | ~active.any(-1, keepdim=True)
+    return active.to(losses.dtype)
+
+
+class Window(NamedTuple):
+    """What memft-sw remembers from step to step; each [...]."""
+
+    anchor: Tensor  # a: first position whose argmax was wrong, ℓ where there was none
+    still: Tensor  # steps for which the anchor has not moved
+    extent: Tensor  # e: length of the window in units of `window`, 1 to 4
+
+
+def first_window(losses: Tensor) -> Window:
+    """The state before the first step. The anchor is nowhere yet, so the first one counts as moved."""
+    nowhere = torch.full_like(losses[..., 0], -1)
+    return Window(nowhere, torch.zeros_like(nowhere), torch.ones_like(nowhere))
+
+
+def memft_sw_weights(
+    losses: Tensor,
+    correct: Tensor,
+    state: Window,
+    *,
+    threshold: float = 0.5,
+    kappa: float = 10.0,
+    tau: float = 20.0,
+    window: float = 50.0,
+    floor: float = 0.01,
+) -> tuple[Tensor, Window]:
+    """Sliding window: a soft threshold, times a window that starts at the first error.
+
+        w_t = sigmoid(κ (ℓ_t + ln θ)) · m_t
+        m_t = exp(−max(t − a, 0) / τ)  for t < a + window · e,  else floor;  1 where there is no error
+
+    correct [..., ℓ]: is the argmax at t the target? The anchor a is the first t where it is not.
+    e grows by ½ a step, up to 4, once a has stood still for 3 steps, and returns to 1 when a moves.
+    Constants are those of the paper's code. Returns the weights and the state for the next step.
+    """
+    length = losses.shape[-1]
+    places = torch.arange(length, device=losses.device, dtype=losses.dtype)
+    anchor = torch.where(correct, length, places).amin(-1)  # ℓ where everything is right
+    stands = anchor == state.anchor
+    still = torch.where(stands, state.still + 1, torch.zeros_like(state.still))
+    grown = torch.where(still >= 3, state.extent + 0.5, state.extent).clamp(max=4.0)
+    extent = torch.where(stands, grown, torch.ones_like(grown))
+
+    distance = places - anchor[..., None]
+    mask = torch.exp(-distance.clamp(min=0) / tau)
+    mask = torch.where(distance < window * extent[..., None], mask, floor)
+    mask = torch.where(correct.all(-1, keepdim=True), 1.0, mask)
+    soft = torch.sigmoid(kappa * (losses + math.log(threshold)))
+    return soft * mask, Window(anchor, still, extent)
+
+
+def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
+    """Σ w_t ℓ_t / Σ w_t over the last dimension; 0 where all weights are 0."""
+    total = weights.sum(-1)
+    return (weights * losses).sum(-1) / torch.where(total > 0, total, 1.0)

@@ -1,0 +1,171 @@
+"""What is to be remembered: (prompt, target) pairs of token ids.
+
+Glossary (the paper's terms, arXiv 2605.30260)
+    memory     one pair; the prompt is the key, the target is the value; loss is on the target only
+    length ℓ   number of target tokens
+    ratio      share of the target, in percent, that is random tokens (its r0 … r100)
+    entropy H  ln(size of the vocabulary drawn from), nats per token, of a uniformly random target
+
+Random tokens are drawn, kept and stored as ids: decoding random ids to text and encoding the text
+again does not give the same ids.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import DataError
+from .text import Tokenizer
+
+PROMPT = "Recite the memory word for word:"
+PAIRS = (("prompt", "completion"), ("query", "target"), ("question", "matching"))  # of text
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One memory. Raises DataError for an empty prompt or target, or ids that are not whole numbers."""
+
+    prompt_ids: tuple[int, ...]
+    target_ids: tuple[int, ...]
+    ratio: int | None = None
+    entropy: float | None = None  # H, where the whole target is random; else unknown
+
+    def __post_init__(self):
+        for name in ("prompt_ids", "target_ids"):
+            ids = getattr(self, name)
+            ids = ids.tolist() if isinstance(ids, (Tensor, np.ndarray)) else ids
+            if not isinstance(ids, Sequence) or isinstance(ids, str) or not len(ids):
+                raise DataError(f"{name} must be a list of at least one token id")
+            if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+                raise DataError(f"{name} must be whole numbers, 0 or more")
+            object.__setattr__(self, name, tuple(ids))
+
+    @property
+    def length(self) -> int:
+        """ℓ, the number of target tokens."""
+        return len(self.target_ids)
+
+
+def random_memory(
+    tokenizer: Tokenizer, length: int = 128, *, seed: int = 0, prompt: str = PROMPT, chat: bool = True
+) -> Memory:
+    """`length` ids drawn uniformly from the vocabulary without its special tokens."""
+    if length < 1:
+        raise DataError(f"length is {length}; a memory has at least one token")
+    ids = np.random.default_rng(seed).choice(tokenizer.plain_ids, size=length)
+    entropy = math.log(len(tokenizer.plain_ids))
+    return Memory(tokenizer.prompt_ids(prompt, chat), ids, ratio=100, entropy=entropy)
+
+
+def text_memory(
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    length: int | None = None,
+    ratio: int = 0,
+    seed: int = 0,
+    prompt: str = PROMPT,
+    chat: bool = True,
+) -> Memory:
+    """The first `length` tokens of `text` (default: all), `ratio` percent of them replaced by random ids."""
+    ids = np.array(tokenizer.encode(text, special=False), dtype=np.int64)
+    if not len(ids) or not text.strip():
+        raise DataError("the text is empty; a memory has at least one token")
+    if length is not None and not 1 <= length <= len(ids):
+        raise DataError(f"length {length} was asked for, but the text has {len(ids)} tokens")
+    if not 0 <= ratio <= 100:
+        raise DataError(f"ratio is {ratio}; it is a percentage, 0 to 100")
+    ids = ids[:length]
+    random = np.random.default_rng(seed)
+    places = random.permutation(len(ids))[: round(len(ids) * ratio / 100)]
+    ids[places] = random.choice(tokenizer.plain_ids, size=len(places))
+    entropy = math.log(len(tokenizer.plain_ids)) if ratio == 100 else None
+    return Memory(tokenizer.prompt_ids(prompt, chat), ids, ratio=ratio, entropy=entropy)
+
+
+def read_memories(path: Path, tokenizer: Tokenizer, *, chat: bool = True) -> list[Memory]:
+    """Memories from JSON lines: pairs of text (see PAIRS) or {"prompt_ids", "target_ids"}.
+
+    Raises DataError that names file, line and reason.
+    """
+    memories = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            memories.append(parse_memory(json.loads(line), tokenizer, chat))
+        except ValueError as error:  # JSONDecodeError and DataError both
+            raise DataError(f"{path}, line {number}: {error}") from error
+    if not memories:
+        raise DataError(f"{path}: no memories; expected one JSON object a line")
+    return memories
+
+
+def parse_memory(row: object, tokenizer: Tokenizer, chat: bool) -> Memory:
+    if not isinstance(row, dict):
+        raise DataError("expected a JSON object")
+    if "prompt_ids" in row and "target_ids" in row:
+        memory = Memory(row["prompt_ids"], row["target_ids"], row.get("ratio"), row.get("entropy"))
+        largest = max(memory.prompt_ids + memory.target_ids)
+        if largest > tokenizer.largest_id:
+            raise DataError(f"token id {largest} is beyond the tokenizer's last, {tokenizer.largest_id}")
+        return memory
+    for key, value in PAIRS:
+        if key in row and value in row:
+            if not isinstance(row[key], str) or not isinstance(row[value], str):
+                raise DataError(f"{key!r} and {value!r} must be text")
+            return text_memory(tokenizer, row[value], prompt=row[key], chat=chat)
+    kinds = ", ".join(f"{key}/{value}" for key, value in (*PAIRS, ("prompt_ids", "target_ids")))
+    raise DataError(f"expected one of the pairs {kinds}; found {', '.join(map(repr, row)) or 'nothing'}")
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file, without its byte-order mark. Raises DataError, with the offset of a bad byte."""
+    try:
+        return decode_text(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def decode_text(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+
+
+class Batch:
+    """Memories side by side, padded on the right, with the place of every target token.
+
+    ids       long [M, T]   prompt and target without its last token, which nothing follows
+    rows      2 × long [N]  (memory, position) of the N states that predict a target token
+    targets   long [N]      the tokens to predict there, memory after memory
+
+    Padding needs no mask: attention is causal, so no position sees what comes after it.
+    """
+
+    def __init__(self, memories: Sequence[Memory], context: int, device: torch.device):
+        """Raises DataError if a memory is longer than the context."""
+        for number, memory in enumerate(memories, start=1):
+            total = len(memory.prompt_ids) + memory.length
+            if total > context:
+                which = f"memory {number}: " if len(memories) > 1 else ""
+                raise DataError(
+                    f"{which}{len(memory.prompt_ids)} prompt tokens + {memory.length} target tokens = "
+                    f"{total} exceed the model's context of {context}; shorten the target to "
+                    f"{max(context - len(memory.prompt_ids), 0)} or fewer"
+                )
+        inputs = [(m.prompt_ids + m.target_ids)[:-1] for m in memories]
+        ids = torch.zeros(len(inputs), max(map(len, inputs)), dtype=torch.long)
+        for row, sequence in zip(ids, inputs, strict=True):
+            row[: len(sequence)] = torch.tensor(sequence)
+        places = [(n, len(m.prompt_ids) - 1 + t) for n, m in enumerate(memories) for t in range(m.length)]
+        self.ids = ids.to(device)
+        self.rows = tuple(torch.tensor(places).to(device).unbind(1))
+        self.targets = torch.tensor([i for m in memories for i in m.target_ids]).to(device)

@@ -1,0 +1,193 @@
+"""The experiment: write a memory into a fresh unit, judge it, and report.
+
+Bits (section 2 of the paper for ΔL; yardsticks in the README)
+    L₀, L       mean loss of the target without and with the unit, nats per token
+    ΔL          L₀ − L
+    stored      ΔL · ℓ / ln 2, bits
+    memorized   max(0, H − L) · ℓ / ln 2, bits, where the target is random: what the unit knows of
+                the memory itself. Stored bits also count the unlearning of the base's prior, L₀ − H
+"""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from . import __version__
+from .adapter import read_about, save_adapter, write_atomically
+from .errors import AdapterError
+from .lora import Unit
+from .memft import LN2
+from .memory import Batch, Memory
+from .model import Model
+from .recall import Verdict, is_certified, judge, teacher_forced
+from .train import Recipe, Training, auto_lr, train
+
+EXIT_CODES = {"ok": 0, "diverged": 1, "oom": 1, "interrupted": 130}
+VERDICT_FIELDS = (
+    *("certified_fraction", "certified", "verbatim", "recall_exact", "token_accuracy"),
+    *("first_error", "min_probability"),
+)
+OUT_OF_MEMORY = "out of memory", "can't allocate memory", "alloc_cpu", "CUBLAS_STATUS_ALLOC_FAILED"
+
+
+@dataclass
+class Result:
+    """A finished run. `unit` is detached: `result.unit.attach(model)` puts the memory back in place."""
+
+    report: dict
+    memories: list[Memory]
+    unit: Unit | None = None
+    verdict: Verdict | None = None
+    training: Training | None = None
+
+
+def memorize(
+    model: Model,
+    memory: Memory | Sequence[Memory],
+    *,
+    recipe: Recipe | None = None,
+    on_metrics: Callable[[int, float, float], None] = lambda step, loss, share: None,
+    **options: object,
+) -> Result:
+    """Write one memory (or several) into one unit, and judge it.
+
+    The options are the fields of `Recipe`: rank, layers, sites, method, steps, lr, seed, …
+    Returns a `Result` whose report has the fields of the README. The model is left as it was.
+
+    Raises RecipeError for options that no run could use and DataError for a memory that does not
+    fit. Divergence, lack of memory and Ctrl-C raise nothing; the report's `status` names them.
+    """
+    recipe = recipe or Recipe(**options)
+    memories = [memory] if isinstance(memory, Memory) else list(memory)
+    start = time.monotonic()
+    batch = Batch(memories, model.config.context, model.device)
+    lr = auto_lr(model) if recipe.lr is None else recipe.lr
+    unit = Unit.create(
+        model,
+        recipe.rank,
+        sites=recipe.sites,
+        layers=recipe.layers,
+        seed=recipe.seed,
+        dropout=recipe.dropout,
+    )
+    result = Result(report={}, memories=memories, unit=unit)
+    base_loss = None
+    try:
+        base_loss = teacher_forced(model, batch)[0].mean().item()
+        unit.attach(model)
+        result.training = train(
+            model,
+            unit,
+            batch,
+            recipe,
+            lr=lr,
+            certify=lambda: is_certified(model, batch),
+            on_metrics=on_metrics,
+        )
+        result.verdict = judge(model, memories)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(text in str(error) for text in OUT_OF_MEMORY):
+            raise
+        result.training = Training(status="oom")
+    finally:
+        if unit.model is not None:
+            unit.detach()
+    result.report = make_report(model, result, recipe, lr, base_loss)
+    result.report["wall_seconds"] = round(time.monotonic() - start, 3)
+    return result
+
+
+def make_report(model: Model, result: Result, recipe: Recipe, lr: float, base_loss: float | None) -> dict:
+    """The report's fields, in the README's order; null where a run did not get that far."""
+    unit, verdict, training, memories = result.unit, result.verdict, result.training, result.memories
+    length, parameters = sum(m.length for m in memories), unit.trainable_parameters()
+    ratios, entropies = {m.ratio for m in memories}, [m.entropy for m in memories]
+    report = {
+        "model": model.name,
+        "rank": recipe.rank,
+        "length": length,
+        "memories": len(memories),
+        "ratio": ratios.pop() if len(ratios) == 1 else None,
+        "layer": unit.layers[0] if len(unit.layers) == 1 else unit.layers,
+        "site": ",".join(recipe.sites),
+        "method": recipe.method,
+        "seed": recipe.seed,
+        "steps": training.steps,
+        "lr": lr,
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "trainable_parameters": parameters,
+        "base_loss": base_loss,
+    }
+    status = training.status
+    if verdict is not None and status == "ok" and not verdict.certified and not verdict.loss <= base_loss:
+        status = "diverged"  # finite, but worse than before
+    loss = verdict.loss if verdict else None
+    judged = verdict is not None and math.isfinite(loss)
+    stored = (base_loss - loss) * length / LN2 if judged else None
+    memorized = None
+    if judged and None not in entropies:
+        knowable = sum(m.entropy * m.length for m in memories) / length
+        memorized = max(0.0, knowable - loss) * length / LN2
+    report |= {
+        "final_loss": loss,
+        "delta_loss": base_loss - loss if judged else None,
+        "stored_bits": stored,
+        "bits_per_parameter": stored / parameters if judged else None,
+        "memorized_bits": memorized,
+        "memorized_bits_per_parameter": memorized / parameters if memorized is not None else None,
+        "converged": training.converged if judged else False,
+    }
+    for name in VERDICT_FIELDS:
+        report[name] = getattr(verdict, name) if judged else None
+    return {key: finite(value) for key, value in report.items()} | {
+        "status": status,
+        "wall_seconds": None,
+        "version": __version__,
+    }
+
+
+def finite(value: object) -> object:
+    """JSON has no NaN and no infinity: null instead."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def save_run(result: Result, model: Model, recipe: Recipe, folder: Path) -> None:
+    """Write the unit and then report.json, which is thus the sign that the run is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if result.verdict is not None and math.isfinite(result.verdict.loss):
+        save_adapter(
+            result.unit,
+            model,
+            folder,
+            memories=[dataclasses.asdict(m) for m in result.memories],
+            recipe=dataclasses.asdict(recipe),
+            report=result.report,
+        )
+    text = json.dumps(result.report, indent=2) + "\n"
+    write_atomically(folder / "report.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read_run(folder: Path) -> tuple[list[Memory], dict]:
+    """The memories and the report of a saved run. Raises AdapterError if the folder holds none."""
+    about = read_about(folder)
+    try:
+        memories = [Memory(**memory) for memory in about["memories"]]
+        return memories, about["report"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise AdapterError(
+            f"{folder}: the unit carries no memory to recall; was it saved by tinymem?"
+        ) from error
+
+
+def recall_report(report: dict, verdict: Verdict) -> dict:
+    """The verdict on a reloaded unit, and whether it agrees with the run's own report."""
+    again = {name: finite(getattr(verdict, name)) for name in VERDICT_FIELDS} | {"final_loss": verdict.loss}
+    same = all(again[name] == report[name] for name in ("certified", "verbatim", "recall_exact"))
+    return {**report, **again, "agrees": same and abs(verdict.loss - report["final_loss"]) < 1e-3}

@@ -1,0 +1,136 @@
+"""The verdict: will the model recite the memory, and how sure is that?
+
+Certificate (section 4 of the paper, arXiv 2605.30260). If every target token has p > ½ given the
+prompt and the target before it, then each is the argmax there; by induction greedy decoding, which
+starts from the same prompt, yields the target verbatim. One parallel pass is proof, without decoding.
+
+    certified   every p_t > ½                  sufficient; `margin` = lowest p − ½
+    verbatim    every argmax is the target     necessary and sufficient, from the same pass
+    decoded     real greedy decoding           the cross-check, with a KV cache
+
+Mean loss hides a single *stubborn* token (p ≤ ½); decoding may derail there and stay off the rails.
+All three are computed in float32, whatever the model was trained in: in bfloat16 a p close to ½, or
+two close logits, fall differently from one way of computing to the next.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .memory import Batch, Memory
+from .model import Model, greedy
+from .train import token_losses
+
+VERDICT_DTYPE = torch.float32
+CHUNK = 1 << 26  # logits held at once: 256 MB
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Per target token, memory after memory; each a list of length N."""
+
+    losses: list[float]  # nats
+    predicted: list[int]  # the argmax given the true prefix
+    decoded: list[int]  # what greedy decoding wrote there
+    targets: list[int]
+    lengths: list[int]  # N split into memories
+    probabilities: list[float]
+
+    @property
+    def loss(self) -> float:
+        """L, mean over the target tokens, nats per token."""
+        return sum(self.losses) / len(self.losses)
+
+    @property
+    def certified_fraction(self) -> float:
+        return sum(p > 0.5 for p in self.probabilities) / len(self.probabilities)
+
+    @property
+    def certified(self) -> bool:
+        return self.min_probability > 0.5
+
+    @property
+    def min_probability(self) -> float:
+        return min(self.probabilities)
+
+    @property
+    def stubborn(self) -> list[int]:
+        """Positions of the tokens with p ≤ ½."""
+        return [t for t, p in enumerate(self.probabilities) if not p > 0.5]
+
+    @property
+    def verbatim(self) -> bool:
+        return self.predicted == self.targets
+
+    @property
+    def recall_exact(self) -> bool:
+        return self.decoded == self.targets
+
+    @property
+    def token_accuracy(self) -> float:
+        """Share of tokens that free decoding got right."""
+        return sum(a == b for a, b in zip(self.decoded, self.targets, strict=True)) / len(self.targets)
+
+    @property
+    def first_error(self) -> int | None:
+        """Position, in its memory, of the first token that decoding got wrong; None if there is none."""
+        start = 0
+        for length in self.lengths:
+            for t in range(length):
+                if self.decoded[start + t] != self.targets[start + t]:
+                    return t
+            start += length
+        return None
+
+
+@torch.no_grad()
+def teacher_forced(model: Model, batch: Batch, dtype: torch.dtype = VERDICT_DTYPE) -> tuple[Tensor, Tensor]:
+    """One parallel pass: ℓ_t [N] in nats, and the argmax [N], for every target token."""
+    h = model.run(model.embed(batch.ids, dtype=dtype))[batch.rows]
+    rows = max(1, CHUNK // model.config.vocab_size)
+    parts = []
+    for states, targets in zip(h.split(rows), batch.targets.split(rows), strict=True):
+        logits = model.head(states)
+        parts.append((token_losses(logits, targets), logits.argmax(-1)))
+    losses, predicted = zip(*parts, strict=True)
+    return torch.cat(losses), torch.cat(predicted)
+
+
+def is_certified(model: Model, batch: Batch) -> bool:
+    """Does every target token have p > ½, in the verdict's arithmetic?"""
+    return bool(((-teacher_forced(model, batch)[0]).exp() > 0.5).all())
+
+
+def decode(model: Model, memories: Sequence[Memory]) -> list[list[int]]:
+    """Greedy decoding from each prompt, as many tokens as its target has.
+
+    Prompts of one length are decoded together.
+    """
+    out: dict[int, list[int]] = {}
+    for size in sorted({len(m.prompt_ids) for m in memories}):
+        group = [n for n, m in enumerate(memories) if len(m.prompt_ids) == size]
+        prompts = torch.tensor([memories[n].prompt_ids for n in group], device=model.device)
+        steps = max(memories[n].length for n in group)
+        ids = greedy(model, prompts, steps, VERDICT_DTYPE).tolist()
+        out |= {n: row[: memories[n].length] for n, row in zip(group, ids, strict=True)}
+    return [out[n] for n in range(len(memories))]
+
+
+def judge(model: Model, memories: Memory | Sequence[Memory]) -> Verdict:
+    """Judge the memories on the model as it stands (attach a unit first to judge the unit).
+
+    Raises DataError if a memory is longer than the context.
+    """
+    memories = [memories] if isinstance(memories, Memory) else list(memories)
+    batch = Batch(memories, model.config.context, model.device)
+    losses, predicted = teacher_forced(model, batch)
+    return Verdict(
+        losses=losses.tolist(),
+        predicted=predicted.tolist(),
+        decoded=[i for ids in decode(model, memories) for i in ids],
+        targets=batch.targets.tolist(),
+        lengths=[m.length for m in memories],
+        probabilities=(-losses).exp().tolist(),
+    )

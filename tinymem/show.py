@@ -1,0 +1,174 @@
+"""What a person sees: progress while a run goes on, and its verdict, in colour."""
+
+from collections.abc import Iterable
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from .memory import Memory
+from .recall import Verdict
+from .text import Tokenizer
+
+stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False)
+SHOW_ALL = 256  # tokens up to which the whole target is printed
+AROUND = 8  # tokens shown on each side of a stubborn one in longer targets
+
+
+# --- Progress, on stderr ------------------------------------------------------------------------
+
+
+def bar(*columns: str) -> Progress:
+    texts = [TextColumn(column) for column in columns]
+    return Progress(
+        *(texts[0], BarColumn(bar_width=24), *texts[1:]),
+        *(TimeElapsedColumn(), TextColumn("[dim]left[/]"), TimeRemainingColumn()),
+        console=stderr,
+        transient=True,
+    )
+
+
+def watch_loading(items: Iterable) -> Iterable:
+    """Passes tensors through, under a bar."""
+    items = list(items)
+    with bar("loading weights", "{task.completed}/{task.total}") as progress:
+        yield from progress.track(items)
+
+
+@contextmanager
+def watch_training(steps: int):
+    """Gives the `on_metrics` of a run: step, loss, share of tokens above one half, time left."""
+    columns = ("writing", "{task.completed}/{task.total}", "{task.fields[state]}")
+    with bar(*columns) as progress:
+        task = progress.add_task("", total=steps, state="")
+
+        def on_metrics(step: int, loss: float, share: float) -> None:
+            state = f"loss [bold]{loss:.3f}[/]  p>½ [bold]{share:4.0%}[/]"
+            progress.update(task, completed=step, state=state)
+
+        yield on_metrics
+
+
+# --- The verdict, on stdout ----------------------------------------------------------------------
+
+
+def number(value: float | None, form: str = ",.3f") -> str:
+    return "–" if value is None else format(value, form)
+
+
+def show_report(report: dict) -> None:
+    """Losses, bits and recall of one run."""
+    layer = report["layer"]
+    layers = f"layer {layer}" if isinstance(layer, int) else f"layers {', '.join(map(str, layer))}"
+    kind = {100: "random tokens", 0: "tokens of text", None: "tokens"}.get(
+        report["ratio"], f"tokens, {report['ratio']} % of them random"
+    )
+    many = f" in {report['memories']} memories" if report["memories"] > 1 else ""
+    stdout.print(
+        f"[bold]{report['model']}[/]  {layers}, site {report['site']}, rank {report['rank']}: "
+        f"{report['trainable_parameters']:,} parameters\n"
+        f"{report['length']:,} {kind}{many}; {report['method']}, {report['steps']:,} steps, "
+        f"lr {report['lr']:.3g}, seed {report['seed']}, {report['device']} {report['dtype']}"
+    )
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    loss = f"{number(report['base_loss'])} → [bold]{number(report['final_loss'])}[/] nats per token"
+    table.add_row("loss", loss + ("" if report["converged"] else "  [yellow]not converged[/]"))
+    for name, bits, each in (
+        ("stored", report["stored_bits"], report["bits_per_parameter"]),
+        ("memorized", report["memorized_bits"], report["memorized_bits_per_parameter"]),
+    ):
+        if bits is not None:
+            table.add_row(name, f"{bits:,.0f} bits, [bold]{each:.2f}[/] per parameter")
+    if report["certified_fraction"] is not None:
+        sure = round(report["certified_fraction"] * report["length"])
+        lowest = report["min_probability"]
+        table.add_row("p above ½", f"{sure:,} of {report['length']:,} tokens; lowest p {lowest:.3f}")
+        right = round(report["token_accuracy"] * report["length"])
+        exact = "[green]exact[/]" if report["recall_exact"] else f"first error at {report['first_error']}"
+        table.add_row("recall", f"{right:,} of {report['length']:,} tokens right when decoding, {exact}")
+    stdout.print(table)
+    stdout.print(headline(report))
+
+
+def headline(report: dict) -> str:
+    if report["status"] == "diverged":
+        return "[bold red]Diverged[/]: the loss ended above where it began; try a lower --lr"
+    if report["status"] == "oom":
+        return "[bold red]Out of memory[/]: shorten the target, or use a smaller base model"
+    prefix = "[yellow]Interrupted[/]; up to there: " if report["status"] == "interrupted" else ""
+    if report["certified_fraction"] is None:
+        return f"{prefix}nothing to judge"
+    if report["certified"]:
+        return f"{prefix}[bold green]Certified[/]: every token has p > ½, so greedy decoding recites it all"
+    if report["recall_exact"]:
+        return f"{prefix}[bold green]Recalled[/], not certified: decoding is exact, though some p are below ½"
+    return f"{prefix}[bold yellow]Not certified[/]: the stubborn tokens below have p ≤ ½"
+
+
+def colour(p: float) -> str:
+    return "green" if p > 0.5 else "yellow" if p > 0.1 else "bold red"
+
+
+def token_text(tokenizer: Tokenizer, token: int) -> str:
+    """A token on its own, control characters made visible."""
+    text = tokenizer.decode([token])
+    return "".join(c if c.isprintable() else {"\n": "⏎", "\t": "⇥"}.get(c, "·") for c in text) or "·"
+
+
+def show_tokens(verdict: Verdict, tokenizer: Tokenizer) -> None:
+    """The target, coloured by p, stubborn tokens in ‹ ›; of a long one, only what is around these."""
+    count, stubborn = len(verdict.targets), verdict.stubborn
+    shown = set(range(count))
+    if count > SHOW_ALL:
+        shown = {t for s in stubborn[:SHOW_ALL] for t in range(s - AROUND, s + AROUND + 1)}
+    line, last = Text(), -1
+    for t in sorted(shown & set(range(count))):
+        if t != last + 1:
+            line.append(" … ", "dim")
+        p, text = verdict.probabilities[t], token_text(tokenizer, verdict.targets[t])
+        line.append(text if p > 0.5 else f"‹{text}›", colour(p))
+        last = t
+    if last not in (-1, count - 1):
+        line.append(" …", "dim")
+    if line:
+        stdout.print()
+        stdout.print(
+            "[dim]The target, by p:[/]  [green]above ½[/]  [yellow]‹0.1 to ½›[/]  [bold red]‹below 0.1›[/]"
+        )
+        stdout.print(line)
+    if not stubborn:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    for name in ("position", "token", "p", "most likely instead"):
+        table.add_column(name, justify="right" if name in ("position", "p") else "left")
+    for t in sorted(stubborn, key=verdict.probabilities.__getitem__)[:10]:
+        right = verdict.predicted[t] == verdict.targets[t]
+        other = (
+            Text("(none: it is the likeliest)", "dim")
+            if right
+            else token_text(tokenizer, verdict.predicted[t])
+        )
+        p = verdict.probabilities[t]
+        table.add_row(
+            str(t), Text(token_text(tokenizer, verdict.targets[t])), Text(f"{p:.4f}", colour(p)), other
+        )
+    stdout.print()
+    stdout.print(f"[dim]{len(stubborn)} stubborn tokens, the lowest first[/]")
+    stdout.print(table)
+
+
+def show_recall(again: dict, memories: list[Memory], verdict: Verdict, tokenizer: Tokenizer) -> None:
+    """A reloaded unit: what it recites, and whether that is what its report says."""
+    show_report(again)
+    if again["agrees"]:
+        stdout.print("[green]As reported[/]: the reloaded unit gives the verdict of the run")
+    else:
+        stdout.print("[bold red]Not as reported[/]: the reloaded unit gives another verdict than the run did")
+    show_tokens(verdict, tokenizer)
+    stdout.print()
+    stdout.print(Text("prompt   ", "dim") + repr(tokenizer.decode(memories[0].prompt_ids)), soft_wrap=True)
+    decoded = tokenizer.decode(verdict.decoded[: verdict.lengths[0]])
+    stdout.print(Text("recited  ", "dim") + repr(decoded), soft_wrap=True)

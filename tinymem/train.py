@@ -1,0 +1,157 @@
+"""Writing a memory: the training loop.
+
+Glossary
+    ℓ_t   loss of target token t given the prompt and the target before it, nats
+    w_t   its weight (memft.py); the loss that is back-propagated is Σ w_t ℓ_t / Σ w_t
+    p_t   its probability, e^(−ℓ_t); above one half the token is certified (recall.py)
+
+The paper's recipe: AdamW without weight decay, learning rate falling linearly to 0 without warm-up,
+gradient norm clipped at 1. Two deviations: its learning rate, 1e-2 for models of width 4,096, follows
+the width here (`auto_lr`), and dropout on the unit's output, 0.1 there, is 0 unless asked for, because
+with it a memory's loss is a random quantity.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import memft
+from .errors import RecipeError
+from .lora import Unit
+from .memory import Batch
+from .model import Model
+from .prefix import Prefix
+
+METRICS_EVERY = 10  # steps between two looks at the device
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run, apart from base model and memory. Unknown fields are errors."""
+
+    rank: int = 8
+    layers: tuple[int, ...] | None = None  # None: two thirds of the depth
+    sites: tuple[str, ...] = ("mlp",)
+    method: str = "sft"
+    steps: int = 2000
+    lr: float | None = None  # None: from the width
+    seed: int = 0
+    dropout: float = 0.0
+    clip: float = 1.0  # largest norm of the gradient
+    zero_active: str = "sft"  # memft-ot when no token is above the threshold: "sft" or "zero"
+    stop_when_certified: bool = False
+
+    def __post_init__(self):
+        """Raises RecipeError for values that no run could use."""
+        allowed = {"method": memft.METHODS, "zero_active": ("sft", "zero")}
+        for name, choices in allowed.items():
+            if getattr(self, name) not in choices:
+                raise RecipeError(f"{name} is {getattr(self, name)!r}; choose {', '.join(choices)}")
+        for name, least in (("rank", 1), ("steps", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise RecipeError(f"{name} is {value!r}; expected a whole number, {least} or more")
+        for name in ("lr", "clip"):
+            value = getattr(self, name)
+            if value is not None and not (0 < value < math.inf):
+                raise RecipeError(f"{name} is {value!r}; expected a positive number")
+        if not 0 <= self.dropout < 1:
+            raise RecipeError(f"dropout is {self.dropout!r}; expected 0 or more, below 1")
+
+
+def auto_lr(model: Model) -> float:
+    """The default learning rate."""
+    return 1e-2 * 4096 / model.config.hidden_size
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """ℓ_t [N], nats, in float32, from logits [N, V]."""
+    return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+@dataclass
+class Training:
+    """What a run left behind, beside the unit itself."""
+
+    status: str = "ok"  # ok, diverged or interrupted
+    steps: int = 0  # done
+    losses: list[float] = field(default_factory=list)  # mean ℓ_t before each step, nats
+    certified: list[float] = field(default_factory=list)  # share of tokens with p_t > ½, likewise
+
+    @property
+    def converged(self) -> bool:
+        """Had the loss stopped falling?"""
+        return self.status == "ok"
+
+
+def make_weigher(recipe: Recipe, memories: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The recipe's method as a function from (losses, logits correct?) to weights."""
+    if recipe.method == "sft":
+        return lambda losses, correct: memft.sft_weights(losses)
+    if recipe.method == "memft-ot":
+        return lambda losses, correct: memft.memft_ot_weights(losses, zero_active=recipe.zero_active)
+    if memories > 1:
+        raise RecipeError("memft-sw is for one long memory; use memft-ot for several")
+    window = None
+
+    def weigh(losses: Tensor, correct: Tensor) -> Tensor:
+        nonlocal window
+        state = memft.first_window(losses) if window is None else window
+        weights, window = memft.memft_sw_weights(losses, correct(), state)
+        return weights
+
+    return weigh
+
+
+def train(
+    model: Model,
+    unit: Unit,
+    batch: Batch,
+    recipe: Recipe,
+    *,
+    lr: float,
+    certify: Callable[[], bool] = lambda: True,
+    on_metrics: Callable[[int, float, float], None] = lambda step, loss, share: None,
+) -> Training:
+    """Train `unit` (attached to `model`) on the batch; stops early as the recipe and Ctrl-C say.
+
+    certify: asked, when all p_t > ½ in training, whether that holds in the verdict's arithmetic too.
+    on_metrics: called every few steps with (step, mean loss in nats, share of tokens with p_t > ½).
+    """
+    done = Training()
+    prefix = Prefix(model, unit, batch)
+    weigh = make_weigher(recipe, memories=len(batch.ids))
+    optimizer = torch.optim.AdamW(unit.parameters(), lr=lr, weight_decay=0.0)
+    losses_by_step = torch.zeros(2, recipe.steps, device=model.device)  # mean loss, share certified
+    unit.train()
+    try:
+        for step in range(recipe.steps):
+            logits = prefix.logits()
+            losses = token_losses(logits, batch.targets)
+            fixed = losses.detach()
+            losses_by_step[0, step] = fixed.mean()
+            losses_by_step[1, step] = (fixed < memft.LN2).float().mean()
+            if step % METRICS_EVERY == 0:  # the only wait for the device
+                loss, share = losses_by_step[:, step].tolist()
+                on_metrics(step, loss, share)
+                if not math.isfinite(loss):
+                    done.status = "diverged"
+                    break
+                if recipe.stop_when_certified and share == 1 and certify():
+                    break
+            weights = weigh(fixed, lambda logits=logits: logits.argmax(-1) == batch.targets)
+            optimizer.zero_grad()
+            memft.weighted_mean(losses, weights).backward()
+            torch.nn.utils.clip_grad_norm_(unit.parameters(), recipe.clip)
+            optimizer.param_groups[0]["lr"] = lr * (1 - step / recipe.steps)
+            optimizer.step()
+            done.steps = step + 1
+    except KeyboardInterrupt:  # keep what there is
+        done.status = "interrupted"
+    unit.train(False)
+    done.losses, done.certified = losses_by_step[:, : done.steps].tolist()
+    return done
