@@ -34,6 +34,7 @@ PEFT_HARMLESS = {
     *("peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode", "peft_version"),
     *("r", "lora_alpha", "use_rslora", "rank_pattern", "target_modules", "layers_to_transform"),
     *("lora_dropout", "fan_in_fan_out", "layers_pattern", "auto_mapping", "ensure_weight_tying"),
+    *("megatron_core", "qalora_group_size"),  # set even where their feature is off
 }
 
 

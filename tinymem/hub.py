@@ -9,19 +9,12 @@ import contextlib
 import json
 import logging
 import re
-import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from .errors import CheckpointError
 
-SMALL_FILES = (  # name, and whether a checkpoint can do without it
-    ("config.json", False),
-    ("tokenizer.json", False),
-    ("tokenizer_config.json", True),
-    ("special_tokens_map.json", True),
-    ("chat_template.json", True),
-)
+OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.json")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*\.safetensors")  # no folder, no "..", no drive, no NUL
@@ -78,7 +71,7 @@ def download(repo: str, revision: str | None = None) -> Path:
             return None
         except RevisionNotFoundError as error:
             cached, problem = None, explain(error)
-        except Exception as error:  # noqa: BLE001 (of the network or the disk; the classes vary by version)
+        except Exception as error:  # of the network or the disk; the classes vary by version
             problem = explain(error)
         return Path(cached) if isinstance(cached, str) else None
 
@@ -91,9 +84,10 @@ def download(repo: str, revision: str | None = None) -> Path:
         if config is None:
             raise lack("config.json", "the repository has no config.json; it is not a model checkpoint")
         commit = config.parent.name  # the cache names a snapshot's folder after its commit
-        for name, optional in SMALL_FILES[1:]:
-            if get(name, commit) is None and not optional:
-                raise lack(name, f"the repository has no {name}; tinymem needs one")
+        if get("tokenizer.json", commit) is None:
+            raise lack("tokenizer.json", "the repository has no tokenizer.json; tinymem needs one")
+        for name in OPTIONAL:  # offline too, what is not there is left out; the weights come last and decide
+            get(name, commit)
         if get(WEIGHTS, commit) is None:
             index = get(INDEX, commit)
             if index is None:
@@ -105,36 +99,32 @@ def download(repo: str, revision: str | None = None) -> Path:
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong between here and the hub, and what to do, in one line and without the token."""
-    from huggingface_hub import constants, utils
+    """What went wrong between here and the hub, and what to do: one line, and never the token."""
+    from huggingface_hub.constants import ENDPOINT
 
-    host = urlsplit(constants.ENDPOINT).netloc.rpartition("@")[2]  # a mirror's password stays out
+    host = urlsplit(ENDPOINT).netloc.rpartition("@")[2]  # a mirror's password stays out
     code = getattr(getattr(error, "response", None), "status_code", None)
-    detail = f"{type(error).__name__}: {re.sub('Bearer .*', 'Bearer ...', first_line(error))}"
-    if isinstance(error, utils.HFValidationError):
-        return "this is neither a folder on this machine nor a hub id such as gpt2 or org/name"
-    if isinstance(error, utils.OfflineModeIsEnabled):
-        return "not in the cache, and HF_HUB_OFFLINE is set; unset it, or use --model tiny or a folder"
-    if isinstance(error, utils.RevisionNotFoundError):
-        return "no such revision; leave --revision out for the newest"
-    if isinstance(error, utils.GatedRepoError):
-        what = "set HF_TOKEN" if code == 401 else "check whose token HF_TOKEN is"
-        return f"{host} answered {code}, it is gated; accept its terms on its page, then {what}"
-    if isinstance(error, utils.RepositoryNotFoundError):
-        what = "set HF_TOKEN if it is yours" if code == 401 else "see that your HF_TOKEN may read it"
-        return f"{host} answered {code}, no such model or a private one; check the spelling, or {what}"
-    if type(error).__name__ == "FileMetadataError":
-        return f"{host} does not answer like a hub (a login page?); check the network and HF_ENDPOINT"
+    kind = type(error).__name__  # by name: the classes' homes differ by version, their names do not
+    token = "set HF_TOKEN if you may read it" if code == 401 else "see that your HF_TOKEN may read it"
+    known = {
+        "HFValidationError": "this is neither a folder on this machine nor a hub id (gpt2, org/name)",
+        "OfflineModeIsEnabled": "not in the cache, and HF_HUB_OFFLINE is set; unset it, or use --model tiny",
+        "RevisionNotFoundError": "no such revision; leave --revision out for the newest",
+        "GatedRepoError": f"{host} answered {code}, gated; accept the terms on its page there, then {token}",
+        "RepositoryNotFoundError": f"{host} answered {code}, unknown or private; check the name, or {token}",
+        "FileMetadataError": f"{host} does not answer like a hub (a login page?); check HF_ENDPOINT",
+    }
+    if kind in known:
+        return known[kind]
     if code is not None:
-        what = {
-            401: "renew HF_TOKEN, or unset it",
-            403: "check what HF_TOKEN may read",
-            404: "check HF_ENDPOINT",
-        }
+        what = {401: "renew HF_TOKEN, or unset it", 403: token, 404: "check HF_ENDPOINT"}
         return f"{host} answered {code}; {what.get(code, 'try again later')}"
+    if "Bearer " in str(error) or kind == "UnicodeEncodeError":  # the text may show the token
+        return "HF_TOKEN holds a character that cannot be sent; copy it again"
+    detail = f"({kind}: {first_line(error)})"
     if isinstance(error, OSError) and error.errno and not isinstance(error, (ConnectionError, TimeoutError)):
-        return f"the cache cannot be written ({detail}); make room, or name another place in HF_HOME"
-    return f"no connection to {host} ({detail}); check the network, then run it again to go on"
+        return f"the cache cannot be used {detail}; make room, or name another place in HF_HOME"
+    return f"{host} does not deliver {detail}; check the network and run it again, or use --model tiny"
 
 
 @contextlib.contextmanager
@@ -144,9 +134,7 @@ def quiet():
     level = log.level
     log.setLevel(logging.ERROR if level == logging.WARNING else level)  # HF_HUB_VERBOSITY has its way
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         log.setLevel(level)
 

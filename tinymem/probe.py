@@ -142,7 +142,7 @@ def make_report(model: Model, result: Result, recipe: Recipe, lr: float, base_lo
         "bits_per_parameter": stored / parameters if judged else None,
         "memorized_bits": memorized,
         "memorized_bits_per_parameter": memorized / parameters if memorized is not None else None,
-        "converged": training.converged if judged else False,
+        "converged": judged and status == "ok" and training.converged,
     }
     for name in VERDICT_FIELDS:
         report[name] = getattr(verdict, name) if judged else None

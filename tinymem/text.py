@@ -6,6 +6,7 @@ from pathlib import Path
 import tokenizers
 
 from .errors import CheckpointError, DataError
+from .hub import first_line
 
 
 class Tokenizer:
@@ -35,21 +36,28 @@ class Tokenizer:
         try:
             core = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
-            raise CheckpointError(f"{path}: not a tokenizer ({error}); download it again") from error
+            raise CheckpointError(
+                f"{path}: not a tokenizer ({first_line(error)}); download it again"
+            ) from error
         core.no_padding()
         core.no_truncation()
         settings: dict = {}
         for name in ("special_tokens_map.json", "tokenizer_config.json", "chat_template.json"):
             if (folder / name).exists():
                 try:
-                    settings.update(json.loads((folder / name).read_text(encoding="utf-8")))
-                except ValueError as error:
-                    raise CheckpointError(f"{folder / name}: not JSON ({error})") from error
+                    settings |= json.loads((folder / name).read_text(encoding="utf-8"))
+                except (ValueError, TypeError, RecursionError) as error:
+                    raise CheckpointError(
+                        f"{folder / name}: not a JSON object ({first_line(error)})"
+                    ) from error
         template = settings.get("chat_template")
-        if (folder / "chat_template.jinja").exists():
-            template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
         if isinstance(template, list):  # several, by name
-            template = {t["name"]: t["template"] for t in template}.get("default")
+            named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
+            template = named[0].get("template") if named else None
+        if (folder / "chat_template.jinja").exists():
+            template = (folder / "chat_template.jinja").read_text(encoding="utf-8", errors="replace")
+        if not isinstance(template, str | None):
+            raise CheckpointError(f"{folder}: the tokenizer's chat_template is {template!r}, expected a text")
         names = {}
         for key, value in settings.items():
             value = value.get("content") if isinstance(value, dict) else value
@@ -81,15 +89,19 @@ class Tokenizer:
 
         # A template comes with a download, so it runs in jinja2's sandbox, as transformers does it.
         env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        env.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+        env.filters["tojson"] = lambda value, **how: json.dumps(value, **{"ensure_ascii": False, **how})
         env.globals["raise_exception"] = fail
         env.globals["strftime_now"] = lambda form: "1 January 2026"  # a memory's key must not change
         try:
             return env.from_string(self.chat_template).render(
-                messages=[{"role": "user", "content": message}], add_generation_prompt=True, **self.names
+                messages=[{"role": "user", "content": message}],
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                **self.names,
             )
-        except TemplateError as error:
-            raise CheckpointError(f"the chat template fails: {error}; use --no-chat") from error
+        except Exception as error:  # a template is a program, it can fail in any way
+            raise CheckpointError(f"the chat template fails: {first_line(error)}; use --no-chat") from error
 
     def prompt_ids(self, prompt: str, chat: bool = True) -> list[int]:
         """Ids of a prompt: through the chat template where there is one, else as plain text.

@@ -57,8 +57,8 @@ class Recipe:
                 raise RecipeError(f"{name} is {value!r}; expected a whole number, {least} or more")
         for name in ("lr", "clip"):
             value = getattr(self, name)
-            if value is not None and not (0 < value < math.inf):
-                raise RecipeError(f"{name} is {value!r}; expected a positive number")
+            if value is not None and not (0 < value < 1e6):
+                raise RecipeError(f"{name} is {value!r}; expected a positive number below a million")
         if not 0 <= self.dropout < 1:
             raise RecipeError(f"dropout is {self.dropout!r}; expected 0 or more, below 1")
 

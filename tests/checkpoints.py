@@ -1,0 +1,89 @@
+"""Tiny random checkpoints, written by transformers itself, for tests that need a model on disk.
+
+    oracle = build(folder, "qwen2", tie_word_embeddings=True)
+
+leaves config.json, model.safetensors and tokenizer.json in `folder` and returns transformers' model, in
+float32 and eval mode. Everything follows from `seed`. The weights are scaled up from transformers'
+initialisation, whose logits of a tiny model are all but zero: a parity test would pass on anything.
+"""
+
+import json
+from pathlib import Path
+
+import tokenizers
+import torch
+import transformers
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
+
+CONTEXT = 160
+SPECIAL = ("<s>", "</s>", "<|user|>", "<|end|>")
+# Byte-level, so that every text has ids; with a few merges, so that tokens are not just bytes.
+MERGES = (("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "n"), ("an", "d"), ("i", "n"), ("in", "g"), ("Ġ", "Ġ"))
+WORDS = sorted(ByteLevel.alphabet()) + [a + b for a, b in MERGES]
+TOKENS = len(WORDS) + len(SPECIAL)  # 268
+VOCAB = TOKENS + 4  # as in many real checkpoints, the embedding is padded beyond the tokenizer
+
+WIDTH, LAYERS, HEADS, INNER = 32, 2, 4, 48
+SIZES = {
+    "gpt2": {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": CONTEXT},
+    "other": {
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "intermediate_size": INNER,
+        "max_position_embeddings": CONTEXT,
+    },
+    "mistral": {"sliding_window": None, "num_key_value_heads": 2},
+    "qwen2": {"num_key_value_heads": 2},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 16},
+}
+
+
+def tokenizer(bos: bool = True) -> tokenizers.Tokenizer:
+    """A byte-level BPE with four special tokens; with `bos`, "<s>" is put before every text."""
+    core = tokenizers.Tokenizer(BPE({word: i for i, word in enumerate(WORDS)}, list(MERGES)))
+    core.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    core.decoder = tokenizers.decoders.ByteLevel()
+    core.add_special_tokens([tokenizers.AddedToken(text, special=True) for text in SPECIAL])
+    if bos:
+        core.post_processor = TemplateProcessing("<s> $A", "<s> $A $B", [("<s>", core.token_to_id("<s>"))])
+    return core
+
+
+def randomise(model: torch.nn.Module, seed: int) -> None:
+    """New weights that make logits, attention and normalisation differ widely: see `spread` in the tests."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in sorted(model.named_parameters()):
+            noise = torch.randn(p.shape, generator=draw)
+            if p.dim() == 2:
+                p.copy_(1.5 * noise * p.shape[-1] ** -0.5)
+            else:  # norm weights around 1, biases around 0
+                p.copy_(0.2 * noise + (1 if "norm" in name or "ln_" in name else 0) * (p.mean() > 0.5))
+
+
+def build(
+    folder: Path, kind: str, *, seed: int = 0, tokens: bool = True, shard_size: str = "1GB", **settings
+) -> transformers.PreTrainedModel:
+    """Write a tiny checkpoint of model_type `kind`; `settings` are fields of its transformers config.
+
+    shard_size: as in save_pretrained, "20KB" gives an index and several shards.
+    """
+    sizes = SIZES["gpt2"] if kind == "gpt2" else SIZES["other"] | SIZES.get(kind, {})
+    no_ids = {"bos_token_id": None, "eos_token_id": None}  # nothing may stop a greedy decode
+    config = transformers.AutoConfig.for_model(kind, **{"vocab_size": VOCAB, **no_ids, **sizes, **settings})
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    randomise(model, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder, max_shard_size=shard_size)
+    if tokens:
+        tokenizer().save(str(folder / "tokenizer.json"))
+    return model
+
+
+def edit_json(path: Path, drop: tuple[str, ...] = (), **changes) -> None:
+    """Set and remove fields of a JSON file."""
+    value = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps({k: v for k, v in value.items() if k not in drop}), encoding="utf-8")

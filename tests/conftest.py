@@ -1,0 +1,33 @@
+"""Fixtures that more than one test file uses; nothing here or in any test touches the network."""
+
+import os
+
+# Read once, when huggingface_hub and transformers are imported: so they are set before anything else.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.checkpoints import build
+
+# The models are tiny: a second thread costs more in waiting than it brings, and far more on a busy machine.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory) -> Path:
+    """A tiny Llama checkpoint that no test may change."""
+    folder = tmp_path_factory.mktemp("pristine") / "llama"
+    build(folder, "llama")
+    return folder
+
+
+@pytest.fixture
+def folder(pristine, tmp_path) -> Path:
+    """A private copy of `pristine`, to be damaged."""
+    return Path(shutil.copytree(pristine, tmp_path / "llama"))

@@ -1,0 +1,206 @@
+"""The training loop. Oracle: the same loop written plainly, full forward passes and nothing cached."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from tests.toy import toy_memory, toy_model
+from tinymem import memft
+from tinymem.errors import DataError, RecipeError
+from tinymem.lora import Unit
+from tinymem.memory import Batch, Memory
+from tinymem.probe import memorize
+from tinymem.train import Recipe, token_losses, train
+
+LR = 0.05
+
+
+def plain_loop(model, unit, memory, recipe):
+    """Every shortcut off: whole forward pass, all logits, weights as design.md words them."""
+    ids = torch.tensor([memory.prompt_ids + memory.target_ids])
+    start, state, losses_by_step = len(memory.prompt_ids), None, []
+    optimizer = torch.optim.AdamW(unit.parameters(), lr=recipe.lr, weight_decay=0)
+    for step in range(recipe.steps):
+        logits = model(ids)[0, start - 1 : -1]
+        losses = -logits.log_softmax(-1).gather(1, ids[0, start:, None]).squeeze(1)
+        detached = losses.detach()
+        losses_by_step.append(detached.mean().item())
+        if recipe.method == "sft":
+            weights = torch.ones_like(detached)
+        elif recipe.method == "memft-ot":
+            weights = memft.memft_ot_weights(detached, zero_active=recipe.zero_active)
+        else:
+            state = memft.first_window(detached) if state is None else state
+            weights, state = memft.memft_sw_weights(detached, logits.argmax(-1) == ids[0, start:], state)
+        loss = (weights * losses).sum() / max(weights.sum().item(), 1e-9)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = math.sqrt(sum(p.grad.square().sum().item() for p in unit.parameters()))
+        for p in unit.parameters():
+            p.grad.mul_(min(1.0, recipe.clip / (norm + 1e-6)))
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * (1 - step / recipe.steps)
+        optimizer.step()
+    return losses_by_step
+
+
+@pytest.mark.parametrize("method", memft.METHODS)
+@pytest.mark.parametrize(("sites", "layers"), [(("mlp",), None), (("q_proj", "down_proj"), (1, 3))])
+def test_the_loss_trace_is_that_of_the_plain_loop(method, sites, layers):
+    # Two LoRAs in each of two layers learn fast; a lower rate keeps Adam from amplifying float noise.
+    lr = LR if sites == ("mlp",) else 0.01
+    recipe = Recipe(rank=3, steps=50, lr=lr, method=method, sites=sites, layers=layers)
+    memory, traces = toy_memory(24), []
+    for loop in (plain_loop, None):
+        model = toy_model()
+        unit = Unit.create(model, 3, sites=sites, layers=layers).attach(model)
+        if loop:
+            traces.append(loop(model, unit, memory, recipe))
+        else:
+            traces.append(train(model, unit, Batch([memory], 128, model.device), recipe, lr=lr).losses)
+    assert traces[1] == pytest.approx(traces[0], abs=1e-5)
+    assert traces[0][-1] < traces[0][0] - 1  # it did learn
+
+
+def test_a_random_network_memorizes():
+    result = memorize(toy_model(), toy_memory(24), rank=8, steps=200, lr=LR)
+    assert result.report["certified"] and result.report["recall_exact"] and result.report["status"] == "ok"
+    assert result.report["final_loss"] < 0.2 < result.report["base_loss"]
+
+
+def test_the_same_seed_gives_the_same_report_bit_for_bit():
+    def run(seed):
+        report = memorize(toy_model(), toy_memory(), rank=2, steps=30, seed=seed, dropout=0.1).report
+        return {key: value for key, value in report.items() if key != "wall_seconds"}
+
+    assert run(0) == run(0)
+    assert run(0)["final_loss"] != run(1)["final_loss"]
+
+
+def test_several_memories_in_one_unit():
+    memories = [toy_memory(6, prompt=4, seed=s) for s in range(3)] + [toy_memory(9, prompt=2, seed=9)]
+    report = memorize(toy_model(), memories, rank=8, steps=200, lr=LR).report
+    assert (report["length"], report["memories"], report["recall_exact"]) == (27, 4, True)
+
+
+def test_the_base_is_left_as_it_was():
+    model = toy_model()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    memorize(model, toy_memory(), rank=2, steps=5)
+    after = dict(model.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_stop_when_certified_stops_early_and_is_true():
+    slow = memorize(toy_model(), toy_memory(), rank=8, steps=300, lr=LR).report
+    fast = memorize(toy_model(), toy_memory(), rank=8, steps=300, lr=LR, stop_when_certified=True).report
+    assert slow["steps"] == 300 and fast["steps"] < 150
+    assert fast["certified"] and fast["status"] == "ok"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch):
+    calls = iter(range(1000))
+
+    def losses(logits, targets):
+        return token_losses(logits, targets) * (math.nan if next(calls) >= 25 else 1.0)
+
+    monkeypatch.setattr("tinymem.train.token_losses", losses)
+    report = memorize(toy_model(), toy_memory(), rank=2, steps=50).report
+    assert (report["status"], report["steps"]) == ("diverged", 30)  # at the next look after step 25
+    assert report["final_loss"] is None and not report["certified"] and not report["converged"]
+
+
+def test_a_run_that_ends_above_its_start_has_diverged():
+    report = memorize(toy_model(), toy_memory(), rank=2, steps=8, lr=100.0).report
+    assert report["status"] == "diverged" and not report["converged"]
+    assert report["final_loss"] > report["base_loss"]
+
+
+def test_ctrl_c_keeps_what_there_is():
+    def stop_at_20(step, loss, share):
+        if step == 20:
+            raise KeyboardInterrupt
+
+    result = memorize(toy_model(), toy_memory(), rank=4, steps=100, lr=LR, on_metrics=stop_at_20)
+    assert (result.report["status"], result.report["steps"]) == ("interrupted", 20)
+    assert result.report["final_loss"] < result.report["base_loss"]
+
+
+def test_out_of_memory_is_a_status(monkeypatch):
+    def full(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("tinymem.probe.train", full)
+    model = toy_model()
+    report = memorize(model, toy_memory(), rank=2, steps=5).report
+    assert report["status"] == "oom" and report["final_loss"] is None and report["base_loss"] > 0
+    Unit.create(model, 1).attach(model)  # nothing was left attached
+
+
+def test_bits_are_those_of_the_definition():
+    memory = dataclasses.replace(toy_memory(10), ratio=100, entropy=math.log(97))
+    report = memorize(toy_model(), memory, rank=2, steps=40, lr=LR).report
+    parameters = 2 * 64 * 2
+    gain = report["base_loss"] - report["final_loss"]
+    assert report["trainable_parameters"] == parameters
+    assert report["delta_loss"] == pytest.approx(gain)
+    assert report["stored_bits"] == pytest.approx(gain * 10 / math.log(2))
+    assert report["bits_per_parameter"] == pytest.approx(report["stored_bits"] / parameters)
+    known = max(0, math.log(97) - report["final_loss"]) * 10 / math.log(2)
+    assert report["memorized_bits"] == pytest.approx(known)
+    assert memorize(toy_model(), toy_memory(10), rank=2, steps=2).report["memorized_bits"] is None
+
+
+def test_a_float32_unit_on_a_bfloat16_base():
+    model = toy_model().to(torch.bfloat16)
+    result = memorize(model, toy_memory(), rank=8, steps=150, lr=LR)
+    assert result.report["dtype"] == "bfloat16" and result.report["certified"]
+    assert all(p.dtype == torch.float32 for p in result.unit.parameters())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rank": 0},
+        {"rank": 2.5},
+        {"steps": 0},
+        {"seed": -1},
+        {"lr": 0.0},
+        {"lr": math.nan},
+        {"lr": 1e38},
+        {"method": "memft"},
+        {"zero_active": "none"},
+        {"dropout": 1.0},
+        {"clip": -1.0},
+    ],
+)
+def test_recipes_that_no_run_could_use(options):
+    with pytest.raises(RecipeError, match=next(iter(options))):
+        Recipe(**options)
+
+
+def test_unknown_options_are_errors():
+    with pytest.raises(TypeError, match="learning_rate"):
+        memorize(toy_model(), toy_memory(), learning_rate=1.0)
+
+
+def test_a_memory_beyond_the_context():
+    with pytest.raises(DataError, match=r"3 prompt tokens \+ 126 target tokens = 129.*context of 128.*125"):
+        memorize(toy_model(), toy_memory(126))
+    memorize(toy_model(), toy_memory(125), rank=1, steps=1)
+    with pytest.raises(DataError, match="memory 2: "):
+        memorize(toy_model(), [toy_memory(5), toy_memory(126)])
+
+
+def test_memft_sw_is_for_one_memory():
+    with pytest.raises(RecipeError, match="one long memory"):
+        memorize(toy_model(), [toy_memory(5), toy_memory(6)], method="memft-sw", steps=2)
+
+
+@pytest.mark.parametrize("ids", [[], "12", [1.5], [True], [-1], None])
+def test_memories_are_lists_of_ids(ids):
+    with pytest.raises(DataError, match="target_ids"):
+        Memory([1], ids)
