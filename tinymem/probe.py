@@ -16,8 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from . import __version__
 from .adapter import read_about, save_adapter, write_atomically
 from .errors import AdapterError
@@ -91,7 +89,7 @@ def memorize(
             on_metrics=on_metrics,
         )
         result.verdict = judge(model, memories)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not any(text in str(error) for text in OUT_OF_MEMORY):
             raise
         result.training = Training(status="oom")
