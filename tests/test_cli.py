@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,12 +31,12 @@ def tinymem(monkeypatch, capsys):
     return run
 
 
-FIELDS = set(
-    "model rank length ratio layer site method seed steps lr device dtype trainable_parameters "
-    "base_loss final_loss delta_loss stored_bits bits_per_parameter memorized_bits converged "
-    "certified_fraction certified recall_exact token_accuracy first_error min_probability status "
-    "wall_seconds version".split()
-)
+CONTRACT = """
+    model rank length ratio layer site method seed steps lr device dtype trainable_parameters base_loss
+    final_loss delta_loss stored_bits bits_per_parameter memorized_bits converged certified_fraction
+    certified recall_exact token_accuracy first_error min_probability status wall_seconds version
+"""
+FIELDS = set(re.findall(r"\w+", CONTRACT))
 
 
 def test_json_is_one_document_with_the_contracts_fields(tinymem):
