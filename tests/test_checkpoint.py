@@ -429,7 +429,7 @@ def test_a_file_with_a_tail(folder):
 def test_a_git_lfs_pointer(folder):
     text = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 548105171\n"
     (folder / WEIGHTS).write_text(text)
-    refused(folder, WEIGHTS, "git-lfs", f"{len(text)} bytes")
+    refused(folder, WEIGHTS, "git-lfs pointer", "git lfs pull")
 
 
 def test_any_byte_of_the_header_may_be_wrong(tmp_path):

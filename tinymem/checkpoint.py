@@ -116,9 +116,11 @@ def open_weights(path: Path):
         if path.is_file():
             with path.open("rb") as file:
                 pointer = file.read(24) == b"version https://git-lfs."
-        problem = "a git-lfs pointer, not the weights" if pointer else f"damaged ({first_line(error)})"
+        if pointer:
+            raise CheckpointError(f"{path}: a git-lfs pointer, not the weights; run git lfs pull") from error
         raise CheckpointError(
-            f"{path}: {problem}, {path.stat().st_size:,} bytes; delete it and download it again"
+            f"{path}: damaged ({first_line(error)}), {path.stat().st_size:,} bytes; delete it and "
+            "download it again"
         ) from error
 
 
@@ -139,8 +141,10 @@ def tensor_files(folder: Path) -> dict[str, Path]:
         with open_weights(folder / shard) as file:
             for name in file.keys():
                 if listed.get(name) != shard:
+                    place = listed.get(name, "no file")
                     raise CheckpointError(
-                        f"{folder / shard}: holds {name!r}, which the index places in {listed.get(name)}"
+                        f"{folder / shard}: holds {name!r}, which the index places in {place}; the files "
+                        "do not belong together, download them again"
                     )
                 files[name] = folder / shard
     report_names(folder / INDEX, "tensors that no shard holds", sorted(set(listed) - set(files)))
@@ -169,7 +173,9 @@ def fill(model: Model, files: dict[str, Path], device, dtype, watch: Callable) -
             unknown.append(theirs)
     report_names(folder, "tensors that this architecture does not have", unknown)
     optional = {"lm_head.weight"} if model.config.tied else set()
-    report_names(folder, "missing tensors (by tinymem's names)", sorted(set(wanted) - set(plan) - optional))
+    missing = sorted(set(wanted) - set(plan) - optional)
+    names = [f"{family.theirs(module)}.{kind}" for module, _, kind in (n.rpartition(".") for n in missing)]
+    report_names(folder, "missing tensors, the checkpoint is incomplete", names)
 
     for ours, (theirs, path) in plan.items():
         with open_weights(path) as file:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .errors import CheckpointError
 from .model import ACTIVATIONS, ModelConfig
 
+MOST_LAYERS = 1000  # a hostile config could have us build layers for hours
 ROPE_TYPES = {  # type -> the fields it needs
     "default": (),
     "linear": ("factor",),
@@ -29,14 +30,14 @@ class Fields:
     def fail(self, message: str) -> CheckpointError:
         return CheckpointError(f"{self.where}: {message}")
 
-    def count(self, key: str, default: int | None = None) -> int:
+    def count(self, key: str, default: int | None = None, most: int = 2**31 - 1) -> int:
         """A positive integer. Sizes have no default: a wrong guess could fit the weights' shapes."""
         value = self.raw.get(key)
         value = default if value is None else value
         if value is None:
             raise self.fail(f"{key!r} is missing; the config must state the model's sizes")
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
-            raise self.fail(f"{key!r} is {value!r}, expected a positive whole number")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
+            raise self.fail(f"{key!r} is {value!r}, expected a whole number, 1 to {most:,}")
         return value
 
     def number(self, key: str, default: float, raw: dict | None = None) -> float:
@@ -98,7 +99,9 @@ class Fields:
     def rotary_dim(self, head_dim: int, share: float) -> int:
         size = int(head_dim * share)
         if not 0 < size + size % 2 <= head_dim:  # components turn in pairs
-            raise self.fail(f"a rotary share of {share} of heads of {head_dim} components is not possible")
+            raise self.fail(
+                f"a share of {share} (rotary_pct, partial_rotary_factor) of {head_dim} components cannot turn"
+            )
         return size
 
 
@@ -116,7 +119,7 @@ def gpt2(f: Fields) -> ModelConfig:
         vocab_size=f.count("vocab_size"),
         hidden_size=d,
         intermediate_size=f.count("n_inner", 4 * d),
-        num_layers=f.count("n_layer"),
+        num_layers=f.count("n_layer", most=MOST_LAYERS),
         num_heads=n_heads,
         num_kv_heads=n_heads,
         head_dim=heads(f, d, n_heads),
@@ -143,7 +146,7 @@ def gpt_neox(f: Fields) -> ModelConfig:
         vocab_size=f.count("vocab_size"),
         hidden_size=d,
         intermediate_size=f.count("intermediate_size"),
-        num_layers=f.count("num_hidden_layers"),
+        num_layers=f.count("num_hidden_layers", most=MOST_LAYERS),
         num_heads=n_heads,
         num_kv_heads=n_heads,
         head_dim=head_dim,
@@ -178,7 +181,7 @@ def llama_like(f: Fields, **family) -> ModelConfig:
         vocab_size=f.count("vocab_size"),
         hidden_size=d,
         intermediate_size=f.count("intermediate_size"),
-        num_layers=f.count("num_hidden_layers"),
+        num_layers=f.count("num_hidden_layers", most=MOST_LAYERS),
         num_heads=n_heads,
         num_kv_heads=n_kv,
         head_dim=head_dim,

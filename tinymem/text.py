@@ -70,7 +70,7 @@ class Tokenizer:
         try:
             return self.core.encode(text, add_special_tokens=special).ids
         except (UnicodeEncodeError, TypeError) as error:
-            raise DataError(f"the text is not valid Unicode ({error}); save it as UTF-8") from error
+            raise DataError("the text is not valid Unicode; save it as UTF-8") from error
 
     def decode(self, ids: list[int]) -> str:
         return self.core.decode(list(map(int, ids)), skip_special_tokens=False)
