@@ -32,7 +32,7 @@ def shard_names(index: Path) -> dict[str, str]:
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         pairs = list(names.items())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index}: not a safetensors index ({error!r}); download it again") from error
     for tensor, shard in pairs:
         if not isinstance(shard, str) or not PLAIN_NAME.fullmatch(shard):
