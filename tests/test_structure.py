@@ -54,3 +54,11 @@ def test_the_readme_names_every_field_of_a_report_and_every_option():
             for flag in option.opts:
                 if flag.startswith("--") and flag != "--help":
                     assert f"`{flag}" in README or f" {flag}" in README, f"{name} {flag}"
+
+
+def test_the_readmes_python_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert capsys.readouterr().out.startswith("True 0.")  # certified, and bits per parameter
+    assert names["ids"][0].tolist() == list(names["memory"].target_ids)

@@ -12,7 +12,7 @@ from tinymem.errors import DataError, RecipeError
 from tinymem.lora import Unit
 from tinymem.memory import Batch, Memory
 from tinymem.probe import memorize
-from tinymem.train import Recipe, token_losses, train
+from tinymem.train import Recipe, Training, token_losses, train
 
 LR = 0.05
 
@@ -204,3 +204,18 @@ def test_memft_sw_is_for_one_memory():
 def test_memories_are_lists_of_ids(ids):
     with pytest.raises(DataError, match="target_ids"):
         Memory([1], ids)
+
+
+@pytest.mark.parametrize(
+    ("losses", "converged"),
+    [
+        ([1.0] * 100, True),
+        ([2 - 0.01 * step for step in range(100)], False),  # falls by 0.3 over the last 30 steps
+        ([5 - 0.05 * min(step, 69) for step in range(100)], True),  # flat from step 69 on
+        ([0.5], True),
+        ([], False),
+    ],
+)
+def test_converged_means_that_the_loss_has_stopped_falling(losses, converged):
+    assert Training(losses=losses, steps=len(losses)).converged is converged
+    assert not Training(status="interrupted", losses=losses).converged

@@ -70,6 +70,10 @@ def base_hash(model: Model) -> str:
     return model.weight_hash
 
 
+def is_finite(unit: Unit) -> bool:
+    return all(bool(torch.isfinite(p).all()) for p in unit.parameters())
+
+
 # --- Saving ------------------------------------------------------------------------------------
 
 
@@ -78,7 +82,7 @@ def save_adapter(unit: Unit, model: Model, folder: Path, **about: object) -> Non
 
     Raises AdapterError if the unit holds values that are not finite.
     """
-    if not all(torch.isfinite(p).all() for p in unit.parameters()):
+    if not is_finite(unit):
         raise AdapterError("the unit holds NaN or infinite values; there is nothing to save")
     folder.mkdir(parents=True, exist_ok=True)
     about = {

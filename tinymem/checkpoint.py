@@ -32,7 +32,7 @@ def load(
     revision: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
-    watch: Callable[[Iterable], Iterable] = iter,
+    watch: Callable[[Iterable, str], Iterable] = lambda items, what: items,
 ) -> tuple[Model, Tokenizer]:
     """Load a base model and its tokenizer.
 
@@ -192,7 +192,7 @@ def fill(model: Model, files: dict[str, Path], device, dtype, watch: Callable) -
             )
 
     digests = {}
-    for ours, (theirs, path) in watch(sorted(plan.items())):
+    for ours, (theirs, path) in watch(sorted(plan.items()), "loading weights"):
         # Opened anew for each tensor: closing the map gives its pages back.
         with open_weights(path) as file:
             stored = file.get_tensor(theirs)

@@ -71,7 +71,7 @@ def probe(
     zero_active: Annotated[
         str, typer.Option(help="memft-ot with no token above the threshold: sft or zero.")
     ] = "sft",
-    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 2000,
+    steps: Annotated[int, typer.Option(help="Optimizer steps (the paper: 2000).")] = 1000,
     lr: Annotated[str, typer.Option(help="Learning rate; auto follows the model's width.")] = "auto",
     dropout: Annotated[float, typer.Option(help="Dropout on the unit's output (the paper: 0.1).")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the random tokens and of the unit.")] = 0,
@@ -107,17 +107,19 @@ def probe(
     from .memory import PROMPT, random_memory, read_memories, text_memory
     from .probe import EXIT_CODES, memorize, save_run
 
-    base, tokenizer = load(model, revision=revision, device=device, dtype=dtype, watch=show.watch_loading)
-    recipe = replace(recipe, layers=parse_layers(layer, base.config.num_layers))
-    key = {"prompt": PROMPT if prompt is None else prompt, "chat": chat}
-    if data is not None:
-        memories = read_memories(data, tokenizer, chat=chat)
-    elif source is not None:
-        memories = [text_memory(tokenizer, source, length=length, ratio=ratio or 0, seed=seed, **key)]
-    else:
-        memories = [random_memory(tokenizer, 128 if length is None else length, seed=seed, **key)]
-    with show.watch_training(steps) as on_metrics:
-        result = memorize(base, memories, recipe=recipe, on_metrics=on_metrics)
+    with show.Bars() as bars:
+        where = {"revision": revision, "device": device, "dtype": dtype}
+        base, tokenizer = load(model, **where, watch=bars.watch)
+        recipe = replace(recipe, layers=parse_layers(layer, base.config.num_layers))
+        key = {"prompt": PROMPT if prompt is None else prompt, "chat": chat}
+        if data is not None:
+            memories = read_memories(data, tokenizer, chat=chat)
+        elif source is not None:
+            memories = [text_memory(tokenizer, source, length=length, ratio=ratio or 0, seed=seed, **key)]
+        else:
+            memories = [random_memory(tokenizer, 128 if length is None else length, seed=seed, **key)]
+        hooks = {"on_metrics": bars.on_metrics(steps), "watch": bars.watch}
+        result = memorize(base, memories, recipe=recipe, **hooks)
     if out is not None:
         save_run(result, base, recipe, out)
     if json_:
@@ -153,9 +155,11 @@ def recall(
 
     memories, report = read_run(run)
     name = model or report["model"]
-    base, tokenizer = load(name, revision=revision, device=device, dtype=dtype, watch=show.watch_loading)
-    load_adapter(base, run)
-    verdict = judge(base, memories)
+    with show.Bars() as bars:
+        where = {"revision": revision, "device": device, "dtype": dtype}
+        base, tokenizer = load(name, **where, watch=bars.watch)
+        load_adapter(base, run)
+        verdict = judge(base, memories, watch=bars.watch)
     again = recall_report(report, verdict)
     if json_:
         print(json.dumps(again, indent=2))

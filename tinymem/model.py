@@ -13,6 +13,7 @@ thus be run in float32 arithmetic, one weight at a time, by starting from float3
 verdict on a memory (recall.py) does that.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -290,12 +291,21 @@ class Model(nn.Module):
 
 
 @torch.no_grad()
-def greedy(model: Model, ids: Tensor, steps: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Decode `steps` tokens after ids [B, T], the likeliest each time: long [B, steps]."""
+def greedy(
+    model: Model,
+    ids: Tensor,
+    steps: int,
+    dtype: torch.dtype | None = None,
+    watch: Callable[[Iterable, str], Iterable] = lambda items, what: items,
+) -> Tensor:
+    """Decode `steps` tokens after ids [B, T], the likeliest each time: long [B, steps].
+
+    watch: wraps the iteration over steps, for a progress bar.
+    """
     batch, seen = ids.shape
     cache = KVCache(model.config, batch, seen + steps, model.device, dtype or model.dtype)
     out = []
-    for _ in range(steps):
+    for _ in watch(range(steps), "decoding"):
         h = model.embed(ids, cache.length, dtype)
         h = model.run(h, rope=model.rope(h, cache.length), cache=cache)
         cache.length += ids.shape[1]

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import __version__
-from .adapter import read_about, save_adapter, write_atomically
+from .adapter import is_finite, read_about, save_adapter, write_atomically
 from .errors import AdapterError
 from .lora import Unit
 from .memft import LN2
 from .memory import Batch, Memory
 from .model import Model
-from .recall import Verdict, is_certified, judge, teacher_forced
+from .recall import Verdict, Watch, is_certified, judge, teacher_forced
 from .train import Recipe, Training, auto_lr, train
 
 EXIT_CODES = {"ok": 0, "diverged": 1, "oom": 1, "interrupted": 130}
@@ -51,11 +51,13 @@ def memorize(
     *,
     recipe: Recipe | None = None,
     on_metrics: Callable[[int, float, float], None] = lambda step, loss, share: None,
+    watch: Watch = lambda items, what: items,
     **options: object,
 ) -> Result:
     """Write one memory (or several) into one unit, and judge it.
 
     The options are the fields of `Recipe`: rank, layers, sites, method, steps, lr, seed, …
+    on_metrics and watch are for progress bars: see `train` and `judge`.
     Returns a `Result` whose report has the fields of the README. The model is left as it was.
 
     Raises RecipeError for options that no run could use and DataError for a memory that does not
@@ -88,7 +90,10 @@ def memorize(
             certify=lambda: is_certified(model, batch),
             on_metrics=on_metrics,
         )
-        result.verdict = judge(model, memories)
+        try:
+            result.verdict = judge(model, memories, watch)
+        except KeyboardInterrupt:  # what was trained is still there to be saved
+            result.training.status = "interrupted"
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not any(text in str(error) for text in OUT_OF_MEMORY):
             raise
@@ -159,7 +164,7 @@ def finite(value: object) -> object:
 def save_run(result: Result, model: Model, recipe: Recipe, folder: Path) -> None:
     """Write the unit and then report.json, which is thus the sign that the run is complete."""
     folder.mkdir(parents=True, exist_ok=True)
-    if result.verdict is not None and math.isfinite(result.verdict.loss):
+    if result.training.steps and is_finite(result.unit):
         save_adapter(
             result.unit,
             model,
@@ -188,4 +193,5 @@ def recall_report(report: dict, verdict: Verdict) -> dict:
     """The verdict on a reloaded unit, and whether it agrees with the run's own report."""
     again = {name: finite(getattr(verdict, name)) for name in VERDICT_FIELDS} | {"final_loss": verdict.loss}
     same = all(again[name] == report[name] for name in ("certified", "verbatim", "recall_exact"))
-    return {**report, **again, "agrees": same and abs(verdict.loss - report["final_loss"]) < 1e-3}
+    close = report["final_loss"] is not None and abs(verdict.loss - report["final_loss"]) < 1e-3
+    return {**report, **again, "agrees": same and close}

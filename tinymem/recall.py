@@ -13,7 +13,7 @@ All three are computed in float32, whatever the model was trained in: in bfloat1
 two close logits, fall differently from one way of computing to the next.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ from .train import token_losses
 
 VERDICT_DTYPE = torch.float32
 CHUNK = 1 << 26  # logits held at once: 256 MB
+Watch = Callable[[Iterable, str], Iterable]
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,9 @@ def is_certified(model: Model, batch: Batch) -> bool:
     return bool(((-teacher_forced(model, batch)[0]).exp() > 0.5).all())
 
 
-def decode(model: Model, memories: Sequence[Memory]) -> list[list[int]]:
+def decode(
+    model: Model, memories: Sequence[Memory], watch: Watch = lambda items, what: items
+) -> list[list[int]]:
     """Greedy decoding from each prompt, as many tokens as its target has.
 
     Prompts of one length are decoded together.
@@ -113,14 +116,17 @@ def decode(model: Model, memories: Sequence[Memory]) -> list[list[int]]:
         group = [n for n, m in enumerate(memories) if len(m.prompt_ids) == size]
         prompts = torch.tensor([memories[n].prompt_ids for n in group], device=model.device)
         steps = max(memories[n].length for n in group)
-        ids = greedy(model, prompts, steps, VERDICT_DTYPE).tolist()
+        ids = greedy(model, prompts, steps, VERDICT_DTYPE, watch).tolist()
         out |= {n: row[: memories[n].length] for n, row in zip(group, ids, strict=True)}
     return [out[n] for n in range(len(memories))]
 
 
-def judge(model: Model, memories: Memory | Sequence[Memory]) -> Verdict:
+def judge(
+    model: Model, memories: Memory | Sequence[Memory], watch: Watch = lambda items, what: items
+) -> Verdict:
     """Judge the memories on the model as it stands (attach a unit first to judge the unit).
 
+    watch: wraps the iteration over decoded tokens, for a progress bar.
     Raises DataError if a memory is longer than the context.
     """
     memories = [memories] if isinstance(memories, Memory) else list(memories)
@@ -129,7 +135,7 @@ def judge(model: Model, memories: Memory | Sequence[Memory]) -> Verdict:
     return Verdict(
         losses=losses.tolist(),
         predicted=predicted.tolist(),
-        decoded=[i for ids in decode(model, memories) for i in ids],
+        decoded=[i for ids in decode(model, memories, watch) for i in ids],
         targets=batch.targets.tolist(),
         lengths=[m.length for m in memories],
         probabilities=(-losses).exp().tolist(),

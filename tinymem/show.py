@@ -1,7 +1,6 @@
 """What a person sees: progress while a run goes on, and its verdict, in colour."""
 
-from collections.abc import Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -21,35 +20,46 @@ AROUND = 8  # tokens shown on each side of a stubborn one in longer targets
 # --- Progress, on stderr ------------------------------------------------------------------------
 
 
-def bar(*columns: str) -> Progress:
-    texts = [TextColumn(column) for column in columns]
-    return Progress(
-        *(texts[0], BarColumn(bar_width=24), *texts[1:]),
-        *(TimeElapsedColumn(), TextColumn("[dim]left[/]"), TimeRemainingColumn()),
-        console=stderr,
-        transient=True,
-    )
+class Bars:
+    """Progress bars with time left, one for each stage of a command; gone when it is done.
 
+    `watch` and `on_metrics` are what checkpoint.load, memorize and judge take by these names.
+    """
 
-def watch_loading(items: Iterable) -> Iterable:
-    """Passes tensors through, under a bar."""
-    items = list(items)
-    with bar("loading weights", "{task.completed}/{task.total}") as progress:
-        yield from progress.track(items)
+    def __enter__(self) -> "Bars":
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}{task.fields[state]}"),
+            *(TimeElapsedColumn(), TextColumn("[dim]left[/]"), TimeRemainingColumn()),
+            console=stderr,
+            transient=True,
+        )
+        self.progress.start()
+        self.training = None
+        return self
 
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
 
-@contextmanager
-def watch_training(steps: int):
-    """Gives the `on_metrics` of a run: step, loss, share of tokens above one half, time left."""
-    columns = ("writing", "{task.completed}/{task.total}", "{task.fields[state]}")
-    with bar(*columns) as progress:
-        task = progress.add_task("", total=steps, state="")
+    def watch(self, items: Iterable, what: str = "decoding") -> Iterable:
+        """Passes items through, under a bar of their own."""
+        items = list(items)
+        task = self.progress.add_task(what, total=len(items), state="")
+        for item in items:
+            yield item
+            self.progress.advance(task)
+        self.progress.remove_task(task)
 
-        def on_metrics(step: int, loss: float, share: float) -> None:
-            state = f"loss [bold]{loss:.3f}[/]  p>½ [bold]{share:4.0%}[/]"
-            progress.update(task, completed=step, state=state)
+    def on_metrics(self, steps: int) -> Callable[[int, float, float], None]:
+        """For a run of so many steps: shows step, loss and share of tokens above one half."""
+        task = self.progress.add_task("writing", total=steps, state="")
 
-        yield on_metrics
+        def show(step: int, loss: float, share: float) -> None:
+            state = f"  loss [bold]{loss:.3f}[/]  p>½ [bold]{share:4.0%}[/]"
+            self.progress.update(task, completed=step, state=state)
+
+        return show
 
 
 # --- The verdict, on stdout ----------------------------------------------------------------------

@@ -6,9 +6,9 @@ Glossary
     p_t   its probability, e^(−ℓ_t); above one half the token is certified (recall.py)
 
 The paper's recipe: AdamW without weight decay, learning rate falling linearly to 0 without warm-up,
-gradient norm clipped at 1. Two deviations: its learning rate, 1e-2 for models of width 4,096, follows
-the width here (`auto_lr`), and dropout on the unit's output, 0.1 there, is 0 unless asked for, because
-with it a memory's loss is a random quantity.
+gradient norm clipped at 1. Three deviations: its learning rate, 1e-2 for models of width 4,096, follows
+the width here (`auto_lr`); its 2,000 steps are 1,000; and dropout on the unit's output, 0.1 there, is 0
+unless asked for, because with it a memory's loss is a random quantity.
 """
 
 import math
@@ -27,6 +27,7 @@ from .model import Model
 from .prefix import Prefix
 
 METRICS_EVERY = 10  # steps between two looks at the device
+STILL = 0.01  # nats per token
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Recipe:
     layers: tuple[int, ...] | None = None  # None: two thirds of the depth
     sites: tuple[str, ...] = ("mlp",)
     method: str = "sft"
-    steps: int = 2000
+    steps: int = 1000  # the paper: 2,000
     lr: float | None = None  # None: from the width
     seed: int = 0
     dropout: float = 0.0
@@ -64,8 +65,12 @@ class Recipe:
 
 
 def auto_lr(model: Model) -> float:
-    """The default learning rate."""
-    return 1e-2 * 4096 / model.config.hidden_size
+    """The default learning rate: the paper's 1e-2 at width 4,096, inverse to the width, at most 0.1.
+
+    Best of those tried, at rank 8 and 1, 128 random tokens, 1,000 steps, on the shipped model of width
+    256: 0.1 (of 0.03, 0.1, 0.2).
+    """
+    return min(0.1, 1e-2 * 4096 / model.config.hidden_size)
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -84,8 +89,18 @@ class Training:
 
     @property
     def converged(self) -> bool:
-        """Had the loss stopped falling?"""
-        return self.status == "ok"
+        """Had the loss stopped falling? It fell by less than STILL over the last 30 % of the steps.
+
+        On the shipped model (ranks 1 and 8, 128 random tokens), three times as many steps lowered the
+        final loss by five to eight times that fall.
+        """
+        count = len(self.losses)
+        window = max(1, count // 25)
+        before = self.losses[int(0.7 * count) :][:window]
+        fall = (
+            sum(before) / window - sum(self.losses[-window:]) / window if len(before) == window else math.inf
+        )
+        return self.status == "ok" and fall < STILL
 
 
 def make_weigher(recipe: Recipe, memories: int) -> Callable[[Tensor, Tensor], Tensor]:
