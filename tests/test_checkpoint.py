@@ -20,7 +20,7 @@ from tokenizers import AddedToken
 
 from tests.checkpoints import CONTEXT, HEADS, LAYERS, TOKENS, VOCAB, WIDTH, build, edit_json, tokenizer
 from tinymem.checkpoint import load
-from tinymem.errors import CheckpointError
+from tinymem.errors import CheckpointError, RecipeError
 from tinymem.families import read_config
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -210,8 +210,21 @@ def test_float16_and_float64_files(folder):
 
 def test_watch_sees_every_tensor(pristine):
     seen = []
-    load(pristine, device="cpu", watch=lambda items: (seen.append(item) or item for item in items))
+    load(pristine, device="cpu", watch=lambda items, what: [seen.append(item) or item for item in items])
     assert len(seen) == len(load_file(pristine / WEIGHTS))
+
+
+def test_before_sees_the_shapes_and_can_refuse_before_a_weight_is_read(folder):
+    (folder / WEIGHTS).write_bytes(b"not weights")
+    shapes = []
+
+    def before(model, tokenizer):
+        shapes.append((model.device.type, len(model.layers), tokenizer.largest_id > 0))
+        raise RecipeError("no")
+
+    with pytest.raises(RecipeError):
+        load(folder, before=before)
+    assert shapes == [("meta", 2, True)]
 
 
 # The hash says which weights

@@ -32,6 +32,7 @@ def load(
     revision: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    before: Callable[[Model, Tokenizer], None] = lambda model, tokenizer: None,
     watch: Callable[[Iterable, str], Iterable] = lambda items, what: items,
 ) -> tuple[Model, Tokenizer]:
     """Load a base model and its tokenizer.
@@ -40,6 +41,8 @@ def load(
         touches the network.
     device: "cpu", "cuda", …; "auto" is CUDA where there is one.
     dtype: "float32", "bfloat16"; "auto" is float32 on a CPU and bfloat16 on a GPU.
+    before: called with the model while it has shapes only, to find out what cannot work before waiting
+        for its weights.
     watch: wraps the iteration over tensors, for a progress bar.
 
     Raises CheckpointError, with what is wrong, where, and what to do.
@@ -56,6 +59,7 @@ def load(
     with torch.device("meta"):  # shapes without memory
         base = Model(config)
     base.family, base.name = family, str(model)
+    before(base, tokenizer)
     fill(base, tensor_files(folder), place, pick_dtype(dtype, place), watch)
     return base.eval().requires_grad_(False), tokenizer
 

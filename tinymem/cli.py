@@ -71,7 +71,7 @@ def probe(
     zero_active: Annotated[
         str, typer.Option(help="memft-ot with no token above the threshold: sft or zero.")
     ] = "sft",
-    steps: Annotated[int, typer.Option(help="Optimizer steps (the paper: 2000).")] = 1000,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 2000,
     lr: Annotated[str, typer.Option(help="Learning rate; auto follows the model's width.")] = "auto",
     dropout: Annotated[float, typer.Option(help="Dropout on the unit's output (the paper: 0.1).")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the random tokens and of the unit.")] = 0,
@@ -104,20 +104,31 @@ def probe(
     source = read_source(text)
     from . import show
     from .checkpoint import load
-    from .memory import PROMPT, random_memory, read_memories, text_memory
+    from .lora import plan_unit
+    from .memory import PROMPT, check_context, random_memory, read_memories, text_memory
     from .probe import EXIT_CODES, memorize, save_run
+
+    memories = []
+
+    def prepare(shapes, tokenizer) -> None:
+        """Find out what cannot work before the weights are read."""
+        nonlocal recipe
+        recipe = replace(recipe, layers=parse_layers(layer, shapes.config.num_layers))
+        plan_unit(shapes, recipe.rank, recipe.sites, recipe.layers)
+        key = {"prompt": PROMPT if prompt is None else prompt, "chat": chat}
+        if data is not None:
+            memories.extend(read_memories(data, tokenizer, chat=chat))
+        elif source is not None:
+            options = {"length": length, "ratio": ratio or 0, "seed": seed}
+            memories.append(text_memory(tokenizer, source, **options, **key))
+        else:
+            size = 128 if length is None else length
+            memories.append(random_memory(tokenizer, size, seed=seed, **key))
+        check_context(memories, shapes.config.context)
 
     with show.Bars() as bars:
         where = {"revision": revision, "device": device, "dtype": dtype}
-        base, tokenizer = load(model, **where, watch=bars.watch)
-        recipe = replace(recipe, layers=parse_layers(layer, base.config.num_layers))
-        key = {"prompt": PROMPT if prompt is None else prompt, "chat": chat}
-        if data is not None:
-            memories = read_memories(data, tokenizer, chat=chat)
-        elif source is not None:
-            memories = [text_memory(tokenizer, source, length=length, ratio=ratio or 0, seed=seed, **key)]
-        else:
-            memories = [random_memory(tokenizer, 128 if length is None else length, seed=seed, **key)]
+        base, tokenizer = load(model, **where, before=prepare, watch=bars.watch)
         hooks = {"on_metrics": bars.on_metrics(steps), "watch": bars.watch}
         result = memorize(base, memories, recipe=recipe, **hooks)
     if out is not None:

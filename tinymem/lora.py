@@ -84,10 +84,7 @@ class Unit:
         Raises RecipeError for a site, layer or rank that the model does not have room for.
         """
         loras, generator = {}, torch.Generator().manual_seed(seed)
-        for path in find_sites(model, sites, layers):
-            d_in, d_out = sizes(model, path)
-            if not 1 <= rank <= min(d_in, d_out):
-                raise RecipeError(f"rank is {rank}; at {path} it can be 1 to {min(d_in, d_out)}")
+        for path, (d_in, d_out) in plan_unit(model, rank, sites, layers).items():
             loras[path] = LoRA(d_in, d_out, rank, dropout).to(model.device)
             loras[path].reset(generator)
         return cls(loras)
@@ -210,3 +207,17 @@ def find_sites(model: Model, sites: Sequence[str], layers: Sequence[int] | None 
             names = dict.fromkeys(own.rpartition(".")[2] for _, own in linear_paths(model))
             raise RecipeError(f"no site {site!r} in this model; it has mlp, {', '.join(names)}")
     return list(dict.fromkeys(path for paths in found.values() for path in paths))
+
+
+def plan_unit(
+    model: Model, rank: int, sites: Sequence[str], layers: Sequence[int] | None = None
+) -> dict[str, tuple[int, int]]:
+    """Module path -> (d_in, d_out) of a unit's LoRAs. Needs the model's shapes only.
+
+    Raises RecipeError for a site, layer or rank that the model does not have room for.
+    """
+    plan = {path: sizes(model, path) for path in find_sites(model, sites, layers)}
+    for path, widths in plan.items():
+        if not 1 <= rank <= min(widths):
+            raise RecipeError(f"rank is {rank}; at {path} it can be 1 to {min(widths)}")
+    return plan

@@ -140,6 +140,19 @@ def decode_text(content: bytes, where: str) -> str:
         raise DataError(f"{where}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
 
 
+def check_context(memories: Sequence[Memory], context: int) -> None:
+    """Raises DataError if prompt and target together are longer than the context."""
+    for number, memory in enumerate(memories, start=1):
+        prompt = len(memory.prompt_ids)
+        if prompt + memory.length > context:
+            which = f"memory {number}: " if len(memories) > 1 else ""
+            raise DataError(
+                f"{which}{prompt} prompt tokens + {memory.length} target tokens = "
+                f"{prompt + memory.length} exceed the model's context of {context}; shorten the target "
+                f"to {max(context - prompt, 0)} or fewer"
+            )
+
+
 class Batch:
     """Memories side by side, padded on the right, with the place of every target token.
 
@@ -152,15 +165,7 @@ class Batch:
 
     def __init__(self, memories: Sequence[Memory], context: int, device: torch.device):
         """Raises DataError if a memory is longer than the context."""
-        for number, memory in enumerate(memories, start=1):
-            total = len(memory.prompt_ids) + memory.length
-            if total > context:
-                which = f"memory {number}: " if len(memories) > 1 else ""
-                raise DataError(
-                    f"{which}{len(memory.prompt_ids)} prompt tokens + {memory.length} target tokens = "
-                    f"{total} exceed the model's context of {context}; shorten the target to "
-                    f"{max(context - len(memory.prompt_ids), 0)} or fewer"
-                )
+        check_context(memories, context)
         inputs = [(m.prompt_ids + m.target_ids)[:-1] for m in memories]
         ids = torch.zeros(len(inputs), max(map(len, inputs)), dtype=torch.long)
         for row, sequence in zip(ids, inputs, strict=True):

@@ -34,6 +34,7 @@ class Bars:
             *(TimeElapsedColumn(), TextColumn("[dim]left[/]"), TimeRemainingColumn()),
             console=stderr,
             transient=True,
+            disable=not stderr.is_terminal,  # a log file gets no bars
         )
         self.progress.start()
         self.training = None
@@ -95,12 +96,16 @@ def show_report(report: dict) -> None:
     if report["certified_fraction"] is not None:
         sure = round(report["certified_fraction"] * report["length"])
         lowest = report["min_probability"]
-        table.add_row("p above ½", f"{sure:,} of {report['length']:,} tokens; lowest p {lowest:.3f}")
+        table.add_row("p above ½", f"{sure:,} of {report['length']:,} tokens; lowest p {chance(lowest)}")
         right = round(report["token_accuracy"] * report["length"])
         exact = "[green]exact[/]" if report["recall_exact"] else f"first error at {report['first_error']}"
         table.add_row("recall", f"{right:,} of {report['length']:,} tokens right when decoding, {exact}")
     stdout.print(table)
     stdout.print(headline(report))
+
+
+def chance(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
 def headline(report: dict) -> str:
@@ -155,16 +160,10 @@ def show_tokens(verdict: Verdict, tokenizer: Tokenizer) -> None:
     for name in ("position", "token", "p", "most likely instead"):
         table.add_column(name, justify="right" if name in ("position", "p") else "left")
     for t in sorted(stubborn, key=verdict.probabilities.__getitem__)[:10]:
-        right = verdict.predicted[t] == verdict.targets[t]
-        other = (
-            Text("(none: it is the likeliest)", "dim")
-            if right
-            else token_text(tokenizer, verdict.predicted[t])
-        )
-        p = verdict.probabilities[t]
-        table.add_row(
-            str(t), Text(token_text(tokenizer, verdict.targets[t])), Text(f"{p:.4f}", colour(p)), other
-        )
+        p, target, predicted = verdict.probabilities[t], verdict.targets[t], verdict.predicted[t]
+        token, other = (token_text(tokenizer, i).replace(" ", "␣") for i in (target, predicted))
+        note = Text("none, it is the likeliest", "dim") if predicted == target else Text(other)
+        table.add_row(str(t), Text(token), Text(chance(p), colour(p)), note)
     stdout.print()
     stdout.print(f"[dim]{len(stubborn)} stubborn tokens, the lowest first[/]")
     stdout.print(table)

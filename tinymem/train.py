@@ -6,9 +6,9 @@ Glossary
     p_t   its probability, e^(−ℓ_t); above one half the token is certified (recall.py)
 
 The paper's recipe: AdamW without weight decay, learning rate falling linearly to 0 without warm-up,
-gradient norm clipped at 1. Three deviations: its learning rate, 1e-2 for models of width 4,096, follows
-the width here (`auto_lr`); its 2,000 steps are 1,000; and dropout on the unit's output, 0.1 there, is 0
-unless asked for, because with it a memory's loss is a random quantity.
+2,000 steps, gradient norm clipped at 1. Two deviations: its learning rate, 1e-2 for models of width 4,096,
+follows the width here (`auto_lr`), and dropout on the unit's output, 0.1 there, is 0 unless asked for,
+because with it a memory's loss is a random quantity.
 """
 
 import math
@@ -38,7 +38,7 @@ class Recipe:
     layers: tuple[int, ...] | None = None  # None: two thirds of the depth
     sites: tuple[str, ...] = ("mlp",)
     method: str = "sft"
-    steps: int = 1000  # the paper: 2,000
+    steps: int = 2000
     lr: float | None = None  # None: from the width
     seed: int = 0
     dropout: float = 0.0
