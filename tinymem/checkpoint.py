@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from .errors import CheckpointError
+from .errors import CheckpointError, first_line
 from .families import Family, read_config
-from .hub import INDEX, WAY_OUT, WEIGHTS, download, first_line, shard_names
+from .hub import INDEX, WAY_OUT, WEIGHTS, download, shard_names
 from .model import Linear, Model
 from .text import Tokenizer
 
@@ -58,7 +58,7 @@ def load(
     place = pick_device(device)
     with torch.device("meta"):  # shapes without memory
         base = Model(config)
-    base.family, base.name = family, str(model)
+    base.family, base.name, base.revision = family, str(model), revision
     before(base, tokenizer)
     fill(base, tensor_files(folder), place, pick_dtype(dtype, place), watch)
     return base.eval().requires_grad_(False), tokenizer

@@ -131,20 +131,26 @@ def probe(
         base, tokenizer = load(model, **where, before=prepare, watch=bars.watch)
         hooks = {"on_metrics": bars.on_metrics(steps), "watch": bars.watch}
         result = memorize(base, memories, recipe=recipe, **hooks)
-    if out is not None:
-        save_run(result, base, recipe, out)
+    unsaved = None
+    try:
+        if out is not None:
+            save_run(result, base, recipe, out)
+    except OSError as error:  # a full disk: at least show the result before saying so
+        unsaved = error
     if json_:
         print(json.dumps(result.report, indent=2))
     else:
         show.show_report(result.report)
         if result.verdict is not None and result.report["final_loss"] is not None:
             show.show_tokens(result.verdict, tokenizer)
-        if out is not None:
+        if out is not None and unsaved is None:
             show.stdout.print(f"\nSaved in {out}; recite it with: tinymem recall {out}", soft_wrap=True)
     if plot is not None:
         from .plot import plot_run
 
         plot_run(result, plot)
+    if unsaved is not None:
+        raise unsaved
     return EXIT_CODES[result.report["status"]]
 
 
@@ -166,8 +172,9 @@ def recall(
 
     memories, report = read_run(run)
     name = model or report["model"]
-    with show.Bars() as bars:
-        where = {"revision": revision, "device": device, "dtype": dtype}
+    with show.Bars() as bars:  # the base as it was: the run's own revision and dtype, unless told otherwise
+        where = {"revision": revision or report.get("revision"), "device": device}
+        where["dtype"] = report["dtype"] if dtype == "auto" else dtype
         base, tokenizer = load(name, **where, watch=bars.watch)
         load_adapter(base, run)
         verdict = judge(base, memories, watch=bars.watch)
@@ -253,6 +260,9 @@ def main() -> None:
         code = 2
     except KeyboardInterrupt:
         code = 130
+    except (OSError, MemoryError) as error:
+        print(f"tinymem: {error or 'out of memory'}", file=sys.stderr)
+        code = 1
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's own, of wrong usage
             raise

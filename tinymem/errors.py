@@ -19,3 +19,8 @@ class DataError(TinymemError):
 
 class RecipeError(TinymemError):
     """An argument of training: rank, layer, site, method, steps, …"""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, for one line of ours."""
+    return (str(error).strip() or "no details").splitlines()[0]

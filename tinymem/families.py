@@ -112,6 +112,18 @@ def heads(f: Fields, hidden: int, count: int) -> int:
     return hidden // count
 
 
+def sizes(f: Fields) -> dict[str, int]:
+    """The fields that every family but GPT-2 calls the same."""
+    return {
+        "vocab_size": f.count("vocab_size"),
+        "hidden_size": f.count("hidden_size"),
+        "intermediate_size": f.count("intermediate_size"),
+        "num_layers": f.count("num_hidden_layers", most=MOST_LAYERS),
+        "num_heads": f.count("num_attention_heads"),
+        "context": f.count("max_position_embeddings"),
+    }
+
+
 def gpt2(f: Fields) -> ModelConfig:
     f.refuse(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
     d, n_heads = f.count("n_embd"), f.count("n_head")
@@ -138,19 +150,15 @@ def gpt2(f: Fields) -> ModelConfig:
 
 
 def gpt_neox(f: Fields) -> ModelConfig:
-    d, n_heads = f.count("hidden_size"), f.count("num_attention_heads")
+    common = sizes(f)
+    d, n_heads = common["hidden_size"], common["num_heads"]
     head_dim = heads(f, d, n_heads)
     rope = f.rope("rotary_emb_base", share=f.number("rotary_pct", 0.25))
     bias = f.flag("attention_bias", True)
     return ModelConfig(
-        vocab_size=f.count("vocab_size"),
-        hidden_size=d,
-        intermediate_size=f.count("intermediate_size"),
-        num_layers=f.count("num_hidden_layers", most=MOST_LAYERS),
-        num_heads=n_heads,
+        **common,
         num_kv_heads=n_heads,
         head_dim=head_dim,
-        context=f.count("max_position_embeddings"),
         norm="layernorm",
         norm_eps=f.number("layer_norm_eps", 1e-5),
         activation=f.activation("hidden_act", "gelu"),
@@ -168,7 +176,8 @@ def gpt_neox(f: Fields) -> ModelConfig:
 
 def llama_like(f: Fields, **family) -> ModelConfig:
     f.refuse_sliding_window()
-    d, n_heads = f.count("hidden_size"), f.count("num_attention_heads")
+    common = sizes(f)
+    d, n_heads = common["hidden_size"], common["num_heads"]
     n_kv = f.count("num_key_value_heads", n_heads)
     if n_heads % n_kv:
         raise f.fail(f"{n_heads} heads cannot share {n_kv} key-value heads evenly")
@@ -178,14 +187,9 @@ def llama_like(f: Fields, **family) -> ModelConfig:
         raise f.fail(f"partial_rotary_factor = {share} is not supported for this model_type (only 1 is)")
     head_dim = family.pop("head_dim", None) or f.count("head_dim", heads(f, d, n_heads))
     return ModelConfig(
-        vocab_size=f.count("vocab_size"),
-        hidden_size=d,
-        intermediate_size=f.count("intermediate_size"),
-        num_layers=f.count("num_hidden_layers", most=MOST_LAYERS),
-        num_heads=n_heads,
+        **common,
         num_kv_heads=n_kv,
         head_dim=head_dim,
-        context=f.count("max_position_embeddings"),
         norm="rmsnorm",
         norm_eps=f.number("rms_norm_eps", 1e-6),
         activation=f.activation("hidden_act", "silu"),

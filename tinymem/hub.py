@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .errors import CheckpointError
+from .errors import CheckpointError, first_line
 
 OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.json")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -137,7 +137,3 @@ def quiet():
         yield
     finally:
         log.setLevel(level)
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or "no details").splitlines()[0]

@@ -1,4 +1,4 @@
-"""MemFT: spend the gradient where memory fails (section 5 of the paper, arXiv 2605.30260).
+"""MemFT: spend the gradient where memory fails (arXiv 2605.30260; `memft-ot` is its Eq. 8).
 
 A token is sure to be recalled when its probability exceeds θ = ½, that is, when its loss is below
 −ln θ = ln 2. Mean loss spends most of the gradient on tokens long past that point. MemFT weights the

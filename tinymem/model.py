@@ -226,13 +226,13 @@ class Block(nn.Module):
 class Model(nn.Module):
     """A base model: `model(ids)` gives logits.
 
-    `name`, `weight_hash` and `family` say which weights these are; checkpoint.py fills them.
+    `name`, `revision`, `weight_hash` and `family` say which weights these are; checkpoint.py fills them.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.name, self.weight_hash, self.family = "unnamed", None, None
+        self.name, self.revision, self.weight_hash, self.family = "unnamed", None, None, None
         d = config.hidden_size
         self.embed_tokens = nn.Embedding(config.vocab_size, d)
         self.embed_positions = None if config.rotary_dim else nn.Embedding(config.context, d)

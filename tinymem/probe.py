@@ -1,6 +1,6 @@
 """The experiment: write a memory into a fresh unit, judge it, and report.
 
-Bits (section 2 of the paper for ΔL; yardsticks in the README)
+Bits (ΔL is the paper's, arXiv 2605.30260; stored and memorized bits are tinymem's; yardsticks: README)
     L₀, L       mean loss of the target without and with the unit, nats per token
     ΔL          L₀ − L
     stored      ΔL · ℓ / ln 2, bits
@@ -97,7 +97,8 @@ def memorize(
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not any(text in str(error) for text in OUT_OF_MEMORY):
             raise
-        result.training = Training(status="oom")
+        result.training = result.training or Training()
+        result.training.status = "oom"
     finally:
         if unit.model is not None:
             unit.detach()
@@ -113,6 +114,7 @@ def make_report(model: Model, result: Result, recipe: Recipe, lr: float, base_lo
     ratios, entropies = {m.ratio for m in memories}, [m.entropy for m in memories]
     report = {
         "model": model.name,
+        "revision": model.revision,
         "rank": recipe.rank,
         "length": length,
         "memories": len(memories),
@@ -191,7 +193,8 @@ def read_run(folder: Path) -> tuple[list[Memory], dict]:
 
 def recall_report(report: dict, verdict: Verdict) -> dict:
     """The verdict on a reloaded unit, and whether it agrees with the run's own report."""
-    again = {name: finite(getattr(verdict, name)) for name in VERDICT_FIELDS} | {"final_loss": verdict.loss}
+    again = {name: finite(getattr(verdict, name)) for name in VERDICT_FIELDS}
+    again["final_loss"] = finite(verdict.loss)
     same = all(again[name] == report[name] for name in ("certified", "verbatim", "recall_exact"))
     close = report["final_loss"] is not None and abs(verdict.loss - report["final_loss"]) < 1e-3
     return {**report, **again, "agrees": same and close}

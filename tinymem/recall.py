@@ -1,6 +1,6 @@
 """The verdict: will the model recite the memory, and how sure is that?
 
-Certificate (section 4 of the paper, arXiv 2605.30260). If every target token has p > ½ given the
+Certificate (the phase transition of arXiv 2605.30260). If every target token has p > ½ given the
 prompt and the target before it, then each is the argmax there; by induction greedy decoding, which
 starts from the same prompt, yields the target verbatim. One parallel pass is proof, without decoding.
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import tokenizers
 
-from .errors import CheckpointError, DataError
-from .hub import first_line
+from .errors import CheckpointError, DataError, first_line
 
 
 class Tokenizer:

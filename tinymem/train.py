@@ -52,10 +52,10 @@ class Recipe:
         for name, choices in allowed.items():
             if getattr(self, name) not in choices:
                 raise RecipeError(f"{name} is {getattr(self, name)!r}; choose {', '.join(choices)}")
-        for name, least in (("rank", 1), ("steps", 1), ("seed", 0)):
+        for name, least, most in (("rank", 1, 2**20), ("steps", 1, 10**7), ("seed", 0, 2**32 - 1)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise RecipeError(f"{name} is {value!r}; expected a whole number, {least} or more")
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                raise RecipeError(f"{name} is {value!r}; expected a whole number, {least} to {most:,}")
         for name in ("lr", "clip"):
             value = getattr(self, name)
             if value is not None and not (0 < value < 1e6):
