@@ -66,8 +66,11 @@ class Bars:
 # --- The verdict, on stdout ----------------------------------------------------------------------
 
 
-def number(value: float | None, form: str = ",.3f") -> str:
-    return "–" if value is None else format(value, form)
+def number(value: float | None) -> str:
+    """Three decimals, or one digit of what is smaller than that."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.0e}"
 
 
 def show_report(report: dict) -> None:
@@ -96,16 +99,12 @@ def show_report(report: dict) -> None:
     if report["certified_fraction"] is not None:
         sure = round(report["certified_fraction"] * report["length"])
         lowest = report["min_probability"]
-        table.add_row("p above ½", f"{sure:,} of {report['length']:,} tokens; lowest p {chance(lowest)}")
+        table.add_row("p above ½", f"{sure:,} of {report['length']:,} tokens; lowest p {number(lowest)}")
         right = round(report["token_accuracy"] * report["length"])
         exact = "[green]exact[/]" if report["recall_exact"] else f"first error at {report['first_error']}"
         table.add_row("recall", f"{right:,} of {report['length']:,} tokens right when decoding, {exact}")
     stdout.print(table)
     stdout.print(headline(report))
-
-
-def chance(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
 def headline(report: dict) -> str:
@@ -163,7 +162,7 @@ def show_tokens(verdict: Verdict, tokenizer: Tokenizer) -> None:
         p, target, predicted = verdict.probabilities[t], verdict.targets[t], verdict.predicted[t]
         token, other = (token_text(tokenizer, i).replace(" ", "␣") for i in (target, predicted))
         note = Text("none, it is the likeliest", "dim") if predicted == target else Text(other)
-        table.add_row(str(t), Text(token), Text(chance(p), colour(p)), note)
+        table.add_row(str(t), Text(token), Text(number(p), colour(p)), note)
     stdout.print()
     stdout.print(f"[dim]{len(stubborn)} stubborn tokens, the lowest first[/]")
     stdout.print(table)
