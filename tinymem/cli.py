@@ -115,6 +115,9 @@ def probe(
         nonlocal recipe
         recipe = replace(recipe, layers=parse_layers(layer, shapes.config.num_layers))
         plan_unit(shapes, recipe.rank, recipe.sites, recipe.layers)
+        if length is not None and length >= shapes.config.context:  # before so many are drawn
+            room = shapes.config.context
+            raise DataError(f"--length {length} and a prompt exceed the model's context of {room}")
         key = {"prompt": PROMPT if prompt is None else prompt, "chat": chat}
         if data is not None:
             memories.extend(read_memories(data, tokenizer, chat=chat))
