@@ -138,8 +138,11 @@ def show_tokens(verdict: Verdict, tokenizer: Tokenizer) -> None:
     shown = set(range(count))
     if count > SHOW_ALL:
         shown = {t for s in stubborn[:SHOW_ALL] for t in range(s - AROUND, s + AROUND + 1)}
+    starts = {sum(verdict.lengths[:n]) for n in range(1, len(verdict.lengths))}
     line, last = Text(), -1
     for t in sorted(shown & set(range(count))):
+        if t in starts:  # one memory a line
+            line.append("\n")
         if t != last + 1:
             line.append(" … ", "dim")
         p, text = verdict.probabilities[t], token_text(tokenizer, verdict.targets[t])

@@ -67,8 +67,9 @@ class Recipe:
 def auto_lr(model: Model) -> float:
     """The default learning rate: the paper's 1e-2 at width 4,096, inverse to the width, at most 0.1.
 
-    Best of those tried, at rank 8 and 1, 128 random tokens, 1,000 steps, on the shipped model of width
-    256: 0.1 (of 0.03, 0.1, 0.2).
+    Measured with random tokens: at width 256 (the shipped model; 128 tokens, ranks 1 and 8, 1,000 steps)
+    0.1 is better than 0.03 and 0.2; at width 576 (SmolLM2-135M; 100 tokens, rank 2, 300 steps) the final
+    loss is 0.81, 0.46, 0.30 at 0.02, 0.05, 0.1.
     """
     return min(0.1, 1e-2 * 4096 / model.config.hidden_size)
 
@@ -91,8 +92,8 @@ class Training:
     def converged(self) -> bool:
         """Had the loss stopped falling? It fell by less than STILL over the last 30 % of the steps.
 
-        On the shipped model (ranks 1 and 8, 128 random tokens), three times as many steps lowered the
-        final loss by five to eight times that fall.
+        On the shipped model (ranks 1 and 8, 128 random tokens, learning rates 0.03 to 0.2), going from
+        300 to 1,000 steps lowered the final loss by 4 to 15 times that fall.
         """
         count = len(self.losses)
         window = max(1, count // 25)

