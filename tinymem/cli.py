@@ -147,7 +147,8 @@ def probe(
         if result.verdict is not None and result.report["final_loss"] is not None:
             show.show_tokens(result.verdict, tokenizer)
         if out is not None and unsaved is None:
-            show.stdout.print(f"\nSaved in {out}; recite it with: tinymem recall {out}", soft_wrap=True)
+            saved = f"\nSaved in {out}; recite it with: tinymem recall {out}"
+            show.stdout.print(saved, soft_wrap=True, markup=False)
     if plot is not None:
         from .plot import plot_run
 

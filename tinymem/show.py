@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -37,7 +38,6 @@ class Bars:
             disable=not stderr.is_terminal,  # a log file gets no bars
         )
         self.progress.start()
-        self.training = None
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -82,7 +82,7 @@ def show_report(report: dict) -> None:
     )
     many = f" in {report['memories']} memories" if report["memories"] > 1 else ""
     stdout.print(
-        f"[bold]{report['model']}[/]  {layers}, site {report['site']}, rank {report['rank']}: "
+        f"[bold]{escape(report['model'])}[/]  {layers}, site {report['site']}, rank {report['rank']}: "
         f"{report['trainable_parameters']:,} parameters\n"
         f"{report['length']:,} {kind}{many}; {report['method']}, {report['steps']:,} steps, "
         f"lr {report['lr']:.3g}, seed {report['seed']}, {report['device']} {report['dtype']}"
