@@ -194,6 +194,8 @@ def test_damaged_and_absent_files(tmp_path):
         ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
         ({"init_lora_weights": "pissa"}, "pissa"),
         ({"target_modules": ["nothing"]}, "match nothing"),
+        ({"target_modules": "(["}, "cannot be read"),
+        ({"lora_alpha": "much"}, "cannot be read"),
         ({"target_modules": ["q_proj", "k_proj"]}, "missing"),
     ],
 )
@@ -204,6 +206,20 @@ def test_what_pefts_config_may_not_ask_for(tmp_path, change, message):
     config["layers_to_transform"] = [2]
     (tmp_path / PEFT_CONFIG).write_text(json.dumps(config | change))
     refused(tmp_path, message)
+
+
+def test_headers_that_say_nonsense(tmp_path):
+    path, tensors, metadata = saved(tmp_path)
+    about = json.loads(metadata["tinymem"])
+    for change in ({"layers": ["x"]}, {"layers": [9]}, {"layers": None}, {"sites": ["q_proj"]}):
+        save_file(tensors, path, metadata | {"tinymem": json.dumps(about | change)})
+        refused(tmp_path, "a site mlp and a layer of this base")
+    save_file(tensors, path, metadata | {"tinymem": json.dumps(about | {"format_version": 2})})
+    refused(tmp_path, "newer tinymem")
+    save_file(tensors, path, metadata | {"tinymem": "[]"})
+    refused(tmp_path, "newer tinymem")
+    save_file(tensors, path, {"format": "pt"})
+    refused(tmp_path, "a site mlp")
 
 
 def test_a_unit_of_peft_has_no_memory_to_recall(tmp_path):

@@ -146,8 +146,8 @@ def _read(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise AdapterError(f"{files[0]}: damaged ({error}); save or download it again") from error
-    if not isinstance(about, dict) or about.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
-        raise AdapterError(f"{files[0]}: written by a newer tinymem; upgrade this one")
+    if not isinstance(about, dict) or (about and about.get("format_version") != FORMAT_VERSION):
+        raise AdapterError(f"{files[0]}: not of format {FORMAT_VERSION}; was it written by a newer tinymem?")
     for name, value in tensors.items():
         if not value.is_floating_point() or not torch.isfinite(value).all():
             raise AdapterError(f"{files[0]}: {name} holds NaN or infinite values, or is not of floats")
@@ -162,9 +162,9 @@ def load_adapter(model: Model, folder: str | Path) -> Unit:
     """
     folder = Path(folder)
     tensors, about = _read(folder)
-    if about and about["base_weight_hash"] != base_hash(model):
+    if about and about.get("base_weight_hash") != base_hash(model):
         raise AdapterError(
-            f"{folder}: written for the base {about['base']!r} with other weights than those of "
+            f"{folder}: written for the base {about.get('base')!r} with other weights than those of "
             f"{model.name!r}; load the base it was trained on"
         )
     own = (folder / OWN_FILE).exists()
@@ -200,8 +200,8 @@ def load_adapter(model: Model, folder: str | Path) -> Unit:
 
 
 def _own_paths(model: Model, about: dict, folder: Path) -> dict[str, str]:
-    layers = about.get("layers", [])
-    if about.get("sites") != ["mlp"] or not layers or not all(0 <= k < len(model.layers) for k in layers):
+    layers = about.get("layers")
+    if about.get("sites") != ["mlp"] or layers not in [[k] for k in range(len(model.layers))]:
         raise AdapterError(
             f"{folder / OWN_FILE}: the header does not say a site mlp and a layer of this base"
         )
@@ -212,8 +212,10 @@ def _peft_config(folder: Path) -> dict:
     path = folder / PEFT_CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{path}: cannot be read ({error})") from error
+        re.compile(config["target_modules"] if isinstance(config["target_modules"], str) else "")
+        config["lora_alpha"] = float(config["lora_alpha"])
+    except (OSError, ValueError, TypeError, KeyError, re.error) as error:
+        raise AdapterError(f"{path}: cannot be read as peft's ({error!r})") from error
     if config.get("peft_type") != "LORA":
         raise AdapterError(f"{path}: peft_type {config.get('peft_type')!r} is not supported (only LORA)")
     if config.get("bias", "none") != "none":
@@ -229,7 +231,7 @@ def _peft_config(folder: Path) -> dict:
 def _peft_scale(model: Model, folder: Path) -> Callable[[str, int], float]:
     """peft adds alpha/r (or, with rslora, alpha/√r) times A B; here the factor goes into B."""
     config = _peft_config(folder)
-    alpha, root = config.get("lora_alpha", 8), config.get("use_rslora", False)
+    alpha, root = config["lora_alpha"], config.get("use_rslora", False)
     return lambda path, rank: alpha / (rank**0.5 if root else rank)
 
 
