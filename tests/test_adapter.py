@@ -196,6 +196,8 @@ def test_damaged_and_absent_files(tmp_path):
         ({"target_modules": ["nothing"]}, "match nothing"),
         ({"target_modules": "(["}, "cannot be read"),
         ({"lora_alpha": "much"}, "cannot be read"),
+        ({"target_modules": 3}, "cannot be read"),
+        ({"target_modules": ["q_proj"], "layers_to_transform": "x"}, "cannot be read"),
         ({"target_modules": ["q_proj", "k_proj"]}, "missing"),
     ],
 )
@@ -224,6 +226,19 @@ def test_headers_that_say_nonsense(tmp_path):
 
 def test_a_unit_of_peft_has_no_memory_to_recall(tmp_path):
     saved(tmp_path)
+    with pytest.raises(AdapterError, match="carries no memory"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"memories": []}, {"memories": [{}]}, {"report": {}}, {"report": [1]}])
+def test_a_run_whose_header_lacks_what_recall_needs(tmp_path, change):
+    path, tensors, metadata = saved(tmp_path)
+    report = memorize(toy_model(), toy_memory(), rank=1, steps=1).report
+    good = {"memories": [{"prompt_ids": [1], "target_ids": [2]}], "report": report}
+    about = json.loads(metadata["tinymem"]) | good
+    save_file(tensors, path, metadata | {"tinymem": json.dumps(about)})
+    assert read_run(tmp_path)[0] == [Memory([1], [2])]
+    save_file(tensors, path, metadata | {"tinymem": json.dumps(about | change)})
     with pytest.raises(AdapterError, match="carries no memory"):
         read_run(tmp_path)
 

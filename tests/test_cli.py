@@ -160,6 +160,21 @@ def test_help(tinymem, args):
     assert len(args) < 2 or "Example: tinymem" in out
 
 
+def test_a_run_without_a_usable_unit_does_not_promise_one(tinymem, tmp_path):
+    wild = ("--lr", "999999", "--site", "c_attn, c_proj,c_fc", "--layer", "all")
+    code, shown, _ = tinymem("probe", "--steps", "40", "--length", "8", *wild, "--out", tmp_path / "a b")
+    report = json.loads((tmp_path / "a b" / "report.json").read_text())
+    assert (code == 1) == (report["status"] == "diverged")
+    has_unit = (tmp_path / "a b" / "adapter_model.safetensors").exists()
+    assert ("tinymem recall '" in shown) == has_unit
+
+
+def test_memft_sw_over_several_memories_is_refused_at_once(tinymem, tmp_path):
+    (tmp_path / "two.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 2)
+    code, _, err = tinymem("probe", "--data", tmp_path / "two.jsonl", "--method", "memft-sw")
+    assert code == 2 and "one long memory" in err
+
+
 def test_recall_of_nothing(tinymem, tmp_path):
     code, _, err = tinymem("recall", tmp_path)
     assert code == 2 and "is this a run's folder?" in err and err.count("\n") == 1

@@ -75,6 +75,7 @@ def test_every_form_of_data_file(tokenizer, tmp_path):
     ("line", "message"),
     [
         ("{", "line 2: "),
+        ("[" * 100_000, "line 2: "),
         ("[1]", "line 2: expected a JSON object"),
         ("{}", "line 2: expected one of the pairs .* found nothing"),
         ('{"prompt": "a"}', "line 2: expected one of the pairs .* found 'prompt'"),
@@ -92,6 +93,12 @@ def test_a_bad_line_is_named(tokenizer, tmp_path, line, message):
     with pytest.raises(DataError, match=message) as caught:
         read_memories(path, tokenizer)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fields", [{"ratio": 250}, {"ratio": "x"}, {"entropy": math.nan}, {"entropy": "x"}])
+def test_what_a_memory_says_of_itself_is_checked(fields):
+    with pytest.raises(DataError, match=next(iter(fields))):
+        Memory([1], [2], **fields)
 
 
 def test_files_that_cannot_be_read(tmp_path):

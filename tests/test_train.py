@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -219,3 +220,34 @@ def test_memories_are_lists_of_ids(ids):
 def test_converged_means_that_the_loss_has_stopped_falling(losses, converged):
     assert Training(losses=losses, steps=len(losses)).converged is converged
     assert not Training(status="interrupted", losses=losses).converged
+
+
+def test_arguments_that_are_not_what_they_should_be():
+    model = toy_model()
+    for memories in ([], "hello", [1, 2], None):
+        with pytest.raises(DataError, match="expected a Memory"):
+            memorize(model, memories, rank=1)
+    with pytest.raises(DataError, match="token id 97 is beyond the model's vocabulary of 97"):
+        memorize(model, Memory([1], [97]), rank=1)
+    for options in ({"layers": "2"}, {"sites": [1]}, {"lr": "auto"}):
+        with pytest.raises(RecipeError, match=next(iter(options))):
+            Recipe(**options)
+
+
+def test_lone_values_numpy_numbers_and_overrides():
+    assert Recipe(sites="c_attn", layers=3) == Recipe(sites=("c_attn",), layers=(3,))
+    assert Recipe(rank=np.int64(2)).rank == 2
+    assert Memory(np.array([1]), [np.int64(3)]) == Memory([1], [3])
+    base = Recipe(rank=1, steps=2)
+    assert memorize(toy_model(), toy_memory(), recipe=base, rank=4).report["rank"] == 4
+
+
+def test_ctrl_c_before_the_first_step_is_reported_too(monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tinymem.probe.teacher_forced", interrupted)
+    model = toy_model()
+    report = memorize(model, toy_memory(), rank=2, steps=5).report
+    assert report["status"] == "interrupted" and report["steps"] == 0 and report["base_loss"] is None
+    Unit.create(model, 1).attach(model)  # nothing was left attached

@@ -77,13 +77,14 @@ def is_finite(unit: Unit) -> bool:
 # --- Saving ------------------------------------------------------------------------------------
 
 
-def save_adapter(unit: Unit, model: Model, folder: Path, **about: object) -> None:
+def save_adapter(unit: Unit, model: Model, folder: str | Path, **about: object) -> None:
     """Write a unit of `model` into `folder`. `about` (memories, recipe, report, …) goes into the header.
 
     Raises AdapterError if the unit holds values that are not finite.
     """
     if not is_finite(unit):
         raise AdapterError("the unit holds NaN or infinite values; there is nothing to save")
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     about = {
         "format_version": FORMAT_VERSION,
@@ -214,6 +215,11 @@ def _peft_config(folder: Path) -> dict:
         config = json.loads(path.read_text(encoding="utf-8"))
         re.compile(config["target_modules"] if isinstance(config["target_modules"], str) else "")
         config["lora_alpha"] = float(config["lora_alpha"])
+        for key in ("target_modules", "layers_to_transform"):
+            if not isinstance(config.get(key), str | int | list | None):
+                raise TypeError(f"{key} is {config[key]!r}")
+        if isinstance(config["target_modules"], int) or isinstance(config.get("layers_to_transform"), str):
+            raise TypeError("target_modules are names, layers_to_transform numbers")
     except (OSError, ValueError, TypeError, KeyError, re.error) as error:
         raise AdapterError(f"{path}: cannot be read as peft's ({error!r})") from error
     if config.get("peft_type") != "LORA":

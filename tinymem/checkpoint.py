@@ -88,7 +88,7 @@ def locate(model: str, revision: str | None = None) -> Path:
     if model in SHIPPED:
         return SHIPPED[model]
     path = Path(os.path.expanduser(model))
-    if os.path.isdir(path):  # os.path: Path's own methods raise on names too long
+    if model and os.path.isdir(path):  # os.path: Path's own methods raise on names too long
         return path
     exists = os.path.exists(path)
     if exists or model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model:

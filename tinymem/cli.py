@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the run failed, 2 wrong usage or bad input (one line says 
 
 import json
 import os
+import shlex
 import signal
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .errors import DataError, RecipeError, TinymemError
+from .errors import DataError, RecipeError, TinymemError, is_out_of_memory
 
 # torch takes seconds to import, so what needs it is imported inside the commands.
 
@@ -67,7 +68,7 @@ def probe(
         Path | None, typer.Option(help="Memories as JSON lines, all written into one unit.")
     ] = None,
     chat: Annotated[bool, typer.Option(help="Use the checkpoint's chat template, where it has one.")] = True,
-    method: Annotated[str, typer.Option(help="sft, memft-ot or memft-sw.")] = "sft",
+    method: Annotated[str, typer.Option(help="sft, memft-ot, or (one memory only) memft-sw.")] = "sft",
     zero_active: Annotated[
         str, typer.Option(help="memft-ot with no token above the threshold: sft or zero.")
     ] = "sft",
@@ -76,7 +77,10 @@ def probe(
     dropout: Annotated[float, typer.Option(help="Dropout on the unit's output (the paper: 0.1).")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the random tokens and of the unit.")] = 0,
     stop_when_certified: Annotated[
-        bool, typer.Option("--stop-when-certified", help="Stop as soon as every token has p > ½.")
+        bool,
+        typer.Option(
+            "--stop-when-certified", help="Stop once every token has p > ½ (looked at every 10 steps)."
+        ),
     ] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -92,7 +96,7 @@ def probe(
 
     recipe = Recipe(
         rank=rank,
-        sites=tuple(site.split(",")),
+        sites=tuple(part.strip() for part in site.split(",")),
         method=method,
         steps=steps,
         lr=None if lr == "auto" else parse_number("--lr", lr),
@@ -105,7 +109,7 @@ def probe(
     from . import show
     from .checkpoint import load
     from .lora import plan_unit
-    from .memory import PROMPT, check_context, random_memory, read_memories, text_memory
+    from .memory import PROMPT, check_fits, random_memory, read_memories, text_memory
     from .probe import EXIT_CODES, memorize, save_run
 
     memories = []
@@ -127,17 +131,23 @@ def probe(
         else:
             size = 128 if length is None else length
             memories.append(random_memory(tokenizer, size, seed=seed, **key))
-        check_context(memories, shapes.config.context)
+        check_fits(memories, shapes.config)
+        if method == "memft-sw" and len(memories) > 1:
+            raise RecipeError("memft-sw is for one long memory; use memft-ot for several")
 
     with show.Bars() as bars:
         where = {"revision": revision, "device": device, "dtype": dtype}
         base, tokenizer = load(model, **where, before=prepare, watch=bars.watch)
         hooks = {"on_metrics": bars.on_metrics(steps), "watch": bars.watch}
         result = memorize(base, memories, recipe=recipe, **hooks)
-    unsaved = None
+    unsaved, usable = None, False
     try:
         if out is not None:
-            save_run(result, base, recipe, out)
+            usable = save_run(result, base, recipe, out)
+        if plot is not None:
+            from .plot import plot_run
+
+            plot_run(result, plot)
     except OSError as error:  # a full disk: at least show the result before saying so
         unsaved = error
     if json_:
@@ -147,12 +157,11 @@ def probe(
         if result.verdict is not None and result.report["final_loss"] is not None:
             show.show_tokens(result.verdict, tokenizer)
         if out is not None and unsaved is None:
-            saved = f"\nSaved in {out}; recite it with: tinymem recall {out}"
+            again = f"recite it with: tinymem recall {shlex.quote(str(out))}"
+            saved = f"\nSaved in {out}; " + (
+                again if usable else "the report only, there is no unit to recite"
+            )
             show.stdout.print(saved, soft_wrap=True, markup=False)
-    if plot is not None:
-        from .plot import plot_run
-
-        plot_run(result, plot)
     if unsaved is not None:
         raise unsaved
     return EXIT_CODES[result.report["status"]]
@@ -182,7 +191,7 @@ def recall(
         base, tokenizer = load(name, **where, watch=bars.watch)
         load_adapter(base, run)
         verdict = judge(base, memories, watch=bars.watch)
-    again = recall_report(report, verdict)
+    again = recall_report(report, verdict, base)
     if json_:
         print(json.dumps(again, indent=2))
     else:
@@ -246,6 +255,8 @@ def check_outputs(out: Path | None, plot: Path | None) -> None:
 def read_source(text: str | None) -> str | None:
     from .memory import decode_text, read_text
 
+    if text == "-" and sys.stdin is None:
+        raise DataError("--text -: there is no stdin to read")
     if text == "-":
         return decode_text(sys.stdin.buffer.read(), "stdin")
     return None if text is None else read_text(Path(text))
@@ -264,10 +275,13 @@ def main() -> None:
         code = 2
     except KeyboardInterrupt:
         code = 130
-    except (OSError, MemoryError) as error:
-        print(f"tinymem: {error or 'out of memory'}", file=sys.stderr)
+    except OSError as error:
+        print(f"tinymem: {error}", file=sys.stderr)
         code = 1
     except Exception as error:
+        if is_out_of_memory(error):
+            print("tinymem: out of memory; use a smaller base model or shorter memories", file=sys.stderr)
+            sys.exit(1)
         if not hasattr(error, "format_message"):  # typer's own, of wrong usage
             raise
         print(f"tinymem: {error.format_message()} See tinymem --help.", file=sys.stderr)

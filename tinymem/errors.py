@@ -21,6 +21,12 @@ class RecipeError(TinymemError):
     """An argument of training: rank, layer, site, method, steps, …"""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch says it with a RuntimeError, on the CPU and on the GPU in different words."""
+    signs = "out of memory", "can't allocate memory", "alloc_cpu", "CUBLAS_STATUS_ALLOC_FAILED"
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
 def first_line(error: BaseException) -> str:
     """What another library's error says, for one line of ours."""
     return (str(error).strip() or "no details").splitlines()[0]

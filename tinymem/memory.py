@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import DataError
+from .errors import DataError, first_line
+from .model import ModelConfig
 from .text import Tokenizer
 
 PROMPT = "Recite the memory word for word:"
@@ -42,9 +43,13 @@ class Memory:
             ids = ids.tolist() if isinstance(ids, (Tensor, np.ndarray)) else ids
             if not isinstance(ids, Sequence) or isinstance(ids, str) or not len(ids):
                 raise DataError(f"{name} must be a list of at least one token id")
-            if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+            if not all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) and i >= 0 for i in ids):
                 raise DataError(f"{name} must be whole numbers, 0 or more")
-            object.__setattr__(self, name, tuple(ids))
+            object.__setattr__(self, name, tuple(map(int, ids)))
+        if self.ratio is not None and not (type(self.ratio) is int and 0 <= self.ratio <= 100):
+            raise DataError(f"ratio is {self.ratio!r}; it is a percentage, 0 to 100")
+        if self.entropy is not None and not (type(self.entropy) is float and 0 <= self.entropy < 50):
+            raise DataError(f"entropy is {self.entropy!r}; expected nats per token")
 
     @property
     def length(self) -> int:
@@ -56,8 +61,8 @@ def random_memory(
     tokenizer: Tokenizer, length: int = 128, *, seed: int = 0, prompt: str = PROMPT, chat: bool = True
 ) -> Memory:
     """`length` ids drawn uniformly from the vocabulary without its special tokens."""
-    if length < 1:
-        raise DataError(f"length is {length}; a memory has at least one token")
+    if length < 1 or seed < 0:
+        raise DataError(f"length is {length} and seed {seed}; expected at least 1 and 0")
     ids = np.random.default_rng(seed).choice(tokenizer.plain_ids, size=length)
     entropy = math.log(len(tokenizer.plain_ids))
     return Memory(tokenizer.prompt_ids(prompt, chat), ids, ratio=100, entropy=entropy)
@@ -100,8 +105,8 @@ def read_memories(path: Path, tokenizer: Tokenizer, *, chat: bool = True) -> lis
             continue
         try:
             memories.append(parse_memory(json.loads(line), tokenizer, chat))
-        except ValueError as error:  # JSONDecodeError and DataError both
-            raise DataError(f"{path}, line {number}: {error}") from error
+        except (ValueError, RecursionError) as error:  # ValueError: JSONDecodeError and DataError both
+            raise DataError(f"{path}, line {number}: {first_line(error)}") from error
     if not memories:
         raise DataError(f"{path}: no memories; expected one JSON object a line")
     return memories
@@ -111,7 +116,7 @@ def parse_memory(row: object, tokenizer: Tokenizer, chat: bool) -> Memory:
     if not isinstance(row, dict):
         raise DataError("expected a JSON object")
     if "prompt_ids" in row and "target_ids" in row:
-        memory = Memory(row["prompt_ids"], row["target_ids"], row.get("ratio"), row.get("entropy"))
+        memory = Memory(row["prompt_ids"], row["target_ids"])
         largest = max(memory.prompt_ids + memory.target_ids)
         if largest > tokenizer.largest_id:
             raise DataError(f"token id {largest} is beyond the tokenizer's last, {tokenizer.largest_id}")
@@ -138,6 +143,18 @@ def decode_text(content: bytes, where: str) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+
+
+def check_fits(memories: object, config: ModelConfig) -> list[Memory]:
+    """One memory or several -> a list of them. Raises DataError if the model cannot hold them."""
+    memories = [memories] if isinstance(memories, Memory) else memories
+    if not isinstance(memories, Sequence) or not memories or not all(isinstance(m, Memory) for m in memories):
+        raise DataError("expected a Memory, or a list of at least one")
+    check_context(memories, config.context)
+    largest = max(max(m.prompt_ids + m.target_ids) for m in memories)
+    if largest >= config.vocab_size:
+        raise DataError(f"token id {largest} is beyond the model's vocabulary of {config.vocab_size}")
+    return list(memories)
 
 
 def check_context(memories: Sequence[Memory], context: int) -> None:

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .errors import DataError
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -253,11 +255,11 @@ class Model(nn.Module):
     def embed(self, ids: Tensor, start: int = 0, dtype: torch.dtype | None = None) -> Tensor:
         """ids long [B, T] at positions start … start+T-1 -> h [B, T, d], in `dtype` or the model's.
 
-        Raises ValueError if the sequence ends beyond the model's context.
+        Raises DataError if the sequence ends beyond the model's context.
         """
         end = start + ids.shape[-1]
         if end > self.config.context:
-            raise ValueError(f"{end} tokens exceed the model's context of {self.config.context}")
+            raise DataError(f"{end} tokens exceed the model's context of {self.config.context}")
         h = self.embed_tokens(ids).to(dtype or self.dtype)
         if self.embed_positions is None:
             return h

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from . import __version__
 from .adapter import is_finite, read_about, save_adapter, write_atomically
-from .errors import AdapterError
+from .errors import AdapterError, is_out_of_memory
 from .lora import Unit
 from .memft import LN2
-from .memory import Batch, Memory
+from .memory import Batch, Memory, check_fits
 from .model import Model
 from .recall import Verdict, Watch, is_certified, judge, teacher_forced
 from .train import Recipe, Training, auto_lr, train
@@ -31,7 +31,6 @@ VERDICT_FIELDS = (
     *("certified_fraction", "certified", "verbatim", "recall_exact", "token_accuracy"),
     *("first_error", "min_probability"),
 )
-OUT_OF_MEMORY = "out of memory", "can't allocate memory", "alloc_cpu", "CUBLAS_STATUS_ALLOC_FAILED"
 
 
 @dataclass
@@ -63,8 +62,8 @@ def memorize(
     Raises RecipeError for options that no run could use and DataError for a memory that does not
     fit. Divergence, lack of memory and Ctrl-C raise nothing; the report's `status` names them.
     """
-    recipe = recipe or Recipe(**options)
-    memories = [memory] if isinstance(memory, Memory) else list(memory)
+    recipe = Recipe(**options) if recipe is None else dataclasses.replace(recipe, **options)
+    memories = check_fits(memory, model.config)
     start = time.monotonic()
     batch = Batch(memories, model.config.context, model.device)
     lr = auto_lr(model) if recipe.lr is None else recipe.lr
@@ -90,12 +89,12 @@ def memorize(
             certify=lambda: is_certified(model, batch),
             on_metrics=on_metrics,
         )
-        try:
-            result.verdict = judge(model, memories, watch)
-        except KeyboardInterrupt:  # what was trained is still there to be saved
-            result.training.status = "interrupted"
+        result.verdict = judge(model, memories, watch)
+    except KeyboardInterrupt:  # what was trained is still there to be saved
+        result.training = result.training or Training()
+        result.training.status = "interrupted"
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and not any(text in str(error) for text in OUT_OF_MEMORY):
+        if not is_out_of_memory(error):
             raise
         result.training = result.training or Training()
         result.training.status = "oom"
@@ -163,10 +162,14 @@ def finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def save_run(result: Result, model: Model, recipe: Recipe, folder: Path) -> None:
-    """Write the unit and then report.json, which is thus the sign that the run is complete."""
+def save_run(result: Result, model: Model, recipe: Recipe, folder: Path) -> bool:
+    """Write the unit and then report.json, which is thus the sign that the run is complete.
+
+    Returns whether there was a unit to write: one that was trained and is finite.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    if result.training.steps and is_finite(result.unit):
+    usable = result.training.steps > 0 and is_finite(result.unit)
+    if usable:
         save_adapter(
             result.unit,
             model,
@@ -177,6 +180,7 @@ def save_run(result: Result, model: Model, recipe: Recipe, folder: Path) -> None
         )
     text = json.dumps(result.report, indent=2) + "\n"
     write_atomically(folder / "report.json", lambda path: path.write_text(text, encoding="utf-8"))
+    return usable
 
 
 def read_run(folder: Path) -> tuple[list[Memory], dict]:
@@ -184,17 +188,21 @@ def read_run(folder: Path) -> tuple[list[Memory], dict]:
     about = read_about(folder)
     try:
         memories = [Memory(**memory) for memory in about["memories"]]
-        return memories, about["report"]
+        report = about["report"]
+        if not memories or not {"model", "dtype", "final_loss", *VERDICT_FIELDS} <= set(report):
+            raise KeyError("memories")
+        return memories, dict(report)
     except (KeyError, TypeError, ValueError) as error:
         raise AdapterError(
             f"{folder}: the unit carries no memory to recall; was it saved by tinymem?"
         ) from error
 
 
-def recall_report(report: dict, verdict: Verdict) -> dict:
+def recall_report(report: dict, verdict: Verdict, model: Model) -> dict:
     """The verdict on a reloaded unit, and whether it agrees with the run's own report."""
     again = {name: finite(getattr(verdict, name)) for name in VERDICT_FIELDS}
     again["final_loss"] = finite(verdict.loss)
     same = all(again[name] == report[name] for name in ("certified", "verbatim", "recall_exact"))
     close = report["final_loss"] is not None and abs(verdict.loss - report["final_loss"]) < 1e-3
+    again |= {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
     return {**report, **again, "agrees": same and close}

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .memory import Batch, Memory
+from .memory import Batch, Memory, check_fits
 from .model import Model, greedy
 from .train import token_losses
 
@@ -50,7 +50,7 @@ class Verdict:
 
     @property
     def certified(self) -> bool:
-        return self.min_probability > 0.5
+        return all(p > 0.5 for p in self.probabilities)
 
     @property
     def min_probability(self) -> float:
@@ -127,9 +127,9 @@ def judge(
     """Judge the memories on the model as it stands (attach a unit first to judge the unit).
 
     watch: wraps the iteration over decoded tokens, for a progress bar.
-    Raises DataError if a memory is longer than the context.
+    Raises DataError if a memory is longer than the context, or beyond the vocabulary.
     """
-    memories = [memories] if isinstance(memories, Memory) else list(memories)
+    memories = check_fits(memories, model.config)
     batch = Batch(memories, model.config.context, model.device)
     losses, predicted = teacher_forced(model, batch)
     return Verdict(

@@ -118,7 +118,7 @@ def headline(report: dict) -> str:
     if report["certified"]:
         return f"{prefix}[bold green]Certified[/]: every token has p > ½, so greedy decoding recites it all"
     if report["recall_exact"]:
-        return f"{prefix}[bold green]Recalled[/], not certified: decoding is exact, though some p are below ½"
+        return f"{prefix}[bold green]Recalled[/], not certified: exact, though not every p is above ½"
     return f"{prefix}[bold yellow]Not certified[/]: the stubborn tokens below have p ≤ ½"
 
 
