@@ -187,7 +187,12 @@ def test_ctrl_c_writes_what_there_is_and_exits_130(tmp_path, how):
     command = [sys.executable, "-m", "tinymem", "probe", "--steps", "1000000", "--out", str(out)]
     screen, terminal = pty.openpty()
     process = subprocess.Popen(
-        command, stderr=terminal, stdout=subprocess.PIPE, env={**os.environ, "TERM": "xterm"}
+        command,
+        stderr=terminal,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TERM": "xterm"},
+        # A test run started in a script's background hands down "ignore SIGINT"; a user's shell does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(terminal)
     seen = b""
@@ -196,7 +201,10 @@ def test_ctrl_c_writes_what_there_is_and_exits_130(tmp_path, how):
     process.send_signal(how)
     reader = threading.Thread(target=drain, args=(screen,), daemon=True)
     reader.start()
-    shown, _ = process.communicate(timeout=60)
+    try:
+        shown, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert b"Interrupted" in shown and b"Traceback" not in seen
     report = json.loads((out / "report.json").read_text())
