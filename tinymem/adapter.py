@@ -169,8 +169,8 @@ def load_adapter(model: Model, folder: str | Path) -> Unit:
             f"{model.name!r}; load the base it was trained on"
         )
     own = (folder / OWN_FILE).exists()
-    scale = (lambda path, rank: 1.0) if own else _peft_scale(model, folder)
-    wanted = _own_paths(model, about, folder) if own else _peft_paths(model, folder)
+    config = {} if own else _peft_config(folder)
+    wanted = _own_paths(model, about, folder) if own else _peft_paths(model, config, folder)
     unit = Unit({})
     for path, theirs in wanted.items():
         names = [f"{theirs}.lora_A", f"{theirs}.lora_B"]
@@ -190,7 +190,10 @@ def load_adapter(model: Model, folder: str | Path) -> Unit:
                 f"{d_in} inputs and {d_out} outputs there"
             )
         lora = LoRA(d_in, d_out, rank)
-        lora.A.data, lora.B.data = A.contiguous(), (B * scale(theirs, rank)).contiguous()
+        lora.A.data, lora.B.data = (
+            A.contiguous(),
+            (B * (1.0 if own else _peft_scale(config, rank))).contiguous(),
+        )
         unit.loras[path] = lora.to(model.device)
     if tensors:
         raise AdapterError(
@@ -234,16 +237,13 @@ def _peft_config(folder: Path) -> dict:
     return config
 
 
-def _peft_scale(model: Model, folder: Path) -> Callable[[str, int], float]:
+def _peft_scale(config: dict, rank: int) -> float:
     """peft adds alpha/r (or, with rslora, alpha/√r) times A B; here the factor goes into B."""
-    config = _peft_config(folder)
-    alpha, root = config["lora_alpha"], config.get("use_rslora", False)
-    return lambda path, rank: alpha / (rank**0.5 if root else rank)
+    return config["lora_alpha"] / (rank**0.5 if config.get("use_rslora", False) else rank)
 
 
-def _peft_paths(model: Model, folder: Path) -> dict[str, str]:
+def _peft_paths(model: Model, config: dict, folder: Path) -> dict[str, str]:
     """Our path -> the family's path of every module the config says has a LoRA."""
-    config = _peft_config(folder)
     targets, layers = config.get("target_modules") or [], config.get("layers_to_transform")
     layers = [layers] if isinstance(layers, int) else layers
 

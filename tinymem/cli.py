@@ -92,7 +92,7 @@ def probe(
     """Write one memory into a LoRA, and report how well it stuck."""
     check_outputs(out, plot)
     check_sources(text, data, length, ratio, prompt)
-    from .train import Recipe
+    from .train import Recipe, check_method
 
     recipe = Recipe(
         rank=rank,
@@ -132,8 +132,7 @@ def probe(
             size = 128 if length is None else length
             memories.append(random_memory(tokenizer, size, seed=seed, **key))
         check_fits(memories, shapes.config)
-        if method == "memft-sw" and len(memories) > 1:
-            raise RecipeError("memft-sw is for one long memory; use memft-ot for several")
+        check_method(recipe, len(memories))
 
     with show.Bars() as bars:
         where = {"revision": revision, "device": device, "dtype": dtype}

@@ -113,14 +113,18 @@ class Training:
         return self.status == "ok" and fall < STILL
 
 
-def make_weigher(recipe: Recipe, memories: int) -> Callable[[Tensor, Tensor], Tensor]:
+def check_method(recipe: Recipe, memories: int) -> None:
+    """Raises RecipeError where the method cannot train so many memories together."""
+    if recipe.method == "memft-sw" and memories > 1:
+        raise RecipeError("memft-sw is for one long memory; use memft-ot for several")
+
+
+def make_weigher(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
     """The recipe's method as a function from (losses, logits correct?) to weights."""
     if recipe.method == "sft":
         return lambda losses, correct: memft.sft_weights(losses)
     if recipe.method == "memft-ot":
         return lambda losses, correct: memft.memft_ot_weights(losses, zero_active=recipe.zero_active)
-    if memories > 1:
-        raise RecipeError("memft-sw is for one long memory; use memft-ot for several")
     window = None
 
     def weigh(losses: Tensor, correct: Tensor) -> Tensor:
@@ -147,9 +151,10 @@ def train(
     certify: asked, when all p_t > ½ in training, whether that holds in the verdict's arithmetic too.
     on_metrics: called every few steps with (step, mean loss in nats, share of tokens with p_t > ½).
     """
+    check_method(recipe, memories=len(batch.ids))
     done = Training()
     prefix = Prefix(model, unit, batch)
-    weigh = make_weigher(recipe, memories=len(batch.ids))
+    weigh = make_weigher(recipe)
     optimizer = torch.optim.AdamW(unit.parameters(), lr=lr, weight_decay=0.0)
     losses_by_step = torch.zeros(2, recipe.steps, device=model.device)  # mean loss, share certified
     unit.train()
