@@ -169,10 +169,21 @@ def test_a_run_without_a_usable_unit_does_not_promise_one(tinymem, tmp_path):
     assert ("tinymem recall '" in shown) == has_unit
 
 
-def test_memft_sw_over_several_memories_is_refused_at_once(tinymem, tmp_path):
-    (tmp_path / "two.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 2)
-    code, _, err = tinymem("probe", "--data", tmp_path / "two.jsonl", "--method", "memft-sw")
-    assert code == 2 and "one long memory" in err
+def test_many_memories_in_epochs_with_held_out_ones(tinymem, tmp_path):
+    rows = [{"prompt_ids": [n], "target_ids": [n + 7, n + 8]} for n in range(8)]
+    for name, part in (("train", rows[:6]), ("held", rows[6:])):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in part))
+    options = ["--method", "memft-sw", "--epochs", "60", "--batch-size", "2", "--accumulate", "2"]
+    boundaries = ["--boundaries", "4,8,12,16"]
+    files = ["--data", tmp_path / "train", "--held-out", tmp_path / "held", "--json"]
+    code, out, _ = tinymem("probe", *files, *options, *boundaries, "--rank", "4")
+    report = json.loads(out)
+    # 2, 3, 4, 5 of 6 memories for 4 epochs each: 1, 1, 1, 2 steps; then 44 epochs of 2
+    assert code == 0 and report["steps"] == 4 * (1 + 1 + 1 + 2) + 44 * 2
+    assert report["memories"] == 6 and report["held_out_memories"] == 2
+    assert report["exact_match"] == 1.0 and report["held_out_exact_match"] == 0.0
+    code, _, err = tinymem("probe", *files, *options, "--boundaries", "4,3,12,16")
+    assert code == 2 and "rising" in err
 
 
 def test_recall_of_nothing(tinymem, tmp_path):

@@ -8,7 +8,8 @@ import torch
 
 import tinymem as tm
 from tinymem.errors import DataError
-from tinymem.memory import Batch, Memory, random_memory, read_memories, read_text, text_memory
+from tinymem.files import read_text
+from tinymem.memory import Batch, Memory, random_memory, read_memories, text_memory
 
 
 @pytest.fixture(scope="module")

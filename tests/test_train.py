@@ -1,6 +1,7 @@
 """The training loop. Oracle: the same loop written plainly, full forward passes and nothing cached."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from tinymem.errors import DataError, RecipeError
 from tinymem.lora import Unit
 from tinymem.memory import Batch, Memory
 from tinymem.probe import memorize
-from tinymem.train import Recipe, Training, token_losses, train
+from tinymem.train import Recipe, Training, schedule, token_losses, train
 
 LR = 0.05
 
@@ -121,8 +122,8 @@ def test_a_run_that_ends_above_its_start_has_diverged():
 
 
 def test_ctrl_c_keeps_what_there_is():
-    def stop_at_20(step, loss, share):
-        if step == 20:
+    def stop_at_20(done, loss, share):
+        if done == 0.2:
             raise KeyboardInterrupt
 
     result = memorize(toy_model(), toy_memory(), rank=4, steps=100, lr=LR, on_metrics=stop_at_20)
@@ -196,9 +197,93 @@ def test_a_memory_beyond_the_context():
         memorize(toy_model(), [toy_memory(5), toy_memory(126)])
 
 
-def test_memft_sw_is_for_one_memory():
-    with pytest.raises(RecipeError, match="one long memory"):
-        memorize(toy_model(), [toy_memory(5), toy_memory(6)], method="memft-sw", steps=2)
+def seen(recipe, count):
+    """For each step the memories of its minibatches, all of them spelled out."""
+    return [
+        [list(range(count)) if part is None else part.tolist() for part in step]
+        for step in schedule(recipe, count)
+    ]
+
+
+def test_schedule_minibatches_see_every_memory_once_an_epoch():
+    steps = seen(Recipe(epochs=3, batch_size=2, accumulate=2), 7)
+    assert [len(step) for step in steps] == [2, 2] * 3  # 7 memories: minibatches of 2, 2, 2, 1
+    epochs = [sum(steps[2 * n] + steps[2 * n + 1], []) for n in range(3)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs) and epochs[0] != epochs[1]
+    assert seen(Recipe(epochs=3, batch_size=2, accumulate=2), 7) == steps
+    assert seen(Recipe(epochs=3, batch_size=2, accumulate=2, seed=1), 7) != steps
+
+
+def test_schedule_of_a_full_batch_and_of_steps():
+    assert seen(Recipe(steps=4), 3) == [[[0, 1, 2]]] * 4 == seen(Recipe(epochs=4), 3)
+    assert len(seen(Recipe(steps=5, batch_size=2), 6)) == 5
+
+
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_schedule_of_the_curriculum(batch_size):
+    recipe = Recipe(method="memft-sw", epochs=15, batch_size=batch_size)
+    stages = [sum(step, []) for step in seen(recipe, 10)]
+    sizes = [len(set(stage)) for stage in stages]
+    if batch_size is None:  # an epoch is a step: 20, 40, 60, 80 % for a fifteenth of the run each
+        assert sizes == [2, 4, 6, 8] + [10] * 11
+        assert all(set(a) <= set(b) for a, b in itertools.pairwise(stages))
+    recipe = dataclasses.replace(recipe, boundaries=(2, 3, 4, 6))
+    if batch_size is None:
+        assert [len(stage[0]) for stage in seen(recipe, 10)] == [2, 2, 4, 6, 8, 8] + [10] * 9
+    assert seen(dataclasses.replace(recipe, method="memft-ot"), 10) != seen(recipe, 10)
+    assert seen(recipe, 1) == [[[0]]] * 15  # one memory: the sliding window, not the curriculum
+
+
+@pytest.mark.parametrize("method", memft.METHODS)
+@pytest.mark.parametrize("sites", [("mlp",), ("q_proj", "down_proj")])
+def test_minibatches_train_like_a_plain_loop(method, sites):
+    """Memories of different lengths, padded and cached, against one forward pass for each memory."""
+    memories = [toy_memory(4 + n, prompt=2 + n % 3, seed=n) for n in range(7)]
+    recipe = Recipe(rank=3, epochs=8, batch_size=3, accumulate=2, lr=0.01, method=method, sites=sites)
+    model, traces = toy_model(), []
+    unit = Unit.create(model, 3, sites=sites).attach(model)
+    traces.append(train(model, unit, Batch(memories, 128, model.device), recipe, lr=recipe.lr).losses)
+    unit.detach()
+
+    unit, trace = Unit.create(model, 3, sites=sites).attach(model), []
+    optimizer = torch.optim.AdamW(unit.parameters(), lr=recipe.lr, weight_decay=0)
+    steps = seen(recipe, len(memories))
+    for number, step in enumerate(steps):
+        optimizer.zero_grad()
+        means = []
+        for part in step:
+            losses = []
+            for n in part:
+                ids = torch.tensor([memories[n].prompt_ids + memories[n].target_ids])
+                logits = model(ids)[0, len(memories[n].prompt_ids) - 1 : -1]
+                losses.append(token_losses(logits, torch.tensor(memories[n].target_ids)))
+            losses = torch.cat(losses)
+            active = (losses > math.log(2)).float()
+            if method == "sft" or (method == "memft-ot" and not active.any()):
+                active = torch.ones_like(losses)
+            ((active * losses).sum() / max(active.sum(), 1) / len(step)).backward()
+            means.append(losses.mean().item())
+        trace.append(sum(means) / len(means))
+        torch.nn.utils.clip_grad_norm_(unit.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = recipe.lr * (1 - number / len(steps))
+        optimizer.step()
+    assert np.abs(np.array(trace) - np.array(traces[0])).max() < 1e-4
+    assert trace[-1] < trace[0]
+
+
+def test_the_trace_of_every_token():
+    result = memorize(toy_model(), toy_memory(12), rank=4, steps=400, lr=LR)
+    steps = [step for step, _ in result.training.trace]
+    assert steps == list(range(0, 400, 2)) and all(len(p) == 12 for _, p in result.training.trace)
+    for step, p in result.training.trace[::50]:
+        assert math.isclose(-np.log(p).mean(), result.training.losses[step], rel_tol=1e-4)
+
+
+def test_held_out_memories_are_judged_and_not_trained():
+    memories = [toy_memory(6, seed=n) for n in range(3)]
+    report = memorize(toy_model(), memories[:2], held_out=memories[2:], rank=4, steps=150, lr=LR).report
+    assert (report["exact_match"], report["held_out_exact_match"]) == (1.0, 0.0)
+    assert report["held_out_memories"] == 1 and report["held_out_loss"] > report["final_loss"] + 1
 
 
 @pytest.mark.parametrize("ids", [[], "12", [1.5], [True], [-1], None])

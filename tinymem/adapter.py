@@ -12,10 +12,7 @@ missing, extra, of another shape or not finite, is an error, and nothing is atta
 
 import hashlib
 import json
-import os
 import re
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .errors import AdapterError
+from .files import write_atomically
 from .lora import LoRA, Unit, layer_of, linear_paths, sizes
 from .model import Model
 
@@ -36,26 +34,6 @@ PEFT_HARMLESS = {
     *("lora_dropout", "fan_in_fan_out", "layers_pattern", "auto_mapping", "ensure_weight_tying"),
     *("megatron_core", "qalora_group_size"),  # set even where their feature is off
 }
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """`write` to a temporary file beside `path`, then rename: `path` is whole or it is not there."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(Path(name))
-        with open(name, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~current_umask())
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def base_hash(model: Model) -> str:

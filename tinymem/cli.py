@@ -3,8 +3,8 @@
 Exit codes: 0 done, 1 the run failed, 2 wrong usage or bad input (one line says what), 130 interrupted.
 """
 
+import itertools
 import json
-import os
 import shlex
 import signal
 import sys
@@ -15,7 +15,8 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .errors import DataError, RecipeError, TinymemError, is_out_of_memory
+from . import options as opt
+from .errors import TinymemError, is_out_of_memory
 
 # torch takes seconds to import, so what needs it is imported inside the commands.
 
@@ -34,82 +35,53 @@ def root(
         print(context.get_help())
 
 
-Model = Annotated[str, typer.Option(help="tiny (shipped), a hub id, or a checkpoint's folder.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16, of the base; units are float32.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")]
-
-
 @app.command(epilog="Example: tinymem probe --model gpt2 --rank 8 --length 128 --out run")
 def probe(
-    model: Model = "tiny",
+    model: opt.Model = "tiny",
     rank: Annotated[int, typer.Option(help="Rank r of the unit.")] = 8,
-    layer: Annotated[
-        str,
-        typer.Option(
-            help="Layer, from 0; for Linear sites also a comma list, or all. auto: 2/3 of the depth."
-        ),
-    ] = "auto",
-    site: Annotated[
-        str, typer.Option(help="mlp (the paper's), or a comma list of Linear names: q_proj,v_proj")
-    ] = "mlp",
+    layer: opt.Layer = "auto",
+    site: opt.Site = "mlp",
     length: Annotated[
-        int | None, typer.Option(help="Target tokens: 128 random ones, or all of the text.")
+        int | None, typer.Option(help="Target tokens: 128 random ones, or all there is.")
     ] = None,
     ratio: Annotated[
         int | None, typer.Option(help="Percent of random tokens: 100, or 0 with --text.")
     ] = None,
-    text: Annotated[str | None, typer.Option(help="File to remember (UTF-8), or - for stdin.")] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="The memory's key; a default asks for the memory.")
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Memories as JSON lines, all written into one unit.")
-    ] = None,
-    chat: Annotated[bool, typer.Option(help="Use the checkpoint's chat template, where it has one.")] = True,
-    method: Annotated[str, typer.Option(help="sft, memft-ot, or (one memory only) memft-sw.")] = "sft",
-    zero_active: Annotated[
-        str, typer.Option(help="memft-ot with no token above the threshold: sft or zero.")
-    ] = "sft",
-    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 2000,
-    lr: Annotated[str, typer.Option(help="Learning rate; auto follows the model's width.")] = "auto",
-    dropout: Annotated[float, typer.Option(help="Dropout on the unit's output (the paper: 0.1).")] = 0.0,
+    text: opt.TextFile = None,
+    prompt: opt.Prompt = None,
+    data: opt.Data = None,
+    held_out: opt.HeldOut = None,
+    chat: opt.Chat = True,
+    method: Annotated[str, typer.Option(help="sft, memft-ot or memft-sw.")] = "sft",
+    zero_active: opt.ZeroActive = "sft",
+    steps: opt.Steps = 2000,
+    epochs: opt.Epochs = None,
+    batch_size: opt.BatchSize = None,
+    accumulate: opt.Accumulate = 1,
+    boundaries: opt.Boundaries = None,
+    lr: opt.LearningRate = "auto",
+    dropout: opt.Dropout = 0.0,
     seed: Annotated[int, typer.Option(help="Of the random tokens and of the unit.")] = 0,
-    stop_when_certified: Annotated[
-        bool,
-        typer.Option(
-            "--stop-when-certified", help="Stop once every token has p > ½ (looked at every 10 steps)."
-        ),
-    ] = False,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    revision: Revision = None,
+    stop_when_certified: opt.Stop = False,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    revision: opt.Revision = None,
     out: Annotated[Path | None, typer.Option(help="New folder for the unit and report.json.")] = None,
-    json_: Json = False,
+    json_: opt.Json = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the run into this PNG, PDF or SVG file.")] = None,
 ) -> int:
     """Write one memory into a LoRA, and report how well it stuck."""
-    check_outputs(out, plot)
-    check_sources(text, data, length, ratio, prompt)
-    from .train import Recipe, check_method
-
-    recipe = Recipe(
-        rank=rank,
-        sites=tuple(part.strip() for part in site.split(",")),
-        method=method,
-        steps=steps,
-        lr=None if lr == "auto" else parse_number("--lr", lr),
-        seed=seed,
-        dropout=dropout,
-        zero_active=zero_active,
-        stop_when_certified=stop_when_certified,
-    )
-    source = read_source(text)
+    opt.check_new_folder(out)
+    opt.check_plot(plot)
+    recipe = make_recipe(locals())
+    one = {
+        name: None if value is None else [value] for name, value in (("lengths", length), ("ratios", ratio))
+    }
+    source = opt.Source(text, data, prompt, chat, held_out=held_out, **one)
     from . import show
     from .checkpoint import load
     from .lora import plan_unit
-    from .memory import PROMPT, check_fits, random_memory, read_memories, text_memory
+    from .memory import check_fits
     from .probe import EXIT_CODES, memorize, save_run
 
     memories = []
@@ -117,28 +89,16 @@ def probe(
     def prepare(shapes, tokenizer) -> None:
         """Find out what cannot work before the weights are read."""
         nonlocal recipe
-        recipe = replace(recipe, layers=parse_layers(layer, shapes.config.num_layers))
+        recipe = replace(recipe, layers=opt.parse_layers(layer, shapes.config.num_layers))
         plan_unit(shapes, recipe.rank, recipe.sites, recipe.layers)
-        if length is not None and length >= shapes.config.context:  # before so many are drawn
-            room = shapes.config.context
-            raise DataError(f"--length {length} and a prompt exceed the model's context of {room}")
-        key = {"prompt": PROMPT if prompt is None else prompt, "chat": chat}
-        if data is not None:
-            memories.extend(read_memories(data, tokenizer, chat=chat))
-        elif source is not None:
-            options = {"length": length, "ratio": ratio or 0, "seed": seed}
-            memories.append(text_memory(tokenizer, source, **options, **key))
-        else:
-            size = 128 if length is None else length
-            memories.append(random_memory(tokenizer, size, seed=seed, **key))
-        check_fits(memories, shapes.config)
-        check_method(recipe, len(memories))
+        memories.extend(source.prepare(tokenizer, shapes.config.context)(length, ratio, seed))
+        check_fits([*memories, *source.held_out_memories], shapes.config)
 
     with show.Bars() as bars:
         where = {"revision": revision, "device": device, "dtype": dtype}
         base, tokenizer = load(model, **where, before=prepare, watch=bars.watch)
-        hooks = {"on_metrics": bars.on_metrics(steps), "watch": bars.watch}
-        result = memorize(base, memories, recipe=recipe, **hooks)
+        hooks = {"on_metrics": bars.on_metrics(), "watch": bars.watch}
+        result = memorize(base, memories, recipe=recipe, held_out=source.held_out_memories, **hooks)
     unsaved, usable = None, False
     try:
         if out is not None:
@@ -166,14 +126,105 @@ def probe(
     return EXIT_CODES[result.report["status"]]
 
 
+@app.command(epilog="Example: tinymem sweep --ranks 1,2,4,8 --lengths 32,64,128 --seeds 0,1,2 --out grid")
+def sweep(
+    out: Annotated[Path, typer.Option(help="Folder of the rows; run again, it does what is missing.")],
+    model: opt.Model = "tiny",
+    ranks: Annotated[str, typer.Option(help="Ranks, with commas between.")] = "1,2,4,8",
+    lengths: Annotated[
+        str | None, typer.Option(help="Target tokens. 32,64,128, or with --text or --data all there is.")
+    ] = None,
+    ratios: Annotated[
+        str | None, typer.Option(help="Percents of random tokens: 100, or 0 with --text.")
+    ] = None,
+    methods: Annotated[str, typer.Option(help="sft, memft-ot, memft-sw.")] = "sft",
+    seeds: Annotated[str, typer.Option(help="Of the random tokens and of the units.")] = "0",
+    layer: opt.Layer = "auto",
+    site: opt.Site = "mlp",
+    text: opt.TextFile = None,
+    prompt: opt.Prompt = None,
+    data: opt.Data = None,
+    held_out: opt.HeldOut = None,
+    chat: opt.Chat = True,
+    zero_active: opt.ZeroActive = "sft",
+    steps: opt.Steps = 2000,
+    epochs: opt.Epochs = None,
+    batch_size: opt.BatchSize = None,
+    accumulate: opt.Accumulate = 1,
+    boundaries: opt.Boundaries = None,
+    lr: opt.LearningRate = "auto",
+    dropout: opt.Dropout = 0.0,
+    stop_when_certified: opt.Stop = False,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    revision: opt.Revision = None,
+    json_: opt.Json = False,
+) -> int:
+    """Measure a grid of ranks, lengths, ratios, methods and seeds; start it again to go on.
+
+    Several devices share the cells: torchrun --nproc-per-node 2 -m tinymem sweep …
+    """
+    opt.check_place(out)
+    recipe = make_recipe(locals())
+    axes = {"ranks": opt.parse_numbers("--ranks", ranks), "seeds": opt.parse_numbers("--seeds", seeds)}
+    axes["methods"] = [part.strip() for part in methods.split(",")]
+    for rank, method, seed in itertools.product(axes["ranks"], axes["methods"], axes["seeds"]):
+        replace(recipe, rank=rank, method=method, seed=seed)  # find out what is wrong with them now
+    if lengths is None and text is None and data is None:
+        lengths = "32,64,128"
+    lengths = lengths and opt.parse_numbers("--lengths", lengths)
+    ratios = ratios and opt.parse_numbers("--ratios", ratios)
+    source = opt.Source(text, data, prompt, chat, lengths, ratios, held_out)
+    from . import show
+    from .checkpoint import load
+    from .lora import plan_unit
+    from .memory import check_fits
+    from .sweep import Workers, check_room, make_grid, run_sweep
+
+    grid = {}
+
+    def prepare(shapes, tokenizer) -> None:
+        nonlocal recipe
+        recipe = replace(recipe, layers=opt.parse_layers(layer, shapes.config.num_layers))
+        for rank in axes["ranks"]:
+            plan_unit(shapes, rank, recipe.sites, recipe.layers)
+        make = source.prepare(tokenizer, shapes.config.context)
+        grid.update(make_grid(make, lengths=lengths or [None], ratios=ratios or [None], **axes))
+        check_room(grid, shapes)
+        if source.held_out_memories:
+            check_fits(source.held_out_memories, shapes.config)
+
+    workers = Workers()
+    with show.Bars(quiet=workers.rank > 0) as bars:
+        if workers.count > 1 and device in ("auto", "cuda"):
+            device = workers.device(device)
+        where = {"revision": revision, "device": device, "dtype": dtype}
+        base, _ = load(model, **where, before=prepare, watch=bars.watch)
+        progress = show.GridBars(bars)
+        more = {"source": source.about(), "held_out": source.held_out_memories, "workers": workers}
+        rows = run_sweep(base, grid, out, recipe=recipe, progress=progress, **more)
+    if workers.rank == 0:
+        rows = [{name: value for name, value in row.items() if name != "_where"} for row in rows]
+        if json_:
+            print(json.dumps(rows, indent=2))
+        else:
+            show.show_grid(rows)
+            show.stdout.print(
+                f"\nSaved in {out}; fit it with: tinymem fit {shlex.quote(str(out))}",
+                soft_wrap=True,
+                markup=False,
+            )
+    return 0 if any(row["status"] == "ok" for row in rows) else 1
+
+
 @app.command(epilog="Example: tinymem recall run")
 def recall(
     run: Annotated[Path, typer.Argument(help="Folder of a saved run.")],
     model: Annotated[str | None, typer.Option(help="Where the base model is now, if it has moved.")] = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    revision: Revision = None,
-    json_: Json = False,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    revision: opt.Revision = None,
+    json_: opt.Json = False,
 ) -> int:
     """Load a saved unit onto its base, decode the memory again, and compare with its report."""
     from . import show
@@ -201,64 +252,16 @@ def recall(
 # --- Arguments -----------------------------------------------------------------------------------
 
 
-def parse_number(flag: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise RecipeError(f"{flag} is {value!r}; expected a number or auto") from None
+def make_recipe(options: dict):
+    """The recipe that a command's options spell out, without its layers: these need the model's depth."""
+    from .train import Recipe
 
-
-def parse_layers(value: str, count: int) -> tuple[int, ...] | None:
-    """ "auto" -> None, "all" -> every layer, "3,5" -> (3, 5)."""
-    if value == "auto":
-        return None
-    if value == "all":
-        return tuple(range(count))
-    try:
-        return tuple(int(part) for part in value.split(","))
-    except ValueError:
-        raise RecipeError(f"--layer is {value!r}; expected a number, a comma list, all or auto") from None
-
-
-def check_sources(text, data, length, ratio, prompt) -> None:
-    """Which options go together. Raises DataError."""
-    if data is not None:
-        given = {"--text": text, "--length": length, "--ratio": ratio, "--prompt": prompt}
-        for flag, value in given.items():
-            if value is not None:
-                raise DataError(f"--data and {flag} exclude each other; the file holds whole memories")
-    if ratio is not None and not 0 <= ratio <= 100:
-        raise DataError(f"--ratio is {ratio}; it is a percentage, 0 to 100")
-    if length is not None and length < 1:
-        raise DataError(f"--length is {length}; a memory has at least one token")
-    if text is None and ratio not in (None, 100):
-        raise DataError(f"--ratio {ratio} needs a natural text to mix random tokens into; give --text FILE")
-
-
-def check_outputs(out: Path | None, plot: Path | None) -> None:
-    """Find out before training, not after, that there is no place for the results."""
-    for path in filter(None, (out, plot)):
-        home = path.parent
-        if not home.is_dir() or not os.access(home, os.W_OK):
-            raise DataError(f"{path}: cannot write there, {home} is not a folder that can be written to")
-    if out is not None and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
-        raise DataError(f"--out {out}: exists and is not empty; choose a new folder, or delete it")
-    if plot is not None:
-        if plot.suffix.lower() not in (".png", ".pdf", ".svg"):
-            raise DataError(f"--plot {plot}: expected a name that ends in .png, .pdf or .svg")
-        from .plot import figure
-
-        figure(1)
-
-
-def read_source(text: str | None) -> str | None:
-    from .memory import decode_text, read_text
-
-    if text == "-" and sys.stdin is None:
-        raise DataError("--text -: there is no stdin to read")
-    if text == "-":
-        return decode_text(sys.stdin.buffer.read(), "stdin")
-    return None if text is None else read_text(Path(text))
+    fields = {name: options[name] for name in Recipe.__dataclass_fields__ if name in options}
+    fields["sites"] = tuple(part.strip() for part in options["site"].split(","))
+    fields["lr"] = None if options["lr"] == "auto" else opt.parse_number("--lr", options["lr"])
+    if options["boundaries"] is not None:
+        fields["boundaries"] = opt.parse_numbers("--boundaries", options["boundaries"])
+    return Recipe(**fields)
 
 
 def interrupt(*_) -> None:

@@ -13,7 +13,8 @@ again does not give the same ids.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .errors import DataError, first_line
+from .files import read_text
 from .model import ModelConfig
 from .text import Tokenizer
 
@@ -116,7 +118,9 @@ def parse_memory(row: object, tokenizer: Tokenizer, chat: bool) -> Memory:
     if not isinstance(row, dict):
         raise DataError("expected a JSON object")
     if "prompt_ids" in row and "target_ids" in row:
-        memory = Memory(row["prompt_ids"], row["target_ids"])
+        entropy = row.get("entropy")
+        entropy = float(entropy) if type(entropy) is int and 0 <= entropy < 50 else entropy
+        memory = Memory(row["prompt_ids"], row["target_ids"], row.get("ratio"), entropy)
         largest = max(memory.prompt_ids + memory.target_ids)
         if largest > tokenizer.largest_id:
             raise DataError(f"token id {largest} is beyond the tokenizer's last, {tokenizer.largest_id}")
@@ -125,24 +129,10 @@ def parse_memory(row: object, tokenizer: Tokenizer, chat: bool) -> Memory:
         if key in row and value in row:
             if not isinstance(row[key], str) or not isinstance(row[value], str):
                 raise DataError(f"{key!r} and {value!r} must be text")
-            return text_memory(tokenizer, row[value], prompt=row[key], chat=chat)
+            memory = text_memory(tokenizer, row[value], prompt=row[key], chat=chat)
+            return replace(memory, ratio=None)  # what share of it is random, a file does not say
     kinds = ", ".join(f"{key}/{value}" for key, value in (*PAIRS, ("prompt_ids", "target_ids")))
     raise DataError(f"expected one of the pairs {kinds}; found {', '.join(map(repr, row)) or 'nothing'}")
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 file, without its byte-order mark. Raises DataError, with the offset of a bad byte."""
-    try:
-        return decode_text(path.read_bytes(), str(path))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def decode_text(content: bytes, where: str) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
 
 
 def check_fits(memories: object, config: ModelConfig) -> list[Memory]:
@@ -170,12 +160,21 @@ def check_context(memories: Sequence[Memory], context: int) -> None:
             )
 
 
+def first_tokens(memories: Sequence[Memory], length: int) -> list[Memory]:
+    """The first memories, as many as have at most `length` target tokens together; a first one that is
+    longer than that is cut to `length`."""
+    total = np.cumsum([m.length for m in memories])
+    whole = int((total <= length).sum())
+    return list(memories[:whole]) or [replace(memories[0], target_ids=memories[0].target_ids[:length])]
+
+
 class Batch:
     """Memories side by side, padded on the right, with the place of every target token.
 
     ids       long [M, T]   prompt and target without its last token, which nothing follows
     rows      2 × long [N]  (memory, position) of the N states that predict a target token
     targets   long [N]      the tokens to predict there, memory after memory
+    members   which memories of the whole batch these are: all of it, or what `select` picked
 
     Padding needs no mask: attention is causal, so no position sees what comes after it.
     """
@@ -187,7 +186,27 @@ class Batch:
         ids = torch.zeros(len(inputs), max(map(len, inputs)), dtype=torch.long)
         for row, sequence in zip(ids, inputs, strict=True):
             row[: len(sequence)] = torch.tensor(sequence)
-        places = [(n, len(m.prompt_ids) - 1 + t) for n, m in enumerate(memories) for t in range(m.length)]
-        self.ids = ids.to(device)
-        self.rows = tuple(torch.tensor(places).to(device).unbind(1))
+        self.prompts = np.array([len(m.prompt_ids) for m in memories])
+        self.lengths = np.array([m.length for m in memories])
+        self.ids, self.members = ids.to(device), slice(None)
         self.targets = torch.tensor([i for m in memories for i in m.target_ids]).to(device)
+        self._place(np.arange(len(memories)))
+
+    def _place(self, which: np.ndarray) -> np.ndarray:
+        """Sets `rows` for the memories `which`; returns where their tokens are among all targets [N]."""
+        lengths = self.lengths[which]
+        t = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)  # place in its target
+        memory = np.repeat(np.arange(len(which)), lengths)
+        position = np.repeat(self.prompts[which] - 1, lengths) + t
+        self.rows = tuple(torch.from_numpy(np.stack([memory, position])).to(self.ids.device).unbind())
+        return np.repeat((self.lengths.cumsum() - self.lengths)[which], lengths) + t
+
+    def select(self, which: np.ndarray) -> "Batch":
+        """The memories `which` alone, in that order, padded no further than they need."""
+        part, device = copy(self), self.ids.device
+        tokens = torch.from_numpy(part._place(which)).to(device)
+        part.members = torch.from_numpy(which).to(device)
+        part.prompts, part.lengths = self.prompts[which], self.lengths[which]
+        part.ids = self.ids[part.members, : (part.prompts + part.lengths).max() - 1]
+        part.targets = self.targets[tokens]
+        return part

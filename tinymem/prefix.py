@@ -14,29 +14,46 @@ from .lora import Unit, WithLoRA
 from .memory import Batch
 from .model import Model
 
+POSITIONS = 1 << 14  # computed at once
+
 
 class Prefix:
-    """The cached activations of a batch, for a model with `unit` attached: each [M, T, d]."""
+    """The cached activations of a batch, for a model with `unit` attached: each [M, T, d].
+
+    Each memory's are computed once, however many steps see it.
+    """
 
     def __init__(self, model: Model, unit: Unit, batch: Batch):
         self.model, self.batch = model, batch
-        lowest = unit.layers[0]
-        block = model.layers[lowest]
+        self.layer = unit.layers[0]
+        mlp = model.layers[self.layer].mlp
+        self.lora = mlp.lora if isinstance(mlp, WithLoRA) else None
+        self.start = self.layer + (self.lora is not None)
         with torch.no_grad():
-            h = model.embed(batch.ids)
-            self.rope = model.rope(h)
-            h = model.run(h, 0, lowest, rope=self.rope)
-            self.lora = None
-            if isinstance(block.mlp, WithLoRA):
-                after, self.x = block.attend(h, self.rope)
-                h = after + block.mlp.part(self.x)
-                self.lora = block.mlp.lora
-        self.h, self.start = h, lowest + (self.lora is not None)
+            chunks = batch.ids.split(max(1, POSITIONS // batch.ids.shape[1]))
+            h, x = zip(*map(self._below, chunks), strict=True)
+            self.h = torch.cat(h)
+            self.x = torch.cat(x) if self.lora is not None else None
+            self.rope = model.rope(self.h)
 
-    def logits(self) -> Tensor:
-        """Logits [N, V] at the N places that predict a target token, and nowhere else."""
-        h = self.h
+    def _below(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """h entering the layers that a step computes, and x entering the unit beside an MLP."""
+        h = self.model.embed(ids)
+        rope = self.model.rope(h)
+        h = self.model.run(h, 0, self.layer, rope=rope)
+        if self.lora is None:
+            return h, None
+        block = self.model.layers[self.layer]
+        after, x = block.attend(h, rope)
+        return after + block.mlp.part(x), x
+
+    def logits(self, part: Batch | None = None) -> Tensor:
+        """Logits [N, V] at the N places of `part` (default: the whole batch) that predict a target token."""
+        part = self.batch if part is None else part
+        time = part.ids.shape[1]
+        h = self.h[part.members, :time]
         if self.lora is not None:
-            h = h + self.lora(self.x).to(h.dtype)
-        h = self.model.run(h, self.start, rope=self.rope)
-        return self.model.head(h[self.batch.rows])
+            h = h + self.lora(self.x[part.members, :time]).to(h.dtype)
+        rope = self.rope and tuple(t[:time] for t in self.rope)
+        h = self.model.run(h, self.start, rope=rope)
+        return self.model.head(h[part.rows])

@@ -2,6 +2,7 @@
 
 Bits (ΔL is the paper's, arXiv 2605.30260; stored and memorized bits are tinymem's; yardsticks: README)
     L₀, L       mean loss of the target without and with the unit, nats per token
+    H           entropy of a target of uniformly random tokens, nats per token
     ΔL          L₀ − L
     stored      ΔL · ℓ / ln 2, bits
     memorized   max(0, H − L) · ℓ / ln 2, bits, where the target is random: what the unit knows of
@@ -17,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import __version__
-from .adapter import is_finite, read_about, save_adapter, write_atomically
+from .adapter import is_finite, read_about, save_adapter
 from .errors import AdapterError, is_out_of_memory
+from .files import write_atomically
 from .lora import Unit
 from .memft import LN2
 from .memory import Batch, Memory, check_fits
@@ -28,8 +30,8 @@ from .train import Recipe, Training, auto_lr, train
 
 EXIT_CODES = {"ok": 0, "diverged": 1, "oom": 1, "interrupted": 130}
 VERDICT_FIELDS = (
-    *("certified_fraction", "certified", "verbatim", "recall_exact", "token_accuracy"),
-    *("first_error", "min_probability"),
+    *("certified_fraction", "certified", "verbatim", "recall_exact", "exact_match"),
+    *("token_accuracy", "first_error", "min_probability"),
 )
 
 
@@ -41,6 +43,7 @@ class Result:
     memories: list[Memory]
     unit: Unit | None = None
     verdict: Verdict | None = None
+    held_out: Verdict | None = None  # of memories that were not trained on
     training: Training | None = None
 
 
@@ -49,13 +52,15 @@ def memorize(
     memory: Memory | Sequence[Memory],
     *,
     recipe: Recipe | None = None,
-    on_metrics: Callable[[int, float, float], None] = lambda step, loss, share: None,
+    held_out: Sequence[Memory] = (),
+    on_metrics: Callable[[float, float, float], None] = lambda done, loss, share: None,
     watch: Watch = lambda items, what: items,
     **options: object,
 ) -> Result:
     """Write one memory (or several) into one unit, and judge it.
 
     The options are the fields of `Recipe`: rank, layers, sites, method, steps, lr, seed, …
+    held_out: memories that are judged too, but not trained on (does a rule generalise?).
     on_metrics and watch are for progress bars: see `train` and `judge`.
     Returns a `Result` whose report has the fields of the README. The model is left as it was.
 
@@ -64,6 +69,7 @@ def memorize(
     """
     recipe = Recipe(**options) if recipe is None else dataclasses.replace(recipe, **options)
     memories = check_fits(memory, model.config)
+    held_out = check_fits(held_out, model.config) if held_out else []
     start = time.monotonic()
     batch = Batch(memories, model.config.context, model.device)
     lr = auto_lr(model) if recipe.lr is None else recipe.lr
@@ -90,6 +96,7 @@ def memorize(
             on_metrics=on_metrics,
         )
         result.verdict = judge(model, memories, watch)
+        result.held_out = judge(model, held_out, watch) if held_out else None
     except KeyboardInterrupt:  # what was trained is still there to be saved
         result.training = result.training or Training()
         result.training.status = "interrupted"
@@ -127,6 +134,7 @@ def make_report(model: Model, result: Result, recipe: Recipe, lr: float, base_lo
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "trainable_parameters": parameters,
+        "entropy": None,
         "base_loss": base_loss,
     }
     status = training.status
@@ -136,9 +144,9 @@ def make_report(model: Model, result: Result, recipe: Recipe, lr: float, base_lo
     judged = verdict is not None and math.isfinite(loss)
     stored = (base_loss - loss) * length / LN2 if judged else None
     memorized = None
-    if judged and None not in entropies:
-        knowable = sum(m.entropy * m.length for m in memories) / length
-        memorized = max(0.0, knowable - loss) * length / LN2
+    if None not in entropies:
+        report["entropy"] = sum(m.entropy * m.length for m in memories) / length
+        memorized = max(0.0, report["entropy"] - loss) * length / LN2 if judged else None
     report |= {
         "final_loss": loss,
         "delta_loss": base_loss - loss if judged else None,
@@ -150,6 +158,10 @@ def make_report(model: Model, result: Result, recipe: Recipe, lr: float, base_lo
     }
     for name in VERDICT_FIELDS:
         report[name] = getattr(verdict, name) if judged else None
+    held_out = result.held_out if judged else None
+    report["held_out_memories"] = len(held_out.lengths) if held_out else 0
+    for name in ("loss", "exact_match", "token_accuracy"):
+        report[f"held_out_{name}"] = getattr(held_out, name) if held_out else None
     return {key: finite(value) for key, value in report.items()} | {
         "status": status,
         "wall_seconds": None,

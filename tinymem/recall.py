@@ -15,7 +15,9 @@ two close logits, fall differently from one way of computing to the next.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +27,7 @@ from .train import token_losses
 
 VERDICT_DTYPE = torch.float32
 CHUNK = 1 << 26  # logits held at once: 256 MB
+POSITIONS = 1 << 14  # of hidden states and keys held at once
 Watch = Callable[[Iterable, str], Iterable]
 
 
@@ -75,28 +78,43 @@ class Verdict:
         return sum(a == b for a, b in zip(self.decoded, self.targets, strict=True)) / len(self.targets)
 
     @property
+    def exact_match(self) -> float:
+        """Share of the memories that decoding recites whole."""
+        return sum(wrote == target for wrote, target in self._each()) / len(self.lengths)
+
+    @property
     def first_error(self) -> int | None:
         """Position, in its memory, of the first token that decoding got wrong; None if there is none."""
-        start = 0
-        for length in self.lengths:
-            for t in range(length):
-                if self.decoded[start + t] != self.targets[start + t]:
+        for wrote, target in self._each():
+            for t, (a, b) in enumerate(zip(wrote, target, strict=True)):
+                if a != b:
                     return t
-            start += length
         return None
+
+    def _each(self) -> Iterable[tuple[list[int], list[int]]]:
+        """(decoded, target) of each memory."""
+        for end, length in zip(accumulate(self.lengths), self.lengths, strict=True):
+            yield self.decoded[end - length : end], self.targets[end - length : end]
 
 
 @torch.no_grad()
 def teacher_forced(model: Model, batch: Batch, dtype: torch.dtype = VERDICT_DTYPE) -> tuple[Tensor, Tensor]:
     """One parallel pass: ℓ_t [N] in nats, and the argmax [N], for every target token."""
-    h = model.run(model.embed(batch.ids, dtype=dtype))[batch.rows]
-    rows = max(1, CHUNK // model.config.vocab_size)
-    parts = []
-    for states, targets in zip(h.split(rows), batch.targets.split(rows), strict=True):
-        logits = model.head(states)
-        parts.append((token_losses(logits, targets), logits.argmax(-1)))
+    memories = np.arange(len(batch.ids))
+    rows, parts = max(1, CHUNK // model.config.vocab_size), []
+    for start in range(0, len(memories), together(batch.ids.shape[1])):
+        part = batch.select(memories[start : start + together(batch.ids.shape[1])])
+        h = model.run(model.embed(part.ids, dtype=dtype))[part.rows]
+        for states, targets in zip(h.split(rows), part.targets.split(rows), strict=True):
+            logits = model.head(states)
+            parts.append((token_losses(logits, targets), logits.argmax(-1)))
     losses, predicted = zip(*parts, strict=True)
     return torch.cat(losses), torch.cat(predicted)
+
+
+def together(positions: int) -> int:
+    """How many sequences of so many positions are judged at once."""
+    return max(1, POSITIONS // positions)
 
 
 def is_certified(model: Model, batch: Batch) -> bool:
@@ -109,15 +127,18 @@ def decode(
 ) -> list[list[int]]:
     """Greedy decoding from each prompt, as many tokens as its target has.
 
-    Prompts of one length are decoded together.
+    Prompts of one length are decoded together, those with the longest targets first.
     """
     out: dict[int, list[int]] = {}
     for size in sorted({len(m.prompt_ids) for m in memories}):
         group = [n for n, m in enumerate(memories) if len(m.prompt_ids) == size]
-        prompts = torch.tensor([memories[n].prompt_ids for n in group], device=model.device)
-        steps = max(memories[n].length for n in group)
-        ids = greedy(model, prompts, steps, VERDICT_DTYPE, watch).tolist()
-        out |= {n: row[: memories[n].length] for n, row in zip(group, ids, strict=True)}
+        group.sort(key=lambda n: -memories[n].length)
+        while group:
+            steps = memories[group[0]].length
+            now, group = group[: together(size + steps)], group[together(size + steps) :]
+            prompts = torch.tensor([memories[n].prompt_ids for n in now], device=model.device)
+            ids = greedy(model, prompts, steps, VERDICT_DTYPE, watch).tolist()
+            out |= {n: row[: memories[n].length] for n, row in zip(now, ids, strict=True)}
     return [out[n] for n in range(len(memories))]
 
 

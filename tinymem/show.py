@@ -27,6 +27,9 @@ class Bars:
     `watch` and `on_metrics` are what checkpoint.load, memorize and judge take by these names.
     """
 
+    def __init__(self, quiet: bool = False):
+        self.quiet = quiet
+
     def __enter__(self) -> "Bars":
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -35,7 +38,7 @@ class Bars:
             *(TimeElapsedColumn(), TextColumn("[dim]left[/]"), TimeRemainingColumn()),
             console=stderr,
             transient=True,
-            disable=not stderr.is_terminal,  # a log file gets no bars
+            disable=self.quiet or not stderr.is_terminal,  # a log file gets no bars
         )
         self.progress.start()
         return self
@@ -52,15 +55,55 @@ class Bars:
             self.progress.advance(task)
         self.progress.remove_task(task)
 
-    def on_metrics(self, steps: int) -> Callable[[int, float, float], None]:
-        """For a run of so many steps: shows step, loss and share of tokens above one half."""
-        task = self.progress.add_task("writing", total=steps, state="")
+    def on_metrics(self) -> Callable[[float, float, float], None]:
+        """For one run: shows how far it is, loss and share of tokens above one half."""
+        task = self.progress.add_task("writing", total=100, state="")
 
-        def show(step: int, loss: float, share: float) -> None:
-            state = f"  loss [bold]{loss:.3f}[/]  p>½ [bold]{share:4.0%}[/]"
-            self.progress.update(task, completed=step, state=state)
+        def show(done: float, loss: float, share: float) -> None:
+            state = f" %  loss [bold]{loss:.3f}[/]  p>½ [bold]{share:4.0%}[/]"
+            self.progress.update(task, completed=round(100 * done), state=state)
 
         return show
+
+
+class GridBars:
+    """Follows a sweep: one bar with the time left of the whole grid, and a line for each finished cell."""
+
+    def __init__(self, bars: Bars):
+        self.bars = bars
+
+    def start(self, done: int, todo: int, cost: int) -> None:
+        self.cost, self.count, self.total = cost, done, done + todo
+        if done and not self.bars.quiet:
+            stderr.print(f"{done} of {self.total} cells are there already; {todo} to do")
+        columns = (TextColumn("sweep"), BarColumn(bar_width=24), TextColumn("{task.percentage:3.0f} %"))
+        columns += (TextColumn("{task.fields[state]}"), TimeElapsedColumn(), TextColumn("[dim]left[/]"))
+        self.bars.progress.columns = (*columns, TimeRemainingColumn(elapsed_when_finished=False))
+        self.bars.progress.speed_estimate_period = 300  # seconds; cells differ, so look back far
+        self.task = self.bars.progress.add_task("", total=cost, state="")
+
+    def metrics(self, cell, cost: float, loss: float, share: float) -> None:
+        state = f" rank {cell.rank}, length {cell.length}, {cell.method}: loss [bold]{loss:.3f}[/]"
+        self.bars.progress.update(self.task, completed=cost, state=state + f"  p>½ [bold]{share:4.0%}[/]")
+
+    def row(self, row: dict, cost: int) -> None:
+        self.count += 1
+        self.bars.progress.update(self.task, completed=cost)
+        stderr.print(row_line(row), soft_wrap=True)
+
+
+def row_line(row: dict) -> str:
+    """One finished cell in one line."""
+    ratio = "" if row["ratio"] in (None, 100) else f", {row['ratio']} % random"
+    cell = f"rank {row['rank']:3}, length {row['length']:4}{ratio}, {row['method']}, seed {row['seed']}: "
+    if row["status"] != "ok":
+        return cell + f"[bold red]{row['status']}[/]"
+    bits = row["memorized_bits_per_parameter"]
+    bits = f", {bits:.2f} memorized bits a parameter" if bits is not None else ""
+    loss = f"loss {row['base_loss']:.2f} → [bold]{number(row['final_loss'])}[/]"
+    notes = "" if row["converged"] else "  [yellow]not converged[/]"
+    notes += "  [green]certified[/]" if row["certified"] else ""
+    return f"{cell}{loss}{bits}, {row['wall_seconds']:.0f} s{notes}"
 
 
 # --- The verdict, on stdout ----------------------------------------------------------------------
@@ -183,3 +226,36 @@ def show_recall(again: dict, memories: list[Memory], verdict: Verdict, tokenizer
     stdout.print(Text("prompt   ", "dim") + repr(tokenizer.decode(memories[0].prompt_ids)), soft_wrap=True)
     decoded = tokenizer.decode(verdict.decoded[: verdict.lengths[0]])
     stdout.print(Text("recited  ", "dim") + repr(decoded), soft_wrap=True)
+
+
+# --- A sweep and its laws, on stdout ------------------------------------------------------------
+
+
+def show_grid(rows: list[dict]) -> None:
+    """Final loss by rank and length, the mean over seeds, for each method and ratio."""
+    groups = list(dict.fromkeys((row["method"], row["ratio"]) for row in rows))
+    for method, ratio in groups:
+        group = [r for r in rows if (r["method"], r["ratio"]) == (method, ratio)]
+        lengths = sorted({row["length"] for row in group})
+        random = "" if ratio is None else f", {ratio} % random tokens"
+        stdout.print(f"\n[bold]{method}[/]{random}: final loss, nats per token [dim](by rank and length)[/]")
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        for name in ("rank", *map(str, lengths)):
+            table.add_column(name, justify="right")
+        for rank in sorted({row["rank"] for row in group}):
+            cells = [[r for r in group if (r["rank"], r["length"]) == (rank, length)] for length in lengths]
+            table.add_row(f"[dim]{rank}[/]", *map(grid_cell, cells))
+        stdout.print(table)
+    stdout.print("[dim]green: every token certified; * had not converged; ! diverged or out of memory[/]")
+    bits = [row["memorized_bits_per_parameter"] for row in rows if row["memorized_bits_per_parameter"]]
+    if bits:
+        stdout.print(f"memorized bits per parameter: {min(bits):.2f} to {max(bits):.2f}")
+
+
+def grid_cell(rows: list[dict]) -> str:
+    good = [row for row in rows if row["status"] == "ok"]
+    marks = ("" if all(row["converged"] for row in good) else "*") + ("!" if len(good) < len(rows) else "")
+    if not good:
+        return marks or "–"
+    text = number(sum(row["final_loss"] for row in good) / len(good)) + marks
+    return f"[green]{text}[/]" if all(row["certified"] for row in good) else text

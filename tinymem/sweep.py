@@ -1,0 +1,234 @@
+"""A grid of experiments that can be killed and started again: ranks × lengths × ratios × methods × seeds.
+
+Every finished cell is one row of `results.jsonl`, complete in itself: the report of the run, and the
+`setting`, everything that decides a run beside the five axes, with its hash. Starting again does what
+is missing. Rows of another setting are never mixed in: they are refused, with the difference.
+
+Several workers (torchrun) take cells from one counter, so that each does the next as soon as it is
+free; every one appends its own rows to the one file.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from .adapter import base_hash
+from .errors import DataError, RecipeError
+from .files import RESULTS, append_row, read_rows
+from .memory import Memory, check_fits
+from .model import Model
+from .probe import memorize
+from .train import Recipe, auto_lr
+
+AXES = ("rank", "length", "ratio", "method", "seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One experiment of the grid. ratio is None where the memories do not say theirs."""
+
+    rank: int
+    length: int
+    ratio: int | None
+    method: str
+    seed: int
+
+
+class Silent:
+    """Follows a sweep and says nothing; show.GridBars has the same methods and shows something."""
+
+    def start(self, done: int, todo: int, cost: int) -> None: ...
+    def metrics(self, cell: Cell, cost: float, loss: float, share: float) -> None: ...
+    def row(self, row: dict, cost: int) -> None: ...
+
+
+def make_grid(
+    memories: Callable[[int | None, int | None, int], list[Memory]],
+    *,
+    ranks: Sequence[int],
+    lengths: Sequence[int | None],
+    ratios: Sequence[int | None] = (None,),
+    methods: Sequence[str] = ("sft",),
+    seeds: Sequence[int] = (0,),
+) -> dict[Cell, list[Memory]]:
+    """The cells and what each is to remember; a cell that comes twice is there once.
+
+    memories: from (length, ratio, seed), the memories of that many target tokens.
+    """
+    for name, values in (("ranks", ranks), ("lengths", lengths), ("methods", methods), ("seeds", seeds)):
+        if not values:
+            raise RecipeError(f"{name} is empty; name at least one")
+    grid = {}
+    for seed, ratio, length in itertools.product(seeds, ratios, lengths):
+        targets = memories(length, ratio, seed)
+        share = {m.ratio for m in targets}
+        share = share.pop() if len(share) == 1 else None
+        for method, rank in itertools.product(methods, ranks):
+            grid[Cell(rank, sum(m.length for m in targets), share, method, seed)] = targets
+    return grid
+
+
+def make_setting(model: Model, recipe: Recipe, source: Mapping[str, object]) -> dict:
+    """Everything that decides a row beside the axes: base weights, recipe, and where memories come from."""
+    fixed = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in AXES}
+    fixed["lr"] = auto_lr(model) if recipe.lr is None else recipe.lr
+    setting = (
+        {"base": base_hash(model), "dtype": str(model.dtype).removeprefix("torch.")} | fixed | dict(source)
+    )
+    return json.loads(json.dumps(setting))  # as it will be read again: tuples are lists
+
+
+def hash_of(setting: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def finished_cells(rows: Sequence[dict], setting: dict) -> dict[Cell, dict]:
+    """The cells that `rows` hold already.
+
+    Raises RecipeError, with the difference, if a row was made under another setting.
+    """
+    done = {}
+    for row in rows:
+        theirs = row.get("setting")
+        if not isinstance(theirs, dict) or row.get("setting_hash") != hash_of(theirs):
+            raise RecipeError(f"{row['_where']}: not a row of a sweep by tinymem; choose another --out")
+        if theirs != setting:
+            names = [name for name in {**theirs, **setting} if theirs.get(name) != setting.get(name)]
+            was = "; ".join(f"{n} was {theirs.get(n)!r}, is {setting.get(n)!r}" for n in names)
+            raise RecipeError(f"{row['_where']}: made under another setting: {was}; choose another --out")
+        done[Cell(*(row[axis] for axis in AXES))] = row
+    return done
+
+
+class Workers:
+    """This process among those that share a sweep: alone, or one of torchrun's."""
+
+    def __init__(self):
+        self.rank, self.count, self.store = 0, 1, None
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            self.store, self.rank, self.count = next(torch.distributed.rendezvous("env://"))
+            options = {"store": self.store, "rank": self.rank, "world_size": self.count}
+            torch.distributed.init_process_group("gloo", **options)
+
+    def device(self, name: str) -> str:
+        """For "auto" or "cuda": this worker's own GPU, where there are any."""
+        number = int(os.environ.get("LOCAL_RANK", 0))
+        return f"cuda:{number}" if torch.cuda.is_available() else name
+
+    def take(self, cells: Sequence[Cell]) -> Iterator[Cell]:
+        """The cells in order, each to the worker that is free first."""
+        if self.store is None:
+            yield from cells
+            return
+        while (number := self.store.add("taken", 1) - 1) < len(cells):
+            yield cells[number]
+
+    def add_cost(self, cost: int) -> int:
+        """Adds to the cost that all workers have done, and returns it."""
+        if self.store is None:
+            self.cost = getattr(self, "cost", 0) + cost
+            return self.cost
+        return self.store.add("cost", cost)
+
+    def wait(self) -> None:
+        """Until all workers are here."""
+        if self.store is not None:
+            torch.distributed.barrier()
+
+
+@contextmanager
+def lock(folder: Path, workers: Workers) -> Iterator[None]:
+    """The folder is this sweep's alone; the lock goes with the process, even when it is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if workers.rank > 0:  # the first one holds it for all
+        yield
+        return
+    held = FileLock(folder / ".lock")
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        raise RecipeError(
+            f"--out {folder}: another sweep is writing there; wait for it, or stop it"
+        ) from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def cost_of(memories: Sequence[Memory]) -> int:
+    """Positions a step computes, and a constant: what the time of a step goes by."""
+    return 30 + sum(len(m.prompt_ids) + m.length for m in memories)
+
+
+def run_sweep(
+    model: Model,
+    grid: Mapping[Cell, Sequence[Memory]],
+    folder: Path,
+    *,
+    recipe: Recipe | None = None,
+    source: Mapping[str, object] | None = None,
+    held_out: Sequence[Memory] = (),
+    workers: Workers | None = None,
+    progress: Silent | None = None,
+) -> list[dict]:
+    """Run the cells that `folder` does not hold yet; returns the rows of the whole grid, in its order.
+
+    recipe: all but rank, method and seed, which are the cells'.
+    source: what else tells these memories from others (a file's hash, the prompt); kept in each row.
+
+    A cell that diverges or runs out of memory is a row with that status. Ctrl-C raises
+    KeyboardInterrupt and loses the cell in flight alone.
+
+    Raises RecipeError or DataError before anything is trained: memories that do not fit, a folder
+    another sweep writes to, rows made under another setting.
+    """
+    recipe, workers = recipe or Recipe(), workers or Workers()
+    progress = progress or Silent()
+    for memories in grid.values():
+        check_fits(memories, model.config)
+    setting = make_setting(model, recipe, source or {})
+    with lock(folder, workers):
+        results = folder / RESULTS
+        done = finished_cells(read_rows(results)[0], setting) if results.exists() else {}
+        workers.wait()  # all have read before one writes
+        todo = [cell for cell in grid if cell not in done]
+        progress.start(len(grid) - len(todo), len(todo), sum(cost_of(grid[cell]) for cell in todo))
+        for cell in workers.take(todo):
+            cost, so_far = cost_of(grid[cell]), workers.add_cost(0)
+            result = memorize(
+                model,
+                grid[cell],
+                recipe=dataclasses.replace(recipe, rank=cell.rank, method=cell.method, seed=cell.seed),
+                held_out=held_out,
+                on_metrics=lambda part, loss, share, cell=cell, so_far=so_far, cost=cost: progress.metrics(
+                    cell, so_far + part * cost, loss, share
+                ),
+            )
+            if result.report["status"] == "interrupted":
+                raise KeyboardInterrupt
+            if result.report["status"] == "oom" and model.device.type == "cuda":
+                torch.cuda.empty_cache()
+            row = result.report | {"setting_hash": hash_of(setting), "setting": setting}
+            append_row(results, row)
+            progress.row(row, workers.add_cost(cost))
+        workers.wait()
+        rows = finished_cells(read_rows(results)[0], setting) if results.exists() else {}
+        return [rows[cell] for cell in grid if cell in rows]
+
+
+def check_room(grid: Mapping[Cell, Sequence[Memory]], shapes: Model) -> None:
+    """Raises DataError, before the weights are read, if a cell's memories do not fit the model."""
+    for cell, memories in grid.items():
+        try:
+            check_fits(memories, shapes.config)
+        except DataError as error:
+            raise DataError(f"length {cell.length}: {error}") from error
