@@ -11,6 +11,7 @@ _HOME = {
     "AdapterError": "errors",
     "CheckpointError": "errors",
     "DataError": "errors",
+    "LawError": "errors",
     "RecipeError": "errors",
     "TinymemError": "errors",
     "Memory": "memory",
@@ -30,6 +31,17 @@ _HOME = {
     "memorize": "probe",
     "Verdict": "recall",
     "judge": "recall",
+    "make_grid": "sweep",
+    "run_sweep": "sweep",
+    "read_rows": "files",
+    "Law": "law",
+    "BitsLaw": "law",
+    "fit_law": "law",
+    "fit_bits": "law",
+    "Fit": "fit",
+    "fit_rows": "fit",
+    "plan_rank": "plan",
+    "plan_length": "plan",
 }
 __all__ = ["__version__", *_HOME]
 

@@ -16,7 +16,7 @@ import typer
 
 from . import __version__
 from . import options as opt
-from .errors import TinymemError, is_out_of_memory
+from .errors import LawError, TinymemError, is_out_of_memory
 
 # torch takes seconds to import, so what needs it is imported inside the commands.
 
@@ -208,12 +208,11 @@ def sweep(
         if json_:
             print(json.dumps(rows, indent=2))
         else:
-            show.show_grid(rows)
-            show.stdout.print(
-                f"\nSaved in {out}; fit it with: tinymem fit {shlex.quote(str(out))}",
-                soft_wrap=True,
-                markup=False,
-            )
+            from .tables import show_grid
+
+            show_grid(rows)
+            again = f"fit it with: tinymem fit {shlex.quote(str(out))}"
+            show.stdout.print(f"\nSaved in {out}; {again}", soft_wrap=True, markup=False)
     return 0 if any(row["status"] == "ok" for row in rows) else 1
 
 
@@ -247,6 +246,213 @@ def recall(
     else:
         show.show_recall(again, memories, verdict, tokenizer)
     return 0 if again["agrees"] else 1
+
+
+Results = Annotated[Path, typer.Argument(help="Folder of a sweep, or a file of its rows (JSON lines).")]
+NoOffset = Annotated[bool, typer.Option("--no-offset", help="Without b: ΔL = C·r^α·ℓ^−β.")]
+
+
+@app.command(epilog="Example: tinymem fit grid --plot law.png")
+def fit(
+    results: Results,
+    no_offset: NoOffset = False,
+    json_: opt.Json = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the law into this PNG, PDF or SVG file.")] = None,
+) -> int:
+    """The Parametric Memory Law of a sweep: ΔL = C·r^α·ℓ^−β + b, and how well it holds."""
+    opt.check_plot(plot)
+    fits, refused = read_fits(results, offset=not no_offset)
+    if plot is not None:
+        from .plot import plot_law
+
+        plot_law(fits, plot)
+    if json_:
+        laws = [fit.as_dict() for fit in fits]
+        print(json.dumps({**laws[0], "groups": laws, "refused": refused}, indent=2))
+    else:
+        from .tables import show_fits
+
+        show_fits(fits, refused)
+    return 0
+
+
+@app.command(epilog="Example: tinymem plan grid --length 200")
+def plan(
+    results: Results,
+    length: Annotated[int | None, typer.Option(help="What rank does a memory of this length need?")] = None,
+    rank: Annotated[int | None, typer.Option(help="How long a memory does this rank hold?")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="What rank does this text (a file, or - for stdin) need?")
+    ] = None,
+    loss: Annotated[
+        float | None, typer.Option(help="Final loss wanted, nats per token; the certificate unless given.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Of the sweep's methods, plan for this one.")] = None,
+    ratio: Annotated[int | None, typer.Option(help="Of the sweep's ratios, plan for this one.")] = None,
+    no_offset: NoOffset = False,
+    model: Annotated[str | None, typer.Option(help="With --text: where the base model is now.")] = None,
+    device: opt.Device = "auto",
+    json_: opt.Json = False,
+) -> int:
+    """Turn the law of a sweep round: the rank for a length or a text, the length for a rank."""
+    if [length, rank, text].count(None) != 2:
+        raise LawError("give one of --length, --rank and --text, to plan for")
+    for flag, value in (("--length", length), ("--rank", rank)):
+        if value is not None and value < 1:
+            raise LawError(f"{flag} is {value}; expected 1 or more")
+    from .plan import plan_length, plan_rank
+    from .tables import show_plan
+
+    fits, _ = read_fits(results, offset=not no_offset)
+    chosen = [fit for fit in fits if method in (None, fit.key["method"])]
+    if not chosen:
+        known = ", ".join(str(fit.key["method"]) for fit in fits)
+        raise LawError(f"{results}: no law of method {method!r}; there is one of {known}")
+    base_loss = None
+    if text is not None:
+        length, base_loss = measure_text(text, chosen[0], model, device)
+        ratio = 0 if ratio is None else ratio
+    if rank is not None:
+        answer = plan_length(chosen[0], rank, loss, ratio=ratio)
+    else:
+        answer = plan_rank(chosen[0], length, loss, ratio=ratio, base_loss=base_loss)
+    if json_:
+        print(json.dumps(answer.as_dict(), indent=2))
+    else:
+        show_plan(answer, chosen[0])
+    return 0
+
+
+def read_fits(results: Path, offset: bool):
+    """The laws of a sweep's rows, with a word on stderr about lines that are torn."""
+    from .files import read_rows
+    from .fit import fit_rows
+
+    rows, torn = read_rows(results)
+    for note in torn:
+        print(f"tinymem: {note}", file=sys.stderr)
+    if not rows:
+        raise LawError(f"{results}: no rows; run a sweep first")
+    return fit_rows(rows, offset=offset)
+
+
+def measure_text(text: str, fit, model: str | None, device: str) -> tuple[int, float]:
+    """Tokens of a text, and its loss on the sweep's base model, with the sweep's own prompt."""
+    from . import show
+    from .checkpoint import load
+    from .memory import PROMPT, Batch, check_fits, text_memory
+    from .recall import teacher_forced
+
+    content = opt.read_source(text)
+    row = fit.rows[0]
+    name, setting = model or row.get("model"), row.get("setting") or {}
+    if name is None:
+        raise LawError("the rows do not name their base model; give it with --model")
+    prompt = PROMPT if setting.get("prompt") is None else setting["prompt"]
+    memories = []
+
+    def prepare(shapes, tokenizer) -> None:
+        memories.append(text_memory(tokenizer, content, prompt=prompt, chat=setting.get("chat", True)))
+        check_fits(memories, shapes.config)
+
+    with show.Bars() as bars:
+        where = {"revision": row.get("revision"), "device": device, "dtype": row.get("dtype", "auto")}
+        base, _ = load(name, **where, before=prepare, watch=bars.watch)
+        batch = Batch(memories, base.config.context, base.device)
+        return memories[0].length, teacher_forced(base, batch)[0].mean().item()
+
+
+data = typer.Typer(help="Write benchmark data as JSON lines, for --data.")
+app.add_typer(data, name="data")
+Seed = Annotated[int, typer.Option(help="The same seed gives the same rows.")]
+Out = Annotated[Path | None, typer.Option(help="File to write; stdout unless given.")]
+
+
+@data.command("random", epilog="Example: tinymem data random --length 200 --out random.jsonl")
+def data_random(
+    length: Annotated[int, typer.Option(help="Target tokens.")] = 128,
+    count: Annotated[int, typer.Option(help="Memories; all have the same prompt.")] = 1,
+    seed: Seed = 0,
+    model: opt.Model = "tiny",
+    prompt: opt.Prompt = None,
+    chat: opt.Chat = True,
+    out: Out = None,
+) -> int:
+    """Token ids drawn uniformly from the model's vocabulary."""
+    from .data import random_rows
+    from .memory import PROMPT
+
+    prompt = PROMPT if prompt is None else prompt
+    write_data(random_rows(tokenizer_of(model), length, count, seed, prompt, chat), out)
+    return 0
+
+
+@data.command("long-context", epilog="Example: tinymem data long-context --text book.txt --length 400")
+def data_long_context(
+    text: Annotated[str, typer.Option(help="A natural text (UTF-8), or - for stdin.")],
+    length: Annotated[int | None, typer.Option(help="Target tokens; all of the text unless given.")] = None,
+    ratios: Annotated[str, typer.Option(help="Percents of random tokens.")] = "0,20,40,60,80,100",
+    seed: Seed = 0,
+    model: opt.Model = "tiny",
+    prompt: opt.Prompt = None,
+    chat: opt.Chat = True,
+    out: Out = None,
+) -> int:
+    """One text, a growing share of its tokens random: r0 … r100."""
+    from .data import long_context_rows
+    from .memory import PROMPT
+
+    shares = opt.parse_numbers("--ratios", ratios)
+    content, prompt = opt.read_source(text), PROMPT if prompt is None else prompt
+    write_data(long_context_rows(tokenizer_of(model), content, length, shares, seed, prompt, chat), out)
+    return 0
+
+
+@data.command("phonebook", epilog="Example: tinymem data phonebook --count 100 --out book.jsonl")
+def data_phonebook(
+    count: Annotated[int, typer.Option(help="Entries.")] = 100, seed: Seed = 0, out: Out = None
+) -> int:
+    """Names and ten-digit numbers, nobody's."""
+    from .data import phonebook_rows
+
+    write_data(phonebook_rows(count, seed), out)
+    return 0
+
+
+@data.command("rule", epilog="Example: tinymem data rule --count 100 --held-out 50 --out rule.jsonl")
+def data_rule(
+    out: Annotated[Path, typer.Option(help="File to write; held-out pairs go to NAME.held-out.jsonl.")],
+    count: Annotated[int, typer.Option(help="Pairs to learn from.")] = 100,
+    held_out: Annotated[int, typer.Option(help="Other pairs, to ask for.")] = 50,
+    limit: Annotated[int, typer.Option(help="x and y are below it.")] = 100,
+    seed: Seed = 0,
+) -> int:
+    """Pairs of the rule f(x, y) = 3x + 5y + 7, and held-out ones: was it the rule that was learned?"""
+    from .data import rule_rows
+
+    training, other = rule_rows(count, held_out, seed, limit)
+    write_data(training, out)
+    if other:
+        write_data(other, out.with_suffix(f".held-out{out.suffix}"))
+    return 0
+
+
+def tokenizer_of(model: str):
+    from .checkpoint import locate
+    from .text import Tokenizer
+
+    return Tokenizer.from_folder(locate(model, None))
+
+
+def write_data(rows: list[dict], out: Path | None) -> None:
+    from .data import to_lines, write_rows
+
+    if out is None:
+        sys.stdout.write(to_lines(rows))
+        return
+    opt.check_place(out)
+    write_rows(rows, out)
+    print(f"{len(rows)} memories in {out}", file=sys.stderr)
 
 
 # --- Arguments -----------------------------------------------------------------------------------

@@ -21,6 +21,10 @@ class RecipeError(TinymemError):
     """An argument of training: rank, layer, site, method, steps, …"""
 
 
+class LawError(TinymemError):
+    """A law that cannot be identified, or rows that do not make a grid."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """torch says it with a RuntimeError, on the CPU and on the GPU in different words."""
     signs = "out of memory", "can't allocate memory", "alloc_cpu", "CUBLAS_STATUS_ALLOC_FAILED"

@@ -5,8 +5,10 @@ changed again, so a process that is killed leaves whole lines and at most a torn
 skipped and reported from then on.
 """
 
+import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +72,7 @@ def read_rows(path: Path) -> tuple[list[dict], list[str]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            if line.startswith("{") and not line.rstrip().endswith("}"):  # what a killed write leaves
+            if is_torn(line):
                 torn.append(f"{where}: torn, as by a kill while it was written; skipped")
                 continue
             raise DataError(f"{where}: not JSON ({first_line(error)}); expected one row a line") from error
@@ -80,14 +82,25 @@ def read_rows(path: Path) -> tuple[list[dict], list[str]]:
     return rows, torn
 
 
+def is_torn(line: str) -> bool:
+    """What a killed write leaves: the beginning of an object, in which a brace is still open."""
+    bare = re.sub(r'"(\\.|[^"\\])*("|\\?$)', "", line)  # without its strings
+    return line.startswith("{") and bare.count("{") > bare.count("}")
+
+
 def append_row(path: Path, row: dict) -> None:
-    """One write, flushed to the disk; a torn line before it is ended first."""
+    """One write, flushed to the disk; a torn line before it is ended first.
+
+    Raises OSError if the disk is full.
+    """
     line = json.dumps(row, allow_nan=False) + "\n"
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         size = os.fstat(file).st_size
         torn = size and os.pread(file, 1, size - 1) != b"\n"
-        os.write(file, (("\n" if torn else "") + line).encode())
+        content = (("\n" if torn else "") + line).encode()
+        if os.write(file, content) < len(content):  # part of it is no error to the system
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(file)
     finally:
         os.close(file)

@@ -226,36 +226,3 @@ def show_recall(again: dict, memories: list[Memory], verdict: Verdict, tokenizer
     stdout.print(Text("prompt   ", "dim") + repr(tokenizer.decode(memories[0].prompt_ids)), soft_wrap=True)
     decoded = tokenizer.decode(verdict.decoded[: verdict.lengths[0]])
     stdout.print(Text("recited  ", "dim") + repr(decoded), soft_wrap=True)
-
-
-# --- A sweep and its laws, on stdout ------------------------------------------------------------
-
-
-def show_grid(rows: list[dict]) -> None:
-    """Final loss by rank and length, the mean over seeds, for each method and ratio."""
-    groups = list(dict.fromkeys((row["method"], row["ratio"]) for row in rows))
-    for method, ratio in groups:
-        group = [r for r in rows if (r["method"], r["ratio"]) == (method, ratio)]
-        lengths = sorted({row["length"] for row in group})
-        random = "" if ratio is None else f", {ratio} % random tokens"
-        stdout.print(f"\n[bold]{method}[/]{random}: final loss, nats per token [dim](by rank and length)[/]")
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        for name in ("rank", *map(str, lengths)):
-            table.add_column(name, justify="right")
-        for rank in sorted({row["rank"] for row in group}):
-            cells = [[r for r in group if (r["rank"], r["length"]) == (rank, length)] for length in lengths]
-            table.add_row(f"[dim]{rank}[/]", *map(grid_cell, cells))
-        stdout.print(table)
-    stdout.print("[dim]green: every token certified; * had not converged; ! diverged or out of memory[/]")
-    bits = [row["memorized_bits_per_parameter"] for row in rows if row["memorized_bits_per_parameter"]]
-    if bits:
-        stdout.print(f"memorized bits per parameter: {min(bits):.2f} to {max(bits):.2f}")
-
-
-def grid_cell(rows: list[dict]) -> str:
-    good = [row for row in rows if row["status"] == "ok"]
-    marks = ("" if all(row["converged"] for row in good) else "*") + ("!" if len(good) < len(rows) else "")
-    if not good:
-        return marks or "–"
-    text = number(sum(row["final_loss"] for row in good) / len(good)) + marks
-    return f"[green]{text}[/]" if all(row["certified"] for row in good) else text

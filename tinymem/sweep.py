@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from filelock import FileLock, Timeout
 from .adapter import base_hash
 from .errors import DataError, RecipeError
 from .files import RESULTS, append_row, read_rows
+from .lora import plan_unit
 from .memory import Memory, check_fits
 from .model import Model
 from .probe import memorize
@@ -63,7 +65,8 @@ def make_grid(
 
     memories: from (length, ratio, seed), the memories of that many target tokens.
     """
-    for name, values in (("ranks", ranks), ("lengths", lengths), ("methods", methods), ("seeds", seeds)):
+    axes = {"ranks": ranks, "lengths": lengths, "ratios": ratios, "methods": methods, "seeds": seeds}
+    for name, values in axes.items():
         if not values:
             raise RecipeError(f"{name} is empty; name at least one")
     grid = {}
@@ -98,7 +101,8 @@ def finished_cells(rows: Sequence[dict], setting: dict) -> dict[Cell, dict]:
     done = {}
     for row in rows:
         theirs = row.get("setting")
-        if not isinstance(theirs, dict) or row.get("setting_hash") != hash_of(theirs):
+        known = isinstance(theirs, dict) and row.get("setting_hash") == hash_of(theirs)
+        if not known or not set(AXES) <= set(row):
             raise RecipeError(f"{row['_where']}: not a row of a sweep by tinymem; choose another --out")
         if theirs != setting:
             names = [name for name in {**theirs, **setting} if theirs.get(name) != setting.get(name)]
@@ -112,10 +116,11 @@ class Workers:
     """This process among those that share a sweep: alone, or one of torchrun's."""
 
     def __init__(self):
-        self.rank, self.count, self.store = 0, 1, None
+        self.rank, self.count, self.store, self.sweeps = 0, 1, None, 0
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             self.store, self.rank, self.count = next(torch.distributed.rendezvous("env://"))
             options = {"store": self.store, "rank": self.rank, "world_size": self.count}
+            options["timeout"] = timedelta(days=365)  # `wait` is as long as the others' last cells
             torch.distributed.init_process_group("gloo", **options)
 
     def device(self, name: str) -> str:
@@ -128,7 +133,8 @@ class Workers:
         if self.store is None:
             yield from cells
             return
-        while (number := self.store.add("taken", 1) - 1) < len(cells):
+        self.sweeps += 1  # each has a counter of its own
+        while (number := self.store.add(f"taken {self.sweeps}", 1) - 1) < len(cells):
             yield cells[number]
 
     def add_cost(self, cost: int) -> int:
@@ -147,7 +153,10 @@ class Workers:
 @contextmanager
 def lock(folder: Path, workers: Workers) -> Iterator[None]:
     """The folder is this sweep's alone; the lock goes with the process, even when it is killed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RecipeError(f"--out {folder}: is a file, or within one; choose a folder") from error
     if workers.rank > 0:  # the first one holds it for all
         yield
         return
@@ -188,13 +197,18 @@ def run_sweep(
     A cell that diverges or runs out of memory is a row with that status. Ctrl-C raises
     KeyboardInterrupt and loses the cell in flight alone.
 
-    Raises RecipeError or DataError before anything is trained: memories that do not fit, a folder
-    another sweep writes to, rows made under another setting.
+    Raises RecipeError or DataError before anything is trained: ranks and memories that do not fit, a
+    folder another sweep writes to, rows made under another setting.
     """
     recipe, workers = recipe or Recipe(), workers or Workers()
     progress = progress or Silent()
-    for memories in grid.values():
+    recipes = {}
+    for cell, memories in grid.items():
         check_fits(memories, model.config)
+        plan_unit(model, cell.rank, recipe.sites, recipe.layers)
+        recipes[cell] = dataclasses.replace(recipe, rank=cell.rank, method=cell.method, seed=cell.seed)
+    if held_out:
+        check_fits(held_out, model.config)
     setting = make_setting(model, recipe, source or {})
     with lock(folder, workers):
         results = folder / RESULTS
@@ -207,7 +221,7 @@ def run_sweep(
             result = memorize(
                 model,
                 grid[cell],
-                recipe=dataclasses.replace(recipe, rank=cell.rank, method=cell.method, seed=cell.seed),
+                recipe=recipes[cell],
                 held_out=held_out,
                 on_metrics=lambda part, loss, share, cell=cell, so_far=so_far, cost=cost: progress.metrics(
                     cell, so_far + part * cost, loss, share

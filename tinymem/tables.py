@@ -1,0 +1,123 @@
+"""What a person sees of a sweep, its laws and a plan: tables on stdout."""
+
+from rich.markup import escape
+from rich.table import Table
+
+from .fit import Fit
+from .law import BitsLaw, Law
+from .plan import Plan
+from .show import number, stdout
+
+
+def show_grid(rows: list[dict]) -> None:
+    """Final loss by rank and length, the mean over seeds, for each method and ratio."""
+    groups = list(dict.fromkeys((row["method"], row["ratio"]) for row in rows))
+    for method, ratio in groups:
+        group = [r for r in rows if (r["method"], r["ratio"]) == (method, ratio)]
+        lengths = sorted({row["length"] for row in group})
+        random = "" if ratio is None else f", {ratio} % random tokens"
+        stdout.print(f"\n[bold]{method}[/]{random}: final loss, nats per token [dim](by rank and length)[/]")
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        for name in ("rank", *map(str, lengths)):
+            table.add_column(name, justify="right")
+        for rank in sorted({row["rank"] for row in group}):
+            cells = [[r for r in group if (r["rank"], r["length"]) == (rank, length)] for length in lengths]
+            table.add_row(f"[dim]{rank}[/]", *map(grid_cell, cells))
+        stdout.print(table)
+    stdout.print("[dim]green: every token certified; * had not converged; ! diverged or out of memory[/]")
+    bits = [row["memorized_bits_per_parameter"] for row in rows if row["memorized_bits_per_parameter"]]
+    if bits:
+        stdout.print(f"memorized bits per parameter: {min(bits):.2f} to {max(bits):.2f}")
+
+
+def grid_cell(rows: list[dict]) -> str:
+    good = [row for row in rows if row["status"] == "ok"]
+    marks = ("" if all(row["converged"] for row in good) else "*") + ("!" if len(good) < len(rows) else "")
+    if not good:
+        return marks or "–"
+    text = number(sum(row["final_loss"] for row in good) / len(good)) + marks
+    return f"[green]{text}[/]" if all(row["certified"] for row in good) else text
+
+
+def show_fits(fits: list[Fit], refused: dict[str, str]) -> None:
+    """The laws of each group of rows, side by side with how well they hold."""
+    for fit in fits:
+        law = fit.law
+        name = ", ".join(str(value) for value in fit.key.values() if value is not None)
+        stdout.print(f"[bold]{escape(name)}[/]")
+        stdout.print(
+            f"{law.n} cells fitted; {law.n_saturated} saturated (loss ≤ ln 2) left out"
+            + "".join(f"; {count} {escape(reason)}" for reason, count in fit.skipped.items())
+            + (f"; [yellow]{fit.n_unconverged} had not converged[/]" if fit.n_unconverged else "")
+        )
+        stdout.print(
+            f"\nΔL = {law.C:.4g} · r^{law.alpha:.3f} · ℓ^{-law.beta:.3f} {law.b:+.3f} nats per token"
+        )
+        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+        for column in ("", "C", "α", "β", "b"):
+            table.add_column(column, justify="right")
+        ends = [law.ci[name] for name in ("C", "alpha", "beta", "b")]
+        table.add_row("[dim]95 %[/]", *(f"{low:.3g} to {high:.3g}" for low, high in ends))
+        stdout.print(table)
+        if law.at_bound:
+            stdout.print(
+                "[yellow]b is not fixed by these cells[/]: use --no-offset, or add ranks and lengths"
+            )
+        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+        for column in ("law", "constants", "R²", "R² of ln", "error", "left out"):
+            table.add_column(column, justify="left" if column in ("law", "constants") else "right")
+        for name, constants, one in every_law(fit):
+            blind = "–" if one.leave_one_rank_out is None else f"{one.leave_one_rank_out:.1f} %"
+            table.add_row(name, constants, f"{one.r2:.3f}", f"{one.r2_log:.3f}", f"{one.mape:.1f} %", blind)
+        stdout.print()
+        stdout.print(table)
+        stdout.print("[dim]error: of ΔL, mean; left out: of ranks that the fit did not see[/]")
+        ratios = [(f"law of {ratio} % random tokens", law) for ratio, law in fit.by_ratio.items()]
+        for name, law in (("censored fit", fit.censored), ("constant-bits law", fit.bits), *ratios):
+            if isinstance(law, str):
+                stdout.print(f"[dim]no {name}: {escape(law)}[/]")
+        stdout.print()
+    for name, reason in refused.items():
+        stdout.print(f"[yellow]not fitted[/] {escape(name)}: {escape(reason)}")
+
+
+def every_law(fit: Fit) -> list[tuple[str, str, Law | BitsLaw]]:
+    """(name, constants, law) of all that could be fitted, the power law first."""
+    found = [("power law", exponents(fit.law), fit.law)]
+    if not isinstance(fit.censored, str) and fit.censored.n_saturated:
+        found.append(("  saturated cells: “at least”", exponents(fit.censored), fit.censored))
+    for ratio, law in fit.by_ratio.items():
+        if not isinstance(law, str):
+            found.append((f"  {ratio} % random tokens", exponents(law), law))
+    if not isinstance(fit.bits, str):
+        low, high = fit.bits.ci
+        found.append(("constant bits", f"κ {fit.bits.kappa:.3f} ({low:.3f} to {high:.3f})", fit.bits))
+    return found
+
+
+def exponents(law: Law) -> str:
+    return f"α {law.alpha:.2f}, β {law.beta:.2f}, b {law.b:.2f}"
+
+
+def show_plan(plan: Plan, fit: Fit) -> None:
+    """The answer, what it rests on, and what speaks against it."""
+    goal = "with certificate" if plan.certificate else "at that loss"
+    low, high = ("∞" if end is None else f"{end:,}" for end in plan.interval)
+    if plan.asked == "rank":
+        what = "no rank" if plan.rank is None else f"rank {plan.rank:,}"
+        stdout.print(
+            f"[bold green]{what}[/] holds {plan.length:,} tokens {goal} [dim](95 %: {low} to {high})[/]"
+        )
+    else:
+        what = "any length" if plan.length is None else f"{plan.length:,} tokens"
+        stdout.print(f"rank {plan.rank:,} holds [bold green]{what}[/] {goal} [dim](95 %: {low} to {high})[/]")
+    if plan.parameters is not None:
+        stdout.print(f"{plan.parameters:,} parameters, {plan.bytes:,} bytes in float32")
+    stdout.print(f"loss {plan.base_loss:.3f} → {plan.loss:.3f} nats per token")
+    if plan.constant_bits is not None:
+        unit = "rank" if plan.asked == "rank" else "tokens"
+        stdout.print(f"[dim]the constant-bits law says {unit} {plan.constant_bits:,}[/]")
+    if plan.right is not None:
+        stdout.print(f"[dim]of the {len(fit.rows)} measured cells, it calls {plan.right:.0%} right[/]")
+    for warning in plan.warnings:
+        stdout.print(f"[yellow]careful:[/] {escape(warning)}")
