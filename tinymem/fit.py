@@ -6,15 +6,17 @@ constant-bits law where the entropy of the tokens is known. A row needs rank, le
 base_loss and final_loss); rows may be written by hand.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import LawError
 from .law import LN2, BitsLaw, Law, fit_bits, fit_law
 
 KEY = ("model", "layer", "site", "method")
+NUMBERS = ("delta_loss", "base_loss", "final_loss", "entropy", "trainable_parameters", "ratio", "seed")
 
 
 @dataclass(frozen=True)
@@ -74,17 +76,19 @@ def fit_rows(
 
     Raises LawError for a row that is none, and if no group at all can be fitted.
     """
-    groups: dict[tuple, list[dict]] = {}
+    groups: dict[str, list[dict]] = {}
     for number, row in enumerate(rows, start=1):
-        row = checked(row, row.get("_where", f"row {number}"))
-        key = tuple(tuple(v) if isinstance(v := row.get(name), list) else v for name in KEY)
-        groups.setdefault(key, []).append(row)
+        row = checked(row, number)
+        groups.setdefault(json.dumps([row.get(name) for name in KEY], default=str), []).append(row)
+    if not groups:
+        raise LawError("no rows to fit")
+    keys = {text: dict(zip(KEY, json.loads(text), strict=True)) for text in groups}
     fits, refused = [], {}
-    for key in sorted(groups, key=lambda key: (-len(groups[key]), key[3] != "sft", str(key))):
-        name = ", ".join(str(value) for value in key if value is not None) or "the rows"
+    for text in sorted(groups, key=lambda text: (-len(groups[text]), keys[text]["method"] != "sft", text)):
         try:
-            fits.append(fit_group(dict(zip(KEY, key, strict=True)), groups[key], offset, draws, seed))
+            fits.append(fit_group(keys[text], groups[text], offset, draws, seed))
         except LawError as error:
+            name = ", ".join(str(value) for value in keys[text].values() if value is not None) or "the rows"
             refused[name] = str(error)
     if not fits:
         name, reason = next(iter(refused.items()))
@@ -92,30 +96,49 @@ def fit_rows(
     return fits, refused
 
 
-def checked(row: dict, where: str) -> dict:
-    """The row with delta_loss filled in. Raises LawError for what is missing, or no number."""
+def checked(row: dict, number: int) -> dict:
+    """The row, with the third of base, final and delta loss where it has two of them.
+
+    Raises LawError for what is missing, or is no number.
+    """
+    if not isinstance(row, dict):
+        raise LawError(f"row {number}: expected a dict, with rank, length and delta_loss")
+    where = row.get("_where", f"row {number}")
     for name in ("rank", "length"):
         value = row.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not is_number(value) or not isinstance(value, int) or value < 1:
             raise LawError(f"{where}: {name} is {value!r}; expected a whole number, 1 or more")
-    for name in ("delta_loss", "base_loss", "final_loss", "entropy", "trainable_parameters"):
-        value = row.get(name)
-        if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool)):
-            raise LawError(f"{where}: {name} is {value!r}; expected a number")
-    if row.get("delta_loss") is None and None not in (row.get("base_loss"), row.get("final_loss")):
-        row = row | {"delta_loss": row["base_loss"] - row["final_loss"]}
-    if row.get("delta_loss") is None and row.get("status", "ok") == "ok":
+    for name in NUMBERS:
+        if row.get(name) is not None and not is_number(row[name]):
+            raise LawError(f"{where}: {name} is {row[name]!r}; expected a number")
+    base, final, delta = (row.get(name) for name in ("base_loss", "final_loss", "delta_loss"))
+    if delta is None and None not in (base, final):
+        row = row | {"delta_loss": base - final}
+    elif final is None and None not in (base, delta):
+        row = row | {"final_loss": base - delta}
+    if row.get("delta_loss") is None and status_of(row) == "ok":
         raise LawError(f"{where}: has no delta_loss; give it, or base_loss and final_loss")
     return row
+
+
+def is_number(value: object) -> bool:
+    """Not a bool, and not beyond what a float holds."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 1 << 63)
+
+
+def status_of(row: dict) -> str:
+    return str(row.get("status") or "ok")
 
 
 def fit_group(key: dict, rows: Sequence[dict], offset: bool, draws: int, seed: int) -> Fit:
     """Raises LawError if the power law cannot be fitted."""
     skipped, good = Counter(), []
     for row in rows:
-        if row.get("status", "ok") != "ok":
-            skipped[row["status"]] += 1
-        elif not (math.isfinite(row["delta_loss"]) and row["delta_loss"] > 0):
+        if status_of(row) != "ok":
+            skipped[status_of(row)] += 1
+        elif not math.isfinite(row["delta_loss"]):
+            skipped["loss not finite"] += 1
+        elif row["delta_loss"] <= 0:
             skipped["no loss reduction"] += 1
         else:
             good.append(row)
@@ -155,15 +178,24 @@ def column(rows: Sequence[dict], name: str) -> list:
     return [row.get(name) for row in rows]
 
 
-def power(rows: Sequence[dict], saturated: Sequence[bool], **options) -> Law:
-    cells = (column(rows, name) for name in ("rank", "length", "delta_loss"))
-    return fit_law(*cells, saturated=saturated, **options)
+def power(rows: Sequence[dict], saturated: Sequence[bool], censored: bool = False, **options) -> Law:
+    """censored: saturated rows count as "at least L₀ − ln 2"; without L₀, "at least their own ΔL"."""
+    if censored and not any(saturated):
+        raise LawError("no cell is saturated")
+    deltas = column(rows, "delta_loss")
+    for n, row in enumerate(rows):
+        if censored and saturated[n] and (row.get("base_loss") or 0) > LN2:
+            deltas[n] = row["base_loss"] - LN2
+    cells = column(rows, "rank"), column(rows, "length"), deltas
+    return fit_law(*cells, saturated=saturated, censored=censored, **options)
 
 
 def constant_bits(rows: Sequence[dict], saturated: Sequence[bool], **options) -> BitsLaw:
     names = ("trainable_parameters", "length", "base_loss", "entropy", "delta_loss")
+    rows = [row for row, full in zip(rows, saturated, strict=True) if not full]  # the others may lack some
     cells = [column(rows, name) for name in names]
     for name, values in zip(names, cells, strict=True):
         if None in values:
-            raise LawError(f"{values.count(None)} of {len(values)} rows have no {name}")
-    return fit_bits(*cells, saturated=saturated, ranks=column(rows, "rank"), **options)
+            raise LawError(f"{values.count(None)} of {len(values)} unsaturated rows have no {name}")
+    law = fit_bits(*cells, ranks=column(rows, "rank"), **options)
+    return replace(law, n_saturated=sum(saturated))

@@ -108,20 +108,19 @@ def fit_law(
     """Fit ΔL = C r^α ℓ^−β + b to cells; offset=False fixes b at 0.
 
     saturated: for each cell, was its final loss at most ln 2? Then ΔL is what the memory had to give,
-    not what the unit could take. Such cells are left out or, with censored=True, kept as "at least this
-    much". That assumes that ln ΔL scatters normally around the law, by as much in every cell, and that a
-    memory with more to give would have gone on following it.
+    not what the unit could take. Such cells are left out, which bends the law a little: where the law
+    meets the ceiling, it is the luckier runs that are missing. With censored=True they are kept as "at
+    least this much", and their ΔL should be L₀ − ln 2, where saturation begins: what they reached
+    themselves has their own luck in it. That assumes that ln ΔL scatters normally around the law, by as
+    much in every cell, and that a memory with more to give would have gone on following it.
 
     Raises LawError, which says what is missing, for cells that cannot tell the constants apart.
     """
     cells = {"ranks": ranks, "lengths": lengths, "delta_losses": delta_losses}
-    full, ranks, lengths, deltas = read_cells(saturated, **cells)
-    n_saturated, free = int(full.sum()), 4 if offset else 3
+    n_saturated, full, ranks, lengths, deltas = read_cells(saturated, censored, **cells)
+    free = 4 if offset else 3
     if missing := what_is_missing(ranks[~full], lengths[~full], free):
         raise LawError(missing + (f" ({n_saturated} saturated cells do not count)" if n_saturated else ""))
-    used = np.full(len(full), True) if censored else ~full
-    check_deltas(deltas[used])
-    full, ranks, lengths, deltas = full[used], ranks[used], lengths[used], deltas[used]
     columns = np.stack([np.ones(len(ranks)), np.log(ranks), -np.log(lengths)], axis=1)
 
     # Problems of one size are solved side by side. Here: all cells, then all but one rank's.
@@ -131,9 +130,9 @@ def fit_law(
         held = []
     keep = np.array([np.ones(len(ranks)), *(~one for one in held)], float)
     y, hidden = (np.broadcast_to(one, keep.shape) for one in (np.log(deltas), full))
-    constants, sigma, stuck = search(columns, y, keep, hidden, offset, steps=16, looks=64)
+    constants, sigma, stuck = search(columns, y, keep, hidden, offset, steps=16, looks=48)
     predicted = delta_loss_at(*constants.T[:, :, None], ranks, lengths)
-    blind = sum((row * one for row, one in zip(predicted[1:], held, strict=True)), np.zeros(len(ranks)))
+    blind = np.select(held, predicted[1:]) if held else None
 
     # The bootstrap: runs that the fitted law might have given, fitted again. Each draw has a scatter of
     # its own, as in Student's t: few cells do not know theirs well.
@@ -151,7 +150,7 @@ def fit_law(
         n=n,
         n_saturated=n_saturated,
         ci={k: middle_95(v) for k, v in zip(("C", "alpha", "beta", "b"), drawn.T, strict=True)},
-        leave_one_rank_out=measures(deltas[~full], blind[~full])[2] if held else None,
+        leave_one_rank_out=None if blind is None else measures(deltas[~full], blind[~full])[2],
         at_bound=bool(stuck[0] or edges.mean() > 0.025),
         draws=drawn,
     )
@@ -212,10 +211,11 @@ def fit_planes(columns, b, y, keep, hidden, steps):
 
 def upper_tail(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """ln P(x > z) and E[x | x > z], the inverse Mills ratio, of a standard normal x."""
-    p = np.frompyfunc(math.erfc, 1, 1)(z / math.sqrt(2)).astype(float) / 2
-    far = -(z**2) / 2 - np.log(np.maximum(z, 1) * math.sqrt(2 * math.pi))  # p is 0 in floating point
-    ln_p = np.where(z < 25, np.log(np.maximum(p, 1e-300)), far)
-    return ln_p, np.exp(-(z**2) / 2 - math.log(2 * math.pi) / 2 - ln_p)
+    large = np.maximum(z, 1)  # from 25 on p is nearly 0 in floating point, but its series is exact enough
+    p = np.maximum(np.frompyfunc(math.erfc, 1, 1)(z / math.sqrt(2)).astype(float) / 2, 1e-300)
+    ln_density = -(z**2) / 2 - math.log(2 * math.pi) / 2
+    ln_p = np.where(z < 25, np.log(p), ln_density - np.log(large))
+    return ln_p, np.where(z < 25, np.exp(ln_density - np.log(p)), large + 1 / large)
 
 
 def search(columns, y, keep, hidden, offset, steps, looks):
@@ -298,9 +298,7 @@ def fit_bits(
     """
     cells = {"parameters": parameters, "lengths": lengths, "base_losses": base_losses, "entropies": entropies}
     cells |= {"delta_losses": delta_losses, "ranks": parameters if ranks is None else ranks}
-    full, *cells = read_cells(saturated, **cells)
-    P, length, base, entropy, delta, rank = (column[~full] for column in cells)
-    check_deltas(delta)
+    n_saturated, _, P, length, base, entropy, delta, rank = read_cells(saturated, False, **cells)
     if len(delta) < 2:
         raise LawError("the constant-bits law needs at least 2 unsaturated cells, found 1; add cells")
     if bad := int((~np.isfinite(base + entropy)).sum()):
@@ -310,10 +308,9 @@ def fit_bits(
     def fit(cells):
         return (u[cells] @ v[cells]) / (v[cells] @ v[cells])
 
-    kappa, held = fit(delta > 0), [rank == one for one in np.unique(rank)]
-    blind = (
-        sum(one * constant_bits(fit(~one), P, length, base, entropy) for one in held) if held[3:] else None
-    )
+    kappa, held, blind = fit(delta > 0), [rank == one for one in np.unique(rank)], None
+    if len(held) >= 4:
+        blind = np.select(held, [constant_bits(fit(~one), P, length, base, entropy) for one in held])
     random = np.random.default_rng(seed)
     scatter = np.sqrt(((u - kappa * v) ** 2).sum() / random.chisquare(len(u) - 1, size=draws))
     drawn = kappa + random.normal(size=draws) * scatter / math.sqrt(v @ v)
@@ -321,7 +318,7 @@ def fit_bits(
         float(kappa),
         *measures(delta, constant_bits(kappa, P, length, base, entropy)),
         n=len(delta),
-        n_saturated=int(full.sum()),
+        n_saturated=n_saturated,
         ci=middle_95(drawn),
         leave_one_rank_out=None if blind is None else measures(delta, blind)[2],
     )
@@ -342,29 +339,28 @@ def middle_95(values: np.ndarray) -> tuple[float, float]:
     return float(ordered[math.floor(0.025 * last)]), float(ordered[math.ceil(0.975 * last)])
 
 
-def read_cells(saturated: ArrayLike | None, **columns: ArrayLike) -> list[np.ndarray]:
-    """Which cells are saturated, and the columns, as arrays of one length."""
+def read_cells(saturated: ArrayLike | None, censored: bool, **columns: ArrayLike) -> list:
+    """Number of saturated cells; and of the cells to use, which are saturated, and their columns."""
     try:
-        arrays = {name: np.asarray(column, float).ravel() for name, column in columns.items()}
-        size = len(next(iter(arrays.values())))
-        arrays = {"saturated": np.zeros(size, bool) if saturated is None else np.ravel(saturated)} | arrays
-        full = arrays["saturated"] = arrays["saturated"].astype(bool)
+        columns = {name: np.asarray(column, float).ravel() for name, column in columns.items()}
+        size = len(columns["lengths"])
+        full = np.zeros(size, bool) if saturated is None else np.ravel(saturated).astype(bool)
     except (TypeError, ValueError) as error:
         raise LawError(f"{', '.join(columns)} must be numbers ({error})") from error
-    if len({len(array) for array in arrays.values()}) > 1:
-        sizes = ", ".join(f"{len(array)} {name}" for name, array in arrays.items())
+    sizes = {name: len(column) for name, column in (*columns.items(), ("saturated", full))}
+    if len(set(sizes.values())) > 1:
+        sizes = ", ".join(f"{size} {name}" for name, size in sizes.items())
         raise LawError(f"found {sizes}; there must be one of each for every cell")
-    if not len(full) or full.all():
-        raise LawError(f"none of {len(full)} cells is unsaturated; add longer memories or smaller ranks")
-    for name in ("ranks", "lengths", "parameters"):
-        if name in arrays and not (np.isfinite(arrays[name]) & (arrays[name] >= 1)).all():
+    if not size or full.all():
+        raise LawError(f"none of {size} cells is unsaturated; add longer memories or smaller ranks")
+    for name in ("parameters", "ranks", "lengths"):
+        if name in columns and not (np.isfinite(columns[name]) & (columns[name] >= 1)).all():
             raise LawError(f"{name} must be 1 or more")
-    return list(arrays.values())
-
-
-def check_deltas(deltas: np.ndarray) -> None:
+    used = np.full(size, censored) | ~full
+    deltas = columns["delta_losses"][used]
     if bad := int((~(np.isfinite(deltas) & (deltas > 0))).sum()):
         raise LawError(f"{bad} of {len(deltas)} loss reductions are not above 0; leave those cells out")
+    return [int(full.sum()), full[used], *(column[used] for column in columns.values())]
 
 
 def what_is_missing(ranks: np.ndarray, lengths: np.ndarray, constants: int) -> str:

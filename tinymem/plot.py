@@ -168,7 +168,7 @@ def curves(ax: "Axes", rows: list[dict], x: str, y: str, series: str, title: str
             ax.fill_between(list(places), low, high, color=colour, alpha=0.15, lw=0)
     ax.set(xlabel=LABELS[x], ylabel=LABELS[y])
     ax.set_title(title, fontsize=10)
-    if y == "final_loss":
+    if y == "final_loss" and any(row[y] < 2 * LN2 for row in rows):  # else it is far below the picture
         threshold(ax, LN2, "ln 2")
     if y in SHARES:
         ax.set_ylim(-4, 104)

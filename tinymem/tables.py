@@ -8,34 +8,49 @@ from .law import BitsLaw, Law
 from .plan import Plan
 from .show import number, stdout
 
+SCALE = """for scale, in bits per parameter: 2 knowledge stored by pretraining
+(Allen-Zhu & Li 2024), 3.6 whole-model memorization (Morris et al. 2025),
+0.7 to 1.7 one trained input vector (Kuratov et al. 2025)"""
+
 
 def show_grid(rows: list[dict]) -> None:
-    """Final loss by rank and length, the mean over seeds, for each method and ratio."""
+    """Final loss and bits by rank and length, means over seeds, for each method and ratio."""
     groups = list(dict.fromkeys((row["method"], row["ratio"]) for row in rows))
     for method, ratio in groups:
         group = [r for r in rows if (r["method"], r["ratio"]) == (method, ratio)]
-        lengths = sorted({row["length"] for row in group})
         random = "" if ratio is None else f", {ratio} % random tokens"
-        stdout.print(f"\n[bold]{method}[/]{random}: final loss, nats per token [dim](by rank and length)[/]")
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        for name in ("rank", *map(str, lengths)):
-            table.add_column(name, justify="right")
-        for rank in sorted({row["rank"] for row in group}):
-            cells = [[r for r in group if (r["rank"], r["length"]) == (rank, length)] for length in lengths]
-            table.add_row(f"[dim]{rank}[/]", *map(grid_cell, cells))
+        known = all(row["memorized_bits"] is not None for row in group if row["status"] == "ok")
+        kind = "memorized" if known else "stored"
+        field = "memorized_bits_per_parameter" if known else "bits_per_parameter"
+        stdout.print(f"\n[bold]{method}[/]{random}: by rank and length")
+        columns = [by_rank_and_length(group, name) for name in ("final_loss", field)]
+        table = Table(box=None, pad_edge=False, padding=(0, 4, 0, 0), header_style="dim")
+        table.add_column("final loss (nats per token)")
+        table.add_column(f"{kind} bits per parameter")
+        table.add_row(*columns)
         stdout.print(table)
     stdout.print("[dim]green: every token certified; * had not converged; ! diverged or out of memory[/]")
-    bits = [row["memorized_bits_per_parameter"] for row in rows if row["memorized_bits_per_parameter"]]
-    if bits:
-        stdout.print(f"memorized bits per parameter: {min(bits):.2f} to {max(bits):.2f}")
+    stdout.print(f"[dim]{SCALE}[/]")
 
 
-def grid_cell(rows: list[dict]) -> str:
+def by_rank_and_length(rows: list[dict], field: str) -> Table:
+    lengths = sorted({row["length"] for row in rows})
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("rank", *map(str, lengths)):
+        table.add_column(name, justify="right")
+    for rank in sorted({row["rank"] for row in rows}):
+        cells = [[r for r in rows if (r["rank"], r["length"]) == (rank, length)] for length in lengths]
+        table.add_row(f"[dim]{rank}[/]", *(grid_cell(cell, field) for cell in cells))
+    return table
+
+
+def grid_cell(rows: list[dict], field: str) -> str:
     good = [row for row in rows if row["status"] == "ok"]
     marks = ("" if all(row["converged"] for row in good) else "*") + ("!" if len(good) < len(rows) else "")
     if not good:
         return marks or "–"
-    text = number(sum(row["final_loss"] for row in good) / len(good)) + marks
+    mean = sum(row[field] for row in good) / len(good)
+    text = (number(mean) if field == "final_loss" else f"{mean:.2f}") + marks
     return f"[green]{text}[/]" if all(row["certified"] for row in good) else text
 
 
