@@ -146,6 +146,10 @@ def show_report(report: dict) -> None:
         right = round(report["token_accuracy"] * report["length"])
         exact = "[green]exact[/]" if report["recall_exact"] else f"first error at {report['first_error']}"
         table.add_row("recall", f"{right:,} of {report['length']:,} tokens right when decoding, {exact}")
+        for name, prefix in (("memories", ""), ("held out", "held_out_")):
+            if (count := report[f"{prefix}memories"]) > (not prefix):
+                whole = round(count * report[f"{prefix}exact_match"])
+                table.add_row(name, f"{whole:,} of {count:,} memories recited whole")
     stdout.print(table)
     stdout.print(headline(report))
 

@@ -14,20 +14,26 @@ SCALE = """for scale, in bits per parameter: 2 knowledge stored by pretraining
 
 
 def show_grid(rows: list[dict]) -> None:
-    """Final loss and bits by rank and length, means over seeds, for each method and ratio."""
+    """Final loss, bits and recall by rank and length, means over seeds, for each method and ratio."""
     groups = list(dict.fromkeys((row["method"], row["ratio"]) for row in rows))
     for method, ratio in groups:
         group = [r for r in rows if (r["method"], r["ratio"]) == (method, ratio)]
         random = "" if ratio is None else f", {ratio} % random tokens"
         known = all(row["memorized_bits"] is not None for row in group if row["status"] == "ok")
-        kind = "memorized" if known else "stored"
-        field = "memorized_bits_per_parameter" if known else "bits_per_parameter"
+        columns = {"final loss (nats)": "final_loss"}
+        if known:
+            columns["memorized bits per parameter"] = "memorized_bits_per_parameter"
+        else:
+            columns["stored bits per parameter"] = "bits_per_parameter"
+        if any(row["memories"] > 1 for row in group):
+            columns["recited whole"] = "exact_match"
+        if any(row["held_out_memories"] for row in group):
+            columns["held out"] = "held_out_exact_match"
         stdout.print(f"\n[bold]{method}[/]{random}: by rank and length")
-        columns = [by_rank_and_length(group, name) for name in ("final_loss", field)]
-        table = Table(box=None, pad_edge=False, padding=(0, 4, 0, 0), header_style="dim")
-        table.add_column("final loss (nats per token)")
-        table.add_column(f"{kind} bits per parameter")
-        table.add_row(*columns)
+        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+        for title in columns:
+            table.add_column(title)
+        table.add_row(*(by_rank_and_length(group, field) for field in columns.values()))
         stdout.print(table)
     stdout.print("[dim]green: every token certified; * had not converged; ! diverged or out of memory[/]")
     stdout.print(f"[dim]{SCALE}[/]")
@@ -50,7 +56,8 @@ def grid_cell(rows: list[dict], field: str) -> str:
     if not good:
         return marks or "–"
     mean = sum(row[field] for row in good) / len(good)
-    text = (number(mean) if field == "final_loss" else f"{mean:.2f}") + marks
+    form = {"final_loss": number, "exact_match": "{:.0%}".format, "held_out_exact_match": "{:.0%}".format}
+    text = form.get(field, "{:.2f}".format)(mean) + marks
     return f"[green]{text}[/]" if all(row["certified"] for row in good) else text
 
 
