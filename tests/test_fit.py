@@ -112,6 +112,9 @@ def test_a_final_loss_follows_from_the_other_two():
     rows = planted()
     without = [{name: value for name, value in row.items() if name != "final_loss"} for row in rows]
     assert fit_one(without).saturated == fit_one(rows).saturated
+    rows[0] |= {"final_loss": 0.694, "delta_loss": BASE - 0.694}
+    rows[1] |= {"final_loss": 0.693, "delta_loss": BASE - 0.693}
+    assert fit_one(rows, offset=False).saturated[:2] == [False, True]  # ln 2 = 0.69315
     unknown = [{k: v for k, v in row.items() if k in ("rank", "length", "delta_loss")} for row in rows]
     assert not any(fit_one(unknown).saturated)
 

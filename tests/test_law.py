@@ -95,16 +95,17 @@ def test_with_offset_it_is_nonlinear_least_squares_of_the_logarithm(b, noise):
     assert law.constants == pytest.approx(marquardt(residuals, truth), rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("ceiling", [2.5, 5])
 @pytest.mark.parametrize("offset", [False, True])
-def test_the_censored_fit_is_the_most_likely_one(offset):
+def test_the_censored_fit_is_the_most_likely_one(offset, ceiling):
     deltas = noisy((40, 0.6, 0.7, 0.5 * offset), 0.1, seed=5)
-    full = deltas > 5
-    deltas = np.minimum(deltas, 5)
+    full = deltas > ceiling
+    deltas = np.minimum(deltas, ceiling)
     law = fit_law(RANKS, LENGTHS, deltas, saturated=full, censored=True, offset=offset, draws=2)
 
     def likelihood(constants):
         best = -math.inf
-        for sigma in np.geomspace(0.05, 0.2, 400):
+        for sigma in np.geomspace(0.05, 0.2, 200):
             total = 0.0
             for rank, length, delta, hidden in zip(RANKS, LENGTHS, deltas, full, strict=True):
                 z = (math.log(delta) - math.log(delta_loss_at(*constants, rank, length))) / sigma
@@ -113,10 +114,10 @@ def test_the_censored_fit_is_the_most_likely_one(offset):
             best = max(best, total)
         return best
 
-    assert 5 < full.sum() == law.n_saturated < 15
+    assert 5 < full.sum() == law.n_saturated < 18
     top = likelihood(law.constants)
     for n, name in enumerate(NAMES[: 4 if offset else 3]):
-        for factor in (0.98, 1.02):
+        for factor in (0.996, 1.004):
             moved = np.array(law.constants)
             moved[n] *= factor
             assert likelihood(moved) < top, (name, factor)
@@ -181,10 +182,9 @@ def test_the_search_says_when_the_data_do_not_fix_b():
     assert fit_law(RANKS, LENGTHS, straight, draws=2).at_bound
     clear = noisy((20, 0.6, 0.7, 0.5), 0.03, seed=9)
     assert not fit_law(RANKS, LENGTHS, clear, draws=100).at_bound
-    # three lengths close together and 20 % scatter: the estimate may look fine, its interval does not
-    ranks, lengths = (a.ravel() for a in np.meshgrid([4, 5, 6], [100, 110, 120]))
-    vague = fit_law(ranks, lengths, noisy((20, 0.6, 0.7, 0.5), 0.2, 1, ranks, lengths), draws=100)
-    assert vague.at_bound
+    ranks, lengths = (a.ravel().astype(float) for a in np.meshgrid([1, 2, 4, 8], [32, 64, 128, 256]))
+    vague = fit_law(ranks, lengths, noisy((8, 0.34, 0.29, 1), 0.1, 3, ranks, lengths), draws=200)
+    assert vague.at_bound and -1 < vague.b < 1 and vague.ci["b"][0] < -50  # the estimate alone looks harmless
     assert not fit_law(RANKS, LENGTHS, straight, offset=False, draws=2).at_bound
 
 
@@ -251,6 +251,16 @@ def test_dropping_saturated_cells_bends_the_law_and_keeping_them_censored_does_n
     dropped, kept = (np.mean(found, axis=0) for found in errors.values())
     assert (dropped < -0.02).all()
     assert (np.abs(kept) < 0.015).all()
+
+
+def test_the_bootstrap_hides_what_would_be_hidden():
+    """Were saturated cells at their ceiling in every draw, lucky or not, the draws would lean one way."""
+    for seed in range(3):
+        deltas = noisy((40, 0.6, 0.7, 0), 0.15, seed)
+        options = {"saturated": deltas >= 5, "censored": True, "offset": False, "draws": 1000}
+        law = fit_law(RANKS, LENGTHS, np.minimum(deltas, 5), **options)
+        lean = (law.draws.mean(0) - law.constants)[1:3] / law.draws.std(0)[1:3]
+        assert (np.abs(lean) < 0.15).all()
 
 
 def test_a_saturated_cell_that_is_left_out_may_be_anything():

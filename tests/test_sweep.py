@@ -30,7 +30,7 @@ from tests.test_files import wait_for
 from tests.toy import toy_memory, toy_model
 from tinymem import cli, files, probe, sweep
 from tinymem.errors import DataError, RecipeError
-from tinymem.files import RESULTS, append_row, read_rows
+from tinymem.files import RESULTS, read_rows
 from tinymem.memory import Memory, first_tokens, random_memory, text_memory
 from tinymem.probe import memorize
 from tinymem.sweep import AXES, Cell, Silent, Workers, hash_of, make_grid, run_sweep

@@ -14,13 +14,14 @@ from typing import Annotated
 
 import typer
 
-from . import __version__
+from . import __version__, cli_data
 from . import options as opt
 from .errors import LawError, TinymemError, is_out_of_memory
 
 # torch takes seconds to import, so what needs it is imported inside the commands.
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(cli_data.app, name="data")
 
 
 @app.callback(invoke_without_command=True)
@@ -73,7 +74,7 @@ def probe(
     """Write one memory into a LoRA, and report how well it stuck."""
     opt.check_new_folder(out)
     opt.check_plot(plot)
-    recipe = make_recipe(locals())
+    recipe = opt.make_recipe(locals())
     one = {
         name: None if value is None else [value] for name, value in (("lengths", length), ("ratios", ratio))
     }
@@ -165,7 +166,7 @@ def sweep(
     Several devices share the cells: torchrun --nproc-per-node 2 -m tinymem sweep …
     """
     opt.check_place(out)
-    recipe = make_recipe(locals())
+    recipe = opt.make_recipe(locals())
     axes = {"ranks": opt.parse_numbers("--ranks", ranks), "seeds": opt.parse_numbers("--seeds", seeds)}
     axes["methods"] = [part.strip() for part in methods.split(",")]
     for rank, method, seed in itertools.product(axes["ranks"], axes["methods"], axes["seeds"]):
@@ -360,114 +361,6 @@ def measure_text(text: str, fit, model: str | None, device: str) -> tuple[int, f
         base, _ = load(name, **where, before=prepare, watch=bars.watch)
         batch = Batch(memories, base.config.context, base.device)
         return memories[0].length, teacher_forced(base, batch)[0].mean().item()
-
-
-data = typer.Typer(help="Write benchmark data as JSON lines, for --data.")
-app.add_typer(data, name="data")
-Seed = Annotated[int, typer.Option(help="The same seed gives the same rows.")]
-Out = Annotated[Path | None, typer.Option(help="File to write; stdout unless given.")]
-
-
-@data.command("random", epilog="Example: tinymem data random --length 200 --out random.jsonl")
-def data_random(
-    length: Annotated[int, typer.Option(help="Target tokens.")] = 128,
-    count: Annotated[int, typer.Option(help="Memories; all have the same prompt.")] = 1,
-    seed: Seed = 0,
-    model: opt.Model = "tiny",
-    prompt: opt.Prompt = None,
-    chat: opt.Chat = True,
-    out: Out = None,
-) -> int:
-    """Token ids drawn uniformly from the model's vocabulary."""
-    from .data import random_rows
-    from .memory import PROMPT
-
-    prompt = PROMPT if prompt is None else prompt
-    write_data(random_rows(tokenizer_of(model), length, count, seed, prompt, chat), out)
-    return 0
-
-
-@data.command("long-context", epilog="Example: tinymem data long-context --text book.txt --length 400")
-def data_long_context(
-    text: Annotated[str, typer.Option(help="A natural text (UTF-8), or - for stdin.")],
-    length: Annotated[int | None, typer.Option(help="Target tokens; all of the text unless given.")] = None,
-    ratios: Annotated[str, typer.Option(help="Percents of random tokens.")] = "0,20,40,60,80,100",
-    seed: Seed = 0,
-    model: opt.Model = "tiny",
-    prompt: opt.Prompt = None,
-    chat: opt.Chat = True,
-    out: Out = None,
-) -> int:
-    """One text, a growing share of its tokens random: r0 … r100."""
-    from .data import long_context_rows
-    from .memory import PROMPT
-
-    shares = opt.parse_numbers("--ratios", ratios)
-    content, prompt = opt.read_source(text), PROMPT if prompt is None else prompt
-    write_data(long_context_rows(tokenizer_of(model), content, length, shares, seed, prompt, chat), out)
-    return 0
-
-
-@data.command("phonebook", epilog="Example: tinymem data phonebook --count 100 --out book.jsonl")
-def data_phonebook(
-    count: Annotated[int, typer.Option(help="Entries.")] = 100, seed: Seed = 0, out: Out = None
-) -> int:
-    """Names and ten-digit numbers, nobody's."""
-    from .data import phonebook_rows
-
-    write_data(phonebook_rows(count, seed), out)
-    return 0
-
-
-@data.command("rule", epilog="Example: tinymem data rule --count 100 --held-out 50 --out rule.jsonl")
-def data_rule(
-    out: Annotated[Path, typer.Option(help="File to write; held-out pairs go to NAME.held-out.jsonl.")],
-    count: Annotated[int, typer.Option(help="Pairs to learn from.")] = 100,
-    held_out: Annotated[int, typer.Option(help="Other pairs, to ask for.")] = 50,
-    limit: Annotated[int, typer.Option(help="x and y are below it.")] = 100,
-    seed: Seed = 0,
-) -> int:
-    """Pairs of the rule f(x, y) = 3x + 5y + 7, and held-out ones: was it the rule that was learned?"""
-    from .data import rule_rows
-
-    training, other = rule_rows(count, held_out, seed, limit)
-    write_data(training, out)
-    if other:
-        write_data(other, out.with_suffix(f".held-out{out.suffix}"))
-    return 0
-
-
-def tokenizer_of(model: str):
-    from .checkpoint import locate
-    from .text import Tokenizer
-
-    return Tokenizer.from_folder(locate(model, None))
-
-
-def write_data(rows: list[dict], out: Path | None) -> None:
-    from .data import to_lines, write_rows
-
-    if out is None:
-        sys.stdout.write(to_lines(rows))
-        return
-    opt.check_place(out)
-    write_rows(rows, out)
-    print(f"{len(rows)} memories in {out}", file=sys.stderr)
-
-
-# --- Arguments -----------------------------------------------------------------------------------
-
-
-def make_recipe(options: dict):
-    """The recipe that a command's options spell out, without its layers: these need the model's depth."""
-    from .train import Recipe
-
-    fields = {name: options[name] for name in Recipe.__dataclass_fields__ if name in options}
-    fields["sites"] = tuple(part.strip() for part in options["site"].split(","))
-    fields["lr"] = None if options["lr"] == "auto" else opt.parse_number("--lr", options["lr"])
-    if options["boundaries"] is not None:
-        fields["boundaries"] = opt.parse_numbers("--boundaries", options["boundaries"])
-    return Recipe(**fields)
 
 
 def interrupt(*_) -> None:

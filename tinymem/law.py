@@ -126,7 +126,7 @@ def fit_law(
     # Problems of one size are solved side by side. Here: all cells, then all but one rank's.
     held = [ranks == rank for rank in np.unique(ranks[~full])]
     rest = [~full & ~one for one in held]
-    if len(held) < 4 or any(what_is_missing(ranks[cells], lengths[cells], free) for cells in rest):
+    if any(what_is_missing(ranks[cells], lengths[cells], free) for cells in rest):
         held = []
     keep = np.array([np.ones(len(ranks)), *(~one for one in held)], float)
     y, hidden = (np.broadcast_to(one, keep.shape) for one in (np.log(deltas), full))
@@ -176,14 +176,16 @@ def fit_planes(columns, b, y, keep, hidden, steps):
     ln(ΔL − b): b → −∞ squeezes all of the latter to a point, and would always win. A few more least
     squares of what is left (Gauss-Newton) then find the plane that is best by that measure.
 
-    Hidden cells are filled in with what the fit so far expects above y, and fitted again: expectation and
-    maximisation, in turn (the censored normal regression known as Tobit).
+    Hidden cells (the censored regression known as Tobit) are filled in with what the fit so far expects
+    above y, and fitted again, in turn. The farther the fit is above y, the less a hidden cell has to say:
+    it counts as a `share` of a cell, which is Newton's step and needs far fewer turns than counting it
+    in full (expectation and maximisation).
     """
     b, delta, use = b[:, None], np.exp(y), keep * ~hidden  # the first fit is to what was seen
     gap = np.maximum(delta - b, 1e-3 * delta)
     theta = least_squares(columns, use * (gap / delta) ** 2, np.log(gap))
     best = theta, np.full((len(y), 1), np.nan), np.full((len(y), 1), np.inf)
-    filled, spread, before = y.copy(), np.zeros(y.shape), np.inf
+    filled, spread, share, before = y.copy(), np.zeros(y.shape), np.ones(y.shape), np.inf
     for _ in range(steps + 1):
         power = np.exp(np.clip(theta @ columns.T, -50, 50))
         prediction = np.maximum(power + b, 1e-3 * delta)  # where b < 0 it may leave the logarithm's domain
@@ -196,7 +198,8 @@ def fit_planes(columns, b, y, keep, hidden, steps):
             ln_p, mills = upper_tail(marks)
             surprise[hidden] = -ln_p
             filled[hidden] = mean[hidden] + width * mills
-            spread[hidden] = width**2 * np.clip(1 + marks * mills - mills**2, 0, 1)
+            share[hidden] = np.clip(mills * (mills - marks), 1e-6, 1)
+            spread[hidden] = width**2 * (1 - share[hidden])
             use = keep
         score = (keep * surprise).sum(1, keepdims=True)
         best = [
@@ -205,7 +208,7 @@ def fit_planes(columns, b, y, keep, hidden, steps):
         if (np.abs(score - before) < 1e-9).all():
             break
         before, slope = score, power / prediction  # slope: how much ln ΔL moves when the plane moves by 1
-        theta = theta + least_squares(columns, use * slope**2, (filled - mean) / slope)
+        theta = theta + least_squares(columns, use * share * slope**2, (filled - mean) / slope / share)
     return best[0], best[1][:, 0], best[2][:, 0]
 
 
@@ -250,8 +253,6 @@ def search(columns, y, keep, hidden, offset, steps, looks):
         distance = (low + high) / 2
         stuck = np.minimum(distance - first, last - distance) < 0.01
         b = top - np.exp(distance)
-    elif hidden.any():
-        steps *= 8  # no search to spend time on
     theta, sigma, _ = fit_planes(columns, b, y, keep, hidden, steps)
     return np.column_stack([np.exp(theta[:, 0]), theta[:, 1:], b]), sigma, stuck
 

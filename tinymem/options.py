@@ -72,6 +72,18 @@ def parse_layers(value: str, count: int) -> tuple[int, ...] | None:
         raise RecipeError(f"--layer is {value!r}; expected a number, a comma list, all or auto") from None
 
 
+def make_recipe(options: dict):
+    """A command's options -> the `Recipe` they spell out, but for its layers: these need the depth."""
+    from .train import Recipe
+
+    fields = {name: options[name] for name in Recipe.__dataclass_fields__ if name in options}
+    fields["sites"] = tuple(part.strip() for part in options["site"].split(","))
+    fields["lr"] = None if options["lr"] == "auto" else parse_number("--lr", options["lr"])
+    if options["boundaries"] is not None:
+        fields["boundaries"] = parse_numbers("--boundaries", options["boundaries"])
+    return Recipe(**fields)
+
+
 @dataclass
 class Source:
     """Where memories come from: random tokens, a natural text, or a file of memories.
