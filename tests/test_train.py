@@ -208,7 +208,7 @@ def seen(recipe, count):
 def test_schedule_minibatches_see_every_memory_once_an_epoch():
     steps = seen(Recipe(epochs=3, batch_size=2, accumulate=2), 7)
     assert [len(step) for step in steps] == [2, 2] * 3  # 7 memories: minibatches of 2, 2, 2, 1
-    epochs = [sum(steps[2 * n] + steps[2 * n + 1], []) for n in range(3)]
+    epochs = [[*itertools.chain(*steps[2 * n], *steps[2 * n + 1])] for n in range(3)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs) and epochs[0] != epochs[1]
     assert seen(Recipe(epochs=3, batch_size=2, accumulate=2), 7) == steps
     assert seen(Recipe(epochs=3, batch_size=2, accumulate=2, seed=1), 7) != steps
@@ -222,7 +222,7 @@ def test_schedule_of_a_full_batch_and_of_steps():
 @pytest.mark.parametrize("batch_size", [None, 4])
 def test_schedule_of_the_curriculum(batch_size):
     recipe = Recipe(method="memft-sw", epochs=15, batch_size=batch_size)
-    stages = [sum(step, []) for step in seen(recipe, 10)]
+    stages = [[*itertools.chain(*step)] for step in seen(recipe, 10)]
     sizes = [len(set(stage)) for stage in stages]
     if batch_size is None:  # an epoch is a step: 20, 40, 60, 80 % for a fifteenth of the run each
         assert sizes == [2, 4, 6, 8] + [10] * 11
