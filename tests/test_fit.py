@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from tinymem.bits import BitsLaw, fit_bits
 from tinymem.errors import LawError
 from tinymem.fit import fit_rows
-from tinymem.law import LN2, BitsLaw, Law, fit_bits, fit_law
+from tinymem.law import LN2, Law, fit_law
 
 BASE, ENTROPY, EACH = 12.0, 7.6, 512  # L₀, H, parameters per rank
 GRID = [(rank, length) for rank in (1, 2, 4, 8, 16) for length in (32, 64, 128, 256, 512)]

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from tinymem.bits import fit_bits
 from tinymem.errors import LawError
 from tinymem.law import (
     LN2,
     delta_loss_at,
-    fit_bits,
     fit_law,
     length_at,
     measures,

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from .bits import BitsLaw, fit_bits
 from .errors import LawError
-from .law import LN2, BitsLaw, Law, fit_bits, fit_law
+from .law import LN2, Law, fit_law
 
 KEY = ("model", "layer", "site", "method")
 NUMBERS = ("delta_loss", "base_loss", "final_loss", "entropy", "trainable_parameters", "ratio", "seed")

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from .bits import BitsLaw
 from .errors import LawError
 from .fit import Fit
-from .law import LN2, BitsLaw, Law, length_at, rank_at
+from .law import LN2, Law, length_at, rank_at
 
 FLOAT_BYTES = 4  # units are float32
 FEW_RIGHT = 0.8  # of the grid's cells
@@ -140,8 +141,8 @@ def target_loss(rows: list[dict], loss: float | None) -> tuple[float, list[str]]
     if sure:
         return max(sure), []
     return LN2, [
-        "no cell of the grid is certified with a loss below all that are not; planned for a mean loss of "
-        "ln 2, which is no certificate"
+        "the grid shows no loss below which all is certified; planned for a mean loss of ln 2, which is no "
+        "certificate"
     ]
 
 

@@ -3,8 +3,9 @@
 from rich.markup import escape
 from rich.table import Table
 
+from .bits import BitsLaw
 from .fit import Fit
-from .law import BitsLaw, Law
+from .law import Law
 from .plan import Plan
 from .show import number, stdout
 
@@ -65,8 +66,9 @@ def show_fits(fits: list[Fit], refused: dict[str, str]) -> None:
     """The laws of each group of rows, side by side with how well they hold."""
     for fit in fits:
         law = fit.law
-        name = ", ".join(str(value) for value in fit.key.values() if value is not None)
-        stdout.print(f"[bold]{escape(name)}[/]")
+        named = {"model": "{}", "layer": "layer {}", "site": "site {}", "method": "{}"}
+        about = [form.format(fit.key[name]) for name, form in named.items() if fit.key[name] is not None]
+        stdout.print(f"[bold]{escape(', '.join(about))}[/]")
         stdout.print(
             f"{law.n} cells fitted; {law.n_saturated} saturated (loss ≤ ln 2) left out"
             + "".join(f"; {count} {escape(reason)}" for reason, count in fit.skipped.items())
