@@ -14,9 +14,9 @@ LAWS = json.loads((FOLDER / "laws.json").read_text(encoding="utf-8"))
 
 @pytest.mark.parametrize("name", LAWS)
 def test_a_recorded_law_is_that_of_its_rows(name):
-    rows, torn = read_rows(FOLDER / "rows" / f"{name}.jsonl")
-    fits, _ = fit_rows(rows, draws=10)
-    assert not torn and len(fits) == len(LAWS[name])
+    rows, _ = read_rows(FOLDER / "rows" / f"{name.removesuffix('-from-64')}.jsonl")
+    fits, _ = fit_rows([row for row in rows if row["length"] >= 64 * name.endswith("-from-64")], draws=10)
+    assert len(fits) == len(LAWS[name])
     for fit, recorded in zip(fits, LAWS[name], strict=True):
         law = fit.as_dict()
         for field in ("C", "alpha", "beta", "b", "r2", "mape"):
@@ -25,7 +25,7 @@ def test_a_recorded_law_is_that_of_its_rows(name):
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("rows/*.jsonl")), ids=lambda path: path.stem)
-def test_rows_are_whole_and_of_one_setting(path):
+def test_rows_are_whole(path):
     rows, torn = read_rows(path)
     assert rows and not torn
     assert all(row["status"] == "ok" and row["setting_hash"] for row in rows)

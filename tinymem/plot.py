@@ -135,7 +135,9 @@ def log_axis(ax: "Axes", which: str, values: Iterable[float] = ()) -> None:
     free = ticker.MaxNLocator(6) if high < 5 * low else ticker.LogLocator(subs=(1, 2, 5))
     axis = getattr(ax, f"{which}axis")
     axis.set_major_locator(ticker.FixedLocator(shown) if shown else free)
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_major_formatter(
+        ticker.FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:.3g}")
+    )
     axis.set_minor_locator(ticker.NullLocator())
 
 
@@ -341,7 +343,7 @@ def rates(ax: "Axes", rows: list[dict], title: str, marks: dict[str, float]) -> 
         ax.plot(bad, [1] * len(bad), "x", color=RED, label="diverged", **edge)
         log_axis(ax, "x", (row["lr"] for row in rows))
     if mark := marks.get(rows[0].get("model")):
-        ax.axvline(mark, color=GREY, lw=1, ls=":", label=f"default: {mark:g}")
+        ax.axvline(mark, color=GREY, lw=1, ls=":", label=f"default: {mark:.3g}")
     legend(ax, "steps")
 
 

@@ -1,5 +1,6 @@
 """What a person sees of a sweep, its laws and a plan: tables on stdout."""
 
+from rich.columns import Columns
 from rich.markup import escape
 from rich.table import Table
 
@@ -31,20 +32,19 @@ def show_grid(rows: list[dict]) -> None:
         if any(row["held_out_memories"] for row in group):
             columns["held out"] = "held_out_exact_match"
         stdout.print(f"\n[bold]{method}[/]{random}: by rank and length")
-        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-        for title in columns:
-            table.add_column(title)
-        table.add_row(*(by_rank_and_length(group, field) for field in columns.values()))
-        stdout.print(table)
+        stdout.print(
+            Columns([by_rank_and_length(group, *column) for column in columns.items()], padding=(1, 4))
+        )
     stdout.print("[dim]green: every token certified; * had not converged; ! diverged or out of memory[/]")
     stdout.print(f"[dim]{SCALE}[/]")
 
 
-def by_rank_and_length(rows: list[dict], field: str) -> Table:
+def by_rank_and_length(rows: list[dict], title: str, field: str) -> Table:
     lengths = sorted({row["length"] for row in rows})
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    style = {"title": title, "title_justify": "left", "title_style": "", "header_style": "dim"}
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), **style)
     for name in ("rank", *map(str, lengths)):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for rank in sorted({row["rank"] for row in rows}):
         cells = [[r for r in rows if (r["rank"], r["length"]) == (rank, length)] for length in lengths]
         table.add_row(f"[dim]{rank}[/]", *(grid_cell(cell, field) for cell in cells))
@@ -87,15 +87,20 @@ def show_fits(fits: list[Fit], refused: dict[str, str]) -> None:
             stdout.print(
                 "[yellow]b is not fixed by these cells[/]: use --no-offset, or add ranks and lengths"
             )
-        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-        for column in ("law", "constants", "R²", "R² of ln", "error", "left out"):
-            table.add_column(column, justify="left" if column in ("law", "constants") else "right")
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        for column in ("law", "constants", "R²", "ln R²", "error", "left out"):
+            side = "left" if column in ("law", "constants") else "right"
+            table.add_column(column, justify=side, no_wrap=True)
         for name, constants, one in every_law(fit):
             blind = "–" if one.leave_one_rank_out is None else f"{one.leave_one_rank_out:.1f} %"
             table.add_row(name, constants, f"{one.r2:.3f}", f"{one.r2_log:.3f}", f"{one.mape:.1f} %", blind)
         stdout.print()
         stdout.print(table)
-        stdout.print("[dim]error: of ΔL, mean; left out: of ranks that the fit did not see[/]")
+        stdout.print(
+            "[dim]error: of ΔL, mean; left out: of ranks that the fit did not see; ln R²: of ln ΔL[/]"
+        )
+        if not isinstance(fit.censored, str):
+            stdout.print("[dim]censored: with the saturated cells, as “at least this much”[/]")
         ratios = [(f"law of {ratio} % random tokens", law) for ratio, law in fit.by_ratio.items()]
         for name, law in (("censored fit", fit.censored), ("constant-bits law", fit.bits), *ratios):
             if isinstance(law, str):
@@ -109,10 +114,10 @@ def every_law(fit: Fit) -> list[tuple[str, str, Law | BitsLaw]]:
     """(name, constants, law) of all that could be fitted, the power law first."""
     found = [("power law", exponents(fit.law), fit.law)]
     if not isinstance(fit.censored, str) and fit.censored.n_saturated:
-        found.append(("  saturated cells: “at least”", exponents(fit.censored), fit.censored))
+        found.append(("  censored", exponents(fit.censored), fit.censored))
     for ratio, law in fit.by_ratio.items():
         if not isinstance(law, str):
-            found.append((f"  {ratio} % random tokens", exponents(law), law))
+            found.append((f"  {ratio} % random", exponents(law), law))
     if not isinstance(fit.bits, str):
         low, high = fit.bits.ci
         found.append(("constant bits", f"κ {fit.bits.kappa:.3f} ({low:.3f} to {high:.3f})", fit.bits))

@@ -16,7 +16,7 @@ from tinymem.plot import plot_convergence, plot_law, plot_methods
 
 HERE = Path(__file__).parent
 MARK = "<!-- Below this line, draw.py writes. -->"
-GRIDS = ("tiny", "tiny-2000", "tiny-ratios", "smollm2")
+GRIDS = {"tiny": "tiny", "tiny-from-64": "tiny", "tiny-ratios": "tiny-ratios", "smollm2": "smollm2"}
 METHODS = ("tiny-methods", "tiny-phonebook", "smollm2-phonebook")
 RULES = ("tiny-rule", "smollm2-rule")
 RATES = ("tiny-rates", "smollm2-rates")
@@ -24,8 +24,10 @@ DEFAULTS = {"tiny": 0.1, "SmolLM2-135M-Instruct": 1e-2 * 4096 / 576}  # of --lr 
 
 
 def rows_of(name: str) -> list[dict]:
-    path = HERE / "rows" / f"{name}.jsonl"
-    return read_rows(path)[0] if path.exists() else []
+    """The rows of a record; of "tiny-from-64", those of "tiny" with at least 64 tokens."""
+    path = HERE / "rows" / f"{GRIDS.get(name, name)}.jsonl"
+    rows = read_rows(path)[0] if path.exists() else []
+    return [row for row in rows if name != "tiny-from-64" or row["length"] >= 64]
 
 
 def fit_all() -> dict[str, list[Fit]]:
@@ -118,8 +120,7 @@ def summary(fits: dict[str, list[Fit]]) -> str:
             parts.append(f"## {name}: {fit.key['model']}, layer {fit.key['layer']}, {fit.key['method']}")
             parts.append(
                 f"{len(rows)} cells, {law.n} fitted, {law.n_saturated} saturated (final loss ≤ ln 2), "
-                f"{fit.n_unconverged} of the fitted had not converged; {rows[0]['steps']:,} steps; "
-                f"{sum(row['wall_seconds'] for row in rows) / 60:.0f} minutes of one core.\n"
+                f"{fit.n_unconverged} of the fitted had not converged; {rows[0]['steps']:,} steps.\n"
             )
             parts.append(law_table(fit))
             if not fit.by_ratio:
