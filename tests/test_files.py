@@ -149,7 +149,7 @@ def test_rows_of_several_processes_never_interleave(tmp_path):
     try:
         wait_for(lambda: all((tmp_path / f"{RESULTS}.{me}").exists() for me in range(count)))
         (tmp_path / f"{RESULTS}.go").touch()
-        assert [process.wait(timeout=60) for process in processes] == [0] * count
+        assert [process.wait(timeout=120) for process in processes] == [0] * count
     finally:
         for process in processes:
             process.kill()
@@ -204,7 +204,7 @@ def test_a_killed_write_leaves_the_file_as_it_was(tmp_path, when):
     assert killed.returncode == -signal.SIGKILL and path.read_text() == "old"
 
 
-def wait_for(what, seconds: float = 60) -> None:
+def wait_for(what, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "waited in vain"

@@ -26,12 +26,13 @@ DEFAULTS = {"tiny": 0.1, "SmolLM2-135M-Instruct": 1e-2 * 4096 / 576}  # of --lr 
 def rows_of(name: str) -> list[dict]:
     """The rows of a record; of "tiny-from-64", those of "tiny" with at least 64 tokens."""
     path = HERE / "rows" / f"{GRIDS.get(name, name)}.jsonl"
-    rows = read_rows(path)[0] if path.exists() else []
+    rows = read_rows(path)[0]
     return [row for row in rows if name != "tiny-from-64" or row["length"] >= 64]
 
 
 def fit_all() -> dict[str, list[Fit]]:
-    return {name: fit_rows(rows_of(name))[0] for name in GRIDS if rows_of(name)}
+    """With the offset b, but for smollm2, whose few unsaturated cells do not fix it."""
+    return {name: fit_rows(rows_of(name), offset=name != "smollm2")[0] for name in GRIDS}
 
 
 def table(head: list[str], lines: list[list[str]]) -> str:
@@ -129,24 +130,24 @@ def summary(fits: dict[str, list[Fit]]) -> str:
                 parts.append("\nMemorized bits per parameter:\n\n" + bits)
             parts.append(f"\n![{name}]({name}.png)\n")
     for name in METHODS:
-        if rows := rows_of(name):
-            some = f"{rows[0]['length']} tokens in {rows[0]['memories']} memories, {rows[0]['steps']:,} steps"
-            fields = (whole if rows[0]["memories"] > 1 else {}) | shares | {"final loss": "final_loss"}
-            parts.append(f"## {name}: {rows[0]['model']}, {some}\n\n" + method_table(rows, fields))
-            parts.append(f"\n![{name}]({name}.png)\n")
+        rows = rows_of(name)
+        some = f"{rows[0]['length']} tokens in {rows[0]['memories']} memories, {rows[0]['steps']:,} steps"
+        fields = (whole if rows[0]["memories"] > 1 else {}) | shares | {"final loss": "final_loss"}
+        parts.append(f"## {name}: {rows[0]['model']}, {some}\n\n" + method_table(rows, fields))
+        parts.append(f"\n![{name}]({name}.png)\n")
     for name in RULES:
-        if rows := rows_of(name):
-            fields = {
-                "learned pairs right, %": "exact_match",
-                "held-out pairs right, %": "held_out_exact_match",
-            }
-            fields |= {"final loss": "final_loss", "held-out loss": "held_out_loss"}
-            some = f"{rows[0]['memories']} pairs learned, {rows[0]['held_out_memories']} held out"
-            parts.append(f"## {name}: {rows[0]['model']}, {some}\n\n" + method_table(rows, fields) + "\n")
+        rows = rows_of(name)
+        fields = {
+            "learned pairs right, %": "exact_match",
+            "held-out pairs right, %": "held_out_exact_match",
+        }
+        fields |= {"final loss": "final_loss", "held-out loss": "held_out_loss"}
+        some = f"{rows[0]['memories']} pairs learned, {rows[0]['held_out_memories']} held out"
+        parts.append(f"## {name}: {rows[0]['model']}, {some}\n\n" + method_table(rows, fields) + "\n")
     for name in RATES:
-        if rows := rows_of(name):
-            some = f"{rows[0]['model']}, {rows[0]['length']} random tokens, seed 0"
-            parts.append(f"## {name}: {some}; final loss by learning rate\n\n" + rate_table(rows) + "\n")
+        rows = rows_of(name)
+        some = f"{rows[0]['model']}, {rows[0]['length']} random tokens, seed 0"
+        parts.append(f"## {name}: {some}; final loss by learning rate\n\n" + rate_table(rows) + "\n")
     return "\n".join([*parts, "![rates](rates.png)", ""])
 
 
@@ -160,8 +161,7 @@ def main() -> None:
     for name, group in fits.items():
         plot_law(group, HERE / f"{name}.png")
     for name in METHODS:
-        if rows_of(name):
-            plot_methods(rows_of(name), HERE / f"{name}.png")
+        plot_methods(rows_of(name), HERE / f"{name}.png")
     plot_convergence([row for name in RATES for row in rows_of(name)], HERE / "rates.png", DEFAULTS)
 
 
