@@ -173,8 +173,8 @@ def sweep(
         replace(recipe, rank=rank, method=method, seed=seed)  # find out what is wrong with them now
     if lengths is None and text is None and data is None:
         lengths = "32,64,128"
-    lengths = lengths and opt.parse_numbers("--lengths", lengths)
-    ratios = ratios and opt.parse_numbers("--ratios", ratios)
+    lengths = None if lengths is None else opt.parse_numbers("--lengths", lengths)
+    ratios = None if ratios is None else opt.parse_numbers("--ratios", ratios)
     source = opt.Source(text, data, prompt, chat, lengths, ratios, held_out)
     from . import show
     from .checkpoint import load

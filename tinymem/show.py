@@ -82,6 +82,10 @@ class GridBars:
         self.bars.progress.speed_estimate_period = 300  # seconds; cells differ, so look back far
         self.task = self.bars.progress.add_task("", total=cost, state="")
 
+    def torn(self, note: str) -> None:
+        if not self.bars.quiet:
+            stderr.print(note, markup=False, soft_wrap=True)
+
     def metrics(self, cell, cost: float, loss: float, share: float) -> None:
         state = f" rank {cell.rank}, length {cell.length}, {cell.method}: loss [bold]{loss:.3f}[/]"
         self.bars.progress.update(self.task, completed=cost, state=state + f"  p>½ [bold]{share:4.0%}[/]")

@@ -48,6 +48,7 @@ class Silent:
     """Follows a sweep and says nothing; show.GridBars has the same methods and shows something."""
 
     def start(self, done: int, todo: int, cost: int) -> None: ...
+    def torn(self, note: str) -> None: ...
     def metrics(self, cell: Cell, cost: float, loss: float, share: float) -> None: ...
     def row(self, row: dict, cost: int) -> None: ...
 
@@ -212,7 +213,10 @@ def run_sweep(
     setting = make_setting(model, recipe, source or {})
     with lock(folder, workers):
         results = folder / RESULTS
-        done = finished_cells(read_rows(results)[0], setting) if results.exists() else {}
+        rows, torn = read_rows(results) if results.exists() else ([], [])
+        done = finished_cells(rows, setting)
+        for note in torn:
+            progress.torn(note)
         workers.wait()  # all have read before one writes
         todo = [cell for cell in grid if cell not in done]
         progress.start(len(grid) - len(todo), len(todo), sum(cost_of(grid[cell]) for cell in todo))
