@@ -41,8 +41,8 @@ def show_grid(rows: list[dict]) -> None:
 
 def by_rank_and_length(rows: list[dict], title: str, field: str) -> Table:
     lengths = sorted({row["length"] for row in rows})
-    style = {"title": title, "title_justify": "left", "title_style": "", "header_style": "dim"}
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), **style)
+    style = {"title": title, "title_justify": "left", "title_style": "", "min_width": len(title)}
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", **style)
     for name in ("rank", *map(str, lengths)):
         table.add_column(name, justify="right", no_wrap=True)
     for rank in sorted({row["rank"] for row in rows}):
