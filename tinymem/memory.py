@@ -27,6 +27,7 @@ from .model import ModelConfig
 from .text import Tokenizer
 
 PROMPT = "Recite the memory word for word:"
+POSITIONS = 1 << 14  # of hidden states and keys held at once
 PAIRS = (("prompt", "completion"), ("query", "target"), ("question", "matching"))  # of text
 
 
@@ -166,6 +167,11 @@ def first_tokens(memories: Sequence[Memory], length: int) -> list[Memory]:
     total = np.cumsum([m.length for m in memories])
     whole = int((total <= length).sum())
     return list(memories[:whole]) or [replace(memories[0], target_ids=memories[0].target_ids[:length])]
+
+
+def together(positions: int) -> int:
+    """How many sequences of so many positions are computed at once."""
+    return max(1, POSITIONS // positions)
 
 
 class Batch:

@@ -65,23 +65,18 @@ def plan_rank(
     delta = base - target
     rank = whole(math.ceil, law.rank_for(length, delta), least=1)
     ends = law.interval(lambda *constants: rank_at(*constants, length, delta))
-    each = parameters_per_rank(rows)
     bits = None
-    if isinstance(fit.bits, BitsLaw) and each and (entropy := mean_of(rows, "entropy")) is not None:
-        bits = whole(math.ceil, (delta - (base - entropy)) * length / (fit.bits.kappa * each * LN2), least=1)
+    if (known := bits_per_rank(fit, rows)) is not None:
+        per_rank, entropy = known
+        bits = whole(math.ceil, (delta - (base - entropy)) * length / (per_rank * LN2), least=1)
     return Plan(
         asked="rank",
         rank=rank,
         length=length,
-        interval=(whole(math.ceil, ends[0], least=1), whole(math.ceil, ends[1], least=1)),
-        parameters=None if rank is None or not each else rank * each,
-        bytes=None if rank is None or not each else rank * each * FLOAT_BYTES,
-        base_loss=base,
-        loss=target,
-        certificate=loss is None,
+        interval=tuple(whole(math.ceil, end, least=1) for end in ends),
         constant_bits=bits,
-        right=share_right(law, rows, loss, target),
-        warnings=warnings + warned + outside(rows, rank=rank, length=length),
+        base_loss=base,
+        **both_plans(law, rows, rank, length, loss, target, warnings + warned),
     )
 
 
@@ -97,24 +92,41 @@ def plan_length(fit: Fit, rank: int, loss: float | None = None, *, ratio: int | 
             break
     length = whole(math.floor, real, least=0)
     ends = law.interval(lambda *constants: length_at(*constants, rank, base - target))
-    each = parameters_per_rank(rows)
     bits = None
-    if isinstance(fit.bits, BitsLaw) and each and (entropy := mean_of(rows, "entropy")) is not None:
-        bits = whole(math.floor, fit.bits.kappa * each * rank * LN2 / (entropy - target), least=0)
+    if (known := bits_per_rank(fit, rows)) is not None:
+        per_rank, entropy = known
+        bits = whole(math.floor, per_rank * rank * LN2 / (entropy - target), least=0)
     return Plan(
         asked="length",
         rank=rank,
         length=length,
-        interval=(whole(math.floor, ends[0], least=0), whole(math.floor, ends[1], least=0)),
-        parameters=rank * each if each else None,
-        bytes=rank * each * FLOAT_BYTES if each else None,
-        base_loss=base,
-        loss=target,
-        certificate=loss is None,
+        interval=tuple(whole(math.floor, end, least=0) for end in ends),
         constant_bits=bits,
-        right=share_right(law, rows, loss, target),
-        warnings=warnings + warned + outside(rows, rank=rank, length=length),
+        base_loss=base,
+        **both_plans(law, rows, rank, length, loss, target, warnings + warned),
     )
+
+
+def both_plans(law: Law, rows: list[dict], rank, length, loss, target: float, warnings: list[str]) -> dict:
+    """What the two kinds of plan say alike."""
+    each = parameters_per_rank(rows)
+    parameters = rank * each if rank is not None and each else None
+    return {
+        "parameters": parameters,
+        "bytes": None if parameters is None else parameters * FLOAT_BYTES,
+        "loss": target,
+        "certificate": loss is None,
+        "right": share_right(law, rows, loss, target),
+        "warnings": warnings + outside(rows, rank=rank, length=length),
+    }
+
+
+def bits_per_rank(fit: Fit, rows: list[dict]) -> tuple[float, float] | None:
+    """(bits that a rank holds by the constant-bits law, entropy in nats per token), where both are known."""
+    each, entropy = parameters_per_rank(rows), mean_of(rows, "entropy")
+    if not isinstance(fit.bits, BitsLaw) or not each or entropy is None:
+        return None
+    return fit.bits.kappa * each, entropy
 
 
 def choose(fit: Fit, ratio: int | None) -> tuple[Law, list[dict], list[str]]:

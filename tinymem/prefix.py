@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from .lora import Unit, WithLoRA
-from .memory import Batch
+from .memory import Batch, together
 from .model import Model
-
-POSITIONS = 1 << 14  # computed at once
 
 
 class Prefix:
@@ -30,7 +28,7 @@ class Prefix:
         self.lora = mlp.lora if isinstance(mlp, WithLoRA) else None
         self.start = self.layer + (self.lora is not None)
         with torch.no_grad():
-            chunks = batch.ids.split(max(1, POSITIONS // batch.ids.shape[1]))
+            chunks = batch.ids.split(together(batch.ids.shape[1]))
             h, x = zip(*map(self._below, chunks), strict=True)
             self.h = torch.cat(h)
             self.x = torch.cat(x) if self.lora is not None else None

@@ -21,13 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .memory import Batch, Memory, check_fits
+from .memory import Batch, Memory, check_fits, together
 from .model import Model, greedy
 from .train import token_losses
 
 VERDICT_DTYPE = torch.float32
 CHUNK = 1 << 26  # logits held at once: 256 MB
-POSITIONS = 1 << 14  # of hidden states and keys held at once
 Watch = Callable[[Iterable, str], Iterable]
 
 
@@ -110,11 +109,6 @@ def teacher_forced(model: Model, batch: Batch, dtype: torch.dtype = VERDICT_DTYP
             parts.append((token_losses(logits, targets), logits.argmax(-1)))
     losses, predicted = zip(*parts, strict=True)
     return torch.cat(losses), torch.cat(predicted)
-
-
-def together(positions: int) -> int:
-    """How many sequences of so many positions are judged at once."""
-    return max(1, POSITIONS // positions)
 
 
 def is_certified(model: Model, batch: Batch) -> bool:

@@ -203,9 +203,9 @@ def run_sweep(
     """
     recipe, workers = recipe or Recipe(), workers or Workers()
     progress = progress or Silent()
+    check_room(grid, model)
     recipes = {}
-    for cell, memories in grid.items():
-        check_fits(memories, model.config)
+    for cell in grid:
         plan_unit(model, cell.rank, recipe.sites, recipe.layers)
         recipes[cell] = dataclasses.replace(recipe, rank=cell.rank, method=cell.method, seed=cell.seed)
     if held_out:
@@ -244,7 +244,7 @@ def run_sweep(
 
 
 def check_room(grid: Mapping[Cell, Sequence[Memory]], shapes: Model) -> None:
-    """Raises DataError, before the weights are read, if a cell's memories do not fit the model."""
+    """Raises DataError if a cell's memories do not fit the model, of which shapes are enough."""
     for cell, memories in grid.items():
         try:
             check_fits(memories, shapes.config)
