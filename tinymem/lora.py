@@ -7,6 +7,9 @@ its name (`q_proj`, `c_attn`, …), which is ordinary LoRA. There is no factor �
 Kaiming-uniform with bound 1/√r, B is zero, so that a fresh unit changes nothing. The paper trains
 its unit in bfloat16; here A and B are float32 whatever the base is. The dense product A B is never
 made while training: x A B costs 2·d·r a token, A B costs d².
+
+Units of the same sites can be stacked, A [K, d_in, R] and B [K, R, d_out], and then serve a batch that holds
+the sequences of one after those of the other; so K of them train over the frozen layers they share.
 """
 
 import math
@@ -27,7 +30,7 @@ class LoRA(nn.Module):
         self.A = nn.Parameter(torch.empty(d_in, rank))
         self.B = nn.Parameter(torch.zeros(rank, d_out))
         self.dropout = dropout
-        self.noise = torch.Generator()  # of dropout, seeded in `reset`
+        self.noises = [torch.Generator()]  # of dropout, one for each unit, seeded in `reset`
 
     def reset(self, generator: torch.Generator) -> None:
         """A ~ U(−1/√r, 1/√r), drawn on the CPU so that every device starts alike; B = 0."""
@@ -35,14 +38,19 @@ class LoRA(nn.Module):
         with torch.no_grad():
             self.A.copy_(torch.empty(self.A.shape).uniform_(-bound, bound, generator=generator))
             self.B.zero_()
-        self.noise = torch.Generator(self.A.device).manual_seed(generator.initial_seed())
+        self.noises = [torch.Generator(self.A.device).manual_seed(generator.initial_seed())]
 
     def forward(self, x: Tensor) -> Tensor:
-        out = x.to(self.A.dtype) @ self.A @ self.B
+        wide = x.to(self.A.dtype)
+        if self.A.ndim == 3:  # [K·M, T, d_in] -> [K, M·T, d_in]
+            wide = wide.reshape(len(self.A), -1, x.shape[-1])
+        out = wide @ self.A @ self.B
         if self.dropout and self.training:
-            keep = torch.empty_like(out).bernoulli_(1 - self.dropout, generator=self.noise)
+            keep = torch.empty_like(out)
+            for part, noise in zip(keep.chunk(len(self.noises)), self.noises, strict=True):
+                part.bernoulli_(1 - self.dropout, generator=noise)
             out = out * keep / (1 - self.dropout)
-        return out
+        return out.view(*x.shape[:-1], -1)
 
 
 class WithLoRA(nn.Module):
@@ -89,9 +97,48 @@ class Unit:
             loras[path].reset(generator)
         return cls(loras)
 
+    @classmethod
+    def stack(cls, units: Sequence["Unit"]) -> "Unit":
+        """K units of the same sites as one, R being the largest rank.
+
+        What is beyond a unit's own rank is zero and stays zero: column i of A and row i of B get their
+        gradients through each other. `unstack` brings back what was trained.
+        """
+        stacked = {}
+        for path, first in units[0].loras.items():
+            loras = [unit.loras[path] for unit in units]
+            (d_in, _), d_out = first.A.shape, first.B.shape[1]
+            rank = max(lora.A.shape[1] for lora in loras)
+            both = LoRA(d_in, d_out, rank, first.dropout).to(first.A.device)
+            both.A.data, both.B.data = (p.data.repeat(len(units), 1, 1).zero_() for p in (both.A, both.B))
+            for n, lora in enumerate(loras):
+                both.A.data[n, :, : lora.A.shape[1]] = lora.A.data
+                both.B.data[n, : lora.B.shape[0]] = lora.B.data
+            both.noises = [lora.noises[0] for lora in loras]
+            stacked[path] = both
+        return cls(stacked)
+
+    @torch.no_grad()
+    def unstack(self, units: Sequence["Unit"]) -> None:
+        """Copy a stack's values back into the units that it was made of."""
+        for path, both in self.loras.items():
+            for n, unit in enumerate(units):
+                lora = unit.loras[path]
+                lora.A.copy_(both.A[n, :, : lora.A.shape[1]])
+                lora.B.copy_(both.B[n, : lora.B.shape[0]])
+
+    def keep(self, which: Tensor) -> None:
+        """Of a stack, keep the units `which` (long [n]) alone."""
+        for both in self.loras.values():
+            for p in (both.A, both.B):
+                gradient, p.grad = p.grad, None
+                p.data = p.data[which]
+                p.grad = None if gradient is None else gradient[which]
+            both.noises = [both.noises[n] for n in which.tolist()]
+
     @property
     def rank(self) -> int:
-        return max(lora.A.shape[1] for lora in self.loras.values())
+        return max(lora.A.shape[-1] for lora in self.loras.values())
 
     @property
     def layers(self) -> list[int]:

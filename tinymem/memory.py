@@ -181,6 +181,7 @@ class Batch:
     rows      2 × long [N]  (memory, position) of the N states that predict a target token
     targets   long [N]      the tokens to predict there, memory after memory
     members   which memories of the whole batch these are: all of it, or what `select` picked
+    tokens    likewise, which of its target tokens
 
     Padding needs no mask: attention is causal, so no position sees what comes after it.
     """
@@ -194,7 +195,7 @@ class Batch:
             row[: len(sequence)] = torch.tensor(sequence)
         self.prompts = np.array([len(m.prompt_ids) for m in memories])
         self.lengths = np.array([m.length for m in memories])
-        self.ids, self.members = ids.to(device), slice(None)
+        self.ids, self.members, self.tokens = ids.to(device), slice(None), slice(None)
         self.targets = torch.tensor([i for m in memories for i in m.target_ids]).to(device)
         self._place(np.arange(len(memories)))
 
@@ -210,9 +211,15 @@ class Batch:
     def select(self, which: np.ndarray) -> "Batch":
         """The memories `which` alone, in that order, padded no further than they need."""
         part, device = copy(self), self.ids.device
-        tokens = torch.from_numpy(part._place(which)).to(device)
+        part.tokens = torch.from_numpy(part._place(which)).to(device)
         part.members = torch.from_numpy(which).to(device)
         part.prompts, part.lengths = self.prompts[which], self.lengths[which]
         part.ids = self.ids[part.members, : (part.prompts + part.lengths).max() - 1]
-        part.targets = self.targets[tokens]
+        part.targets = self.targets[part.tokens]
+        return part
+
+    def keep(self, which: np.ndarray) -> "Batch":
+        """The memories `which` as a batch of their own."""
+        part = self.select(which)
+        part.members = part.tokens = slice(None)
         return part

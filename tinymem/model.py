@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .errors import DataError
 
@@ -273,14 +274,20 @@ class Model(nn.Module):
         angles = torch.outer(positions, rope_frequencies(self.config).to(h.device)).repeat(1, 2)
         return angles.cos().to(h.dtype), angles.sin().to(h.dtype)
 
-    def run(self, h: Tensor, start: int = 0, stop: int | None = None, *, rope=None, cache=None) -> Tensor:
+    def run(
+        self, h: Tensor, start: int = 0, stop: int | None = None, *, rope=None, cache=None, recompute=False
+    ) -> Tensor:
         """h [B, T, d] entering layer `start` -> h leaving layer `stop - 1` (default: the last).
 
         Pass `rope` (from `self.rope`) when h does not begin at position 0, or to compute it once.
+        recompute: keep only each layer's h for the way back, and compute the rest again there.
         """
         rope = rope or self.rope(h)
         for layer in self.layers[start:stop]:
-            h = layer(h, rope, cache)
+            if recompute:
+                h = checkpoint(layer, h, rope, cache, use_reentrant=False, preserve_rng_state=False)
+            else:
+                h = layer(h, rope, cache)
         return h
 
     def head(self, h: Tensor) -> Tensor:

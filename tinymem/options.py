@@ -39,6 +39,9 @@ Accumulate = Annotated[int, typer.Option(help="Minibatches a step.")]
 Boundaries = Annotated[
     str | None, typer.Option(help="memft-sw: epochs until which it sees 20,40,60,80 % of the memories.")
 ]
+Optimizer = Annotated[
+    str, typer.Option(help="adamw (the paper's), or lbfgs: fewer gradient evaluations, which --steps counts.")
+]
 LearningRate = Annotated[str, typer.Option("--lr", help="Learning rate; auto follows the model's width.")]
 Dropout = Annotated[float, typer.Option(help="Dropout on the unit's output (the paper: 0.1).")]
 Stop = Annotated[
@@ -74,7 +77,7 @@ def parse_layers(value: str, count: int) -> tuple[int, ...] | None:
 
 def make_recipe(options: dict):
     """A command's options -> the `Recipe` they spell out, but for its layers: these need the depth."""
-    from .train import Recipe
+    from .recipe import Recipe
 
     fields = {name: options[name] for name in Recipe.__dataclass_fields__ if name in options}
     fields["sites"] = tuple(part.strip() for part in options["site"].split(","))

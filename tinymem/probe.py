@@ -19,14 +19,15 @@ from pathlib import Path
 
 from . import __version__
 from .adapter import is_finite, read_about, save_adapter
-from .errors import AdapterError, is_out_of_memory
+from .errors import AdapterError, RecipeError, is_out_of_memory
 from .files import write_atomically
 from .lora import Unit
 from .memft import LN2
 from .memory import Batch, Memory, check_fits
 from .model import Model
 from .recall import Verdict, Watch, is_certified, judge, teacher_forced
-from .train import Recipe, Training, auto_lr, train
+from .recipe import Recipe
+from .train import Training, train
 
 EXIT_CODES = {"ok": 0, "diverged": 1, "oom": 1, "interrupted": 130}
 VERDICT_FIELDS = (
@@ -68,52 +69,83 @@ def memorize(
     fit. Divergence, lack of memory and Ctrl-C raise nothing; the report's `status` names them.
     """
     recipe = Recipe(**options) if recipe is None else dataclasses.replace(recipe, **options)
-    memories = check_fits(memory, model.config)
+    progress = {"on_metrics": on_metrics, "watch": watch}
+    return memorize_together(model, [memory], [recipe], held_out=held_out, **progress)[0]
+
+
+def memorize_together(
+    model: Model,
+    memories: Sequence[Memory | Sequence[Memory]],
+    recipes: Sequence[Recipe],
+    *,
+    held_out: Sequence[Memory] = (),
+    on_metrics: Callable[[float, float, float], None] = lambda done, loss, share: None,
+    watch: Watch = lambda items, what: items,
+) -> list[Result]:
+    """Several runs at once: each as `memorize` does it, trained as one batch, judged one by one.
+
+    memories: of each run; theirs have the same lengths, and the recipes differ in rank, method, seed, lr,
+    clip and zero_active alone. Raises RecipeError if they cannot be trained together.
+    """
+    memories = [check_fits(each, model.config) for each in memories]
     held_out = check_fits(held_out, model.config) if held_out else []
+    kinds = {recipe.companions(own) for recipe, own in zip(recipes, memories, strict=True)}
+    if len(recipes) > 1 and (len(kinds) > 1 or None in kinds):
+        raise RecipeError("these runs cannot be trained together; train them one by one")
     start = time.monotonic()
-    batch = Batch(memories, model.config.context, model.device)
-    lr = auto_lr(model) if recipe.lr is None else recipe.lr
-    unit = Unit.create(
-        model,
-        recipe.rank,
-        sites=recipe.sites,
-        layers=recipe.layers,
-        seed=recipe.seed,
-        dropout=recipe.dropout,
-    )
-    result = Result(report={}, memories=memories, unit=unit)
-    base_loss = None
+    units = [
+        Unit.create(model, r.rank, sites=r.sites, layers=r.layers, seed=r.seed, dropout=r.dropout)
+        for r in recipes
+    ]
+    lrs = [recipe.learning_rate(model) for recipe in recipes]
+    results = [Result({}, own, unit) for own, unit in zip(memories, units, strict=True)]
+    base_losses: list[float | None] = [None] * len(results)
+    status, judged = "ok", 0
     try:
-        base_loss = teacher_forced(model, batch)[0].mean().item()
-        unit.attach(model)
-        result.training = train(
+        batches = [Batch(own, model.config.context, model.device) for own in memories]
+        known: dict[tuple[Memory, ...], float] = {}
+        for n, (own, batch) in enumerate(zip(memories, batches, strict=True)):
+            if tuple(own) not in known:
+                known[tuple(own)] = teacher_forced(model, batch)[0].mean().item()
+            base_losses[n] = known[tuple(own)]
+        everything = Batch([m for own in memories for m in own], model.config.context, model.device)
+        trained = train(
             model,
-            unit,
-            batch,
-            recipe,
-            lr=lr,
-            certify=lambda: is_certified(model, batch),
+            units,
+            everything,
+            recipes,
+            lrs=lrs,
+            certify=lambda run: is_certified(model, batches[run]),
             on_metrics=on_metrics,
         )
-        result.verdict = judge(model, memories, watch)
-        result.held_out = judge(model, held_out, watch) if held_out else None
+        for result, training in zip(results, trained, strict=True):
+            result.training = training
+        for result in results:
+            result.unit.attach(model)
+            result.verdict = judge(model, result.memories, watch)
+            result.held_out = judge(model, held_out, watch) if held_out else None
+            result.unit.detach()
+            judged += 1
     except KeyboardInterrupt:  # what was trained is still there to be saved
-        result.training = result.training or Training()
-        result.training.status = "interrupted"
+        status = "interrupted"
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        result.training = result.training or Training()
-        result.training.status = "oom"
+        status = "oom"
     finally:
-        if unit.model is not None:
-            unit.detach()
-    result.report = make_report(model, result, recipe, lr, base_loss)
-    result.report["wall_seconds"] = round(time.monotonic() - start, 3)
-    return result
+        for unit in units:
+            if unit.model is not None:
+                unit.detach()
+    seconds = round((time.monotonic() - start) / len(results), 3)
+    for n, (result, recipe, lr, base_loss) in enumerate(zip(results, recipes, lrs, base_losses, strict=True)):
+        result.training = result.training or Training()
+        if n >= judged:
+            result.training.status = status
+        result.report = make_report(model, result, recipe, lr, base_loss) | {"wall_seconds": seconds}
+    return results
 
 
-def make_report(model: Model, result: Result, recipe: Recipe, lr: float, base_loss: float | None) -> dict:
+def make_report(model: Model, result: Result, recipe: Recipe, lr: float | None, base_loss: float | None) -> dict:
     """The report's fields, in the README's order; null where a run did not get that far."""
     unit, verdict, training, memories = result.unit, result.verdict, result.training, result.memories
     length, parameters = sum(m.length for m in memories), unit.trainable_parameters()
@@ -130,6 +162,7 @@ def make_report(model: Model, result: Result, recipe: Recipe, lr: float, base_lo
         "method": recipe.method,
         "seed": recipe.seed,
         "steps": training.steps,
+        "optimizer": recipe.optimizer,
         "lr": lr,
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),

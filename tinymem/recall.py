@@ -21,12 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .loss import log_probabilities
 from .memory import Batch, Memory, check_fits, together
 from .model import Model, greedy
-from .train import token_losses
 
 VERDICT_DTYPE = torch.float32
-CHUNK = 1 << 26  # logits held at once: 256 MB
 Watch = Callable[[Iterable, str], Iterable]
 
 
@@ -99,14 +98,13 @@ class Verdict:
 @torch.no_grad()
 def teacher_forced(model: Model, batch: Batch, dtype: torch.dtype = VERDICT_DTYPE) -> tuple[Tensor, Tensor]:
     """One parallel pass: ℓ_t [N] in nats, and the argmax [N], for every target token."""
-    memories = np.arange(len(batch.ids))
-    rows, parts = max(1, CHUNK // model.config.vocab_size), []
+    memories, parts = np.arange(len(batch.ids)), []
     for start in range(0, len(memories), together(batch.ids.shape[1])):
         part = batch.select(memories[start : start + together(batch.ids.shape[1])])
-        h = model.run(model.embed(part.ids, dtype=dtype))[part.rows]
-        for states, targets in zip(h.split(rows), part.targets.split(rows), strict=True):
-            logits = model.head(states)
-            parts.append((token_losses(logits, targets), logits.argmax(-1)))
+        x = model.norm(model.run(model.embed(part.ids, dtype=dtype))[part.rows])
+        for rows, logp in log_probabilities(x, model.lm_head.weight):
+            losses = -logp.gather(-1, part.targets[rows, None]).squeeze(-1)
+            parts.append((losses, logp.argmax(-1)))
     losses, predicted = zip(*parts, strict=True)
     return torch.cat(losses), torch.cat(predicted)
 

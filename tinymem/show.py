@@ -86,8 +86,10 @@ class GridBars:
         if not self.bars.quiet:
             stderr.print(note, markup=False, soft_wrap=True)
 
-    def metrics(self, cell, cost: float, loss: float, share: float) -> None:
-        state = f" rank {cell.rank}, length {cell.length}, {cell.method}: loss [bold]{loss:.3f}[/]"
+    def metrics(self, cells, cost: float, loss: float, share: float) -> None:
+        one = cells[0]
+        what = f"rank {one.rank}, {one.method}" if len(cells) == 1 else f"{len(cells)} cells"
+        state = f" length {one.length}, {what}: loss [bold]{loss:.3f}[/]"
         self.bars.progress.update(self.task, completed=cost, state=state + f"  p>½ [bold]{share:4.0%}[/]")
 
     def row(self, row: dict, cost: int) -> None:
@@ -128,11 +130,12 @@ def show_report(report: dict) -> None:
         report["ratio"], f"tokens, {report['ratio']} % of them random"
     )
     many = f" in {report['memories']} memories" if report["memories"] > 1 else ""
+    rate = "L-BFGS" if report["lr"] is None else f"lr {report['lr']:.3g}"
     stdout.print(
         f"[bold]{escape(report['model'])}[/]  {layers}, site {report['site']}, rank {report['rank']}: "
         f"{report['trainable_parameters']:,} parameters\n"
         f"{report['length']:,} {kind}{many}; {report['method']}, {report['steps']:,} steps, "
-        f"lr {report['lr']:.3g}, seed {report['seed']}, {report['device']} {report['dtype']}"
+        f"{rate}, seed {report['seed']}, {report['device']} {report['dtype']}"
     )
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
     loss = f"{number(report['base_loss'])} → [bold]{number(report['final_loss'])}[/] nats per token"

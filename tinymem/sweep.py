@@ -4,8 +4,9 @@ Every finished cell is one row of `results.jsonl`, complete in itself: the repor
 `setting`, everything that decides a run beside the five axes, with its hash. Starting again does what
 is missing. Rows of another setting are never mixed in: they are refused, with the difference.
 
-Several workers (torchrun) take cells from one counter, so that each does the next as soon as it is
-free; every one appends its own rows to the one file.
+Cells whose memories have the same lengths train together, as one batch (train.py). Several workers
+(torchrun) take these groups from one counter, so that each does the next as soon as it is free; every one
+appends its own rows to the one file.
 """
 
 import dataclasses
@@ -24,12 +25,14 @@ from filelock import FileLock, Timeout
 from .adapter import base_hash
 from .errors import DataError, RecipeError
 from .files import RESULTS, append_row, read_rows
-from .lora import plan_unit
+from .lora import layer_of, plan_unit
 from .memory import Memory, check_fits
 from .model import Model
-from .probe import memorize
-from .train import Recipe, auto_lr
+from .prefix import activations, room
+from .probe import Result, memorize_together
+from .recipe import Recipe
 
+WIDE = 1 << 18  # numbers in the hidden states: a CPU's matrix products get no faster beyond that
 AXES = ("rank", "length", "ratio", "method", "seed")
 
 
@@ -49,7 +52,7 @@ class Silent:
 
     def start(self, done: int, todo: int, cost: int) -> None: ...
     def torn(self, note: str) -> None: ...
-    def metrics(self, cell: Cell, cost: float, loss: float, share: float) -> None: ...
+    def metrics(self, cells: Sequence[Cell], cost: float, loss: float, share: float) -> None: ...
     def row(self, row: dict, cost: int) -> None: ...
 
 
@@ -83,7 +86,7 @@ def make_grid(
 def make_setting(model: Model, recipe: Recipe, source: Mapping[str, object]) -> dict:
     """Everything that decides a row beside the axes: base weights, recipe, and where memories come from."""
     fixed = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in AXES}
-    fixed["lr"] = auto_lr(model) if recipe.lr is None else recipe.lr
+    fixed["lr"] = recipe.learning_rate(model)
     setting = (
         {"base": base_hash(model), "dtype": str(model.dtype).removeprefix("torch.")} | fixed | dict(source)
     )
@@ -103,6 +106,7 @@ def finished_cells(rows: Sequence[dict], setting: dict) -> dict[Cell, dict]:
     for row in rows:
         theirs = row.get("setting")
         known = isinstance(theirs, dict) and row.get("setting_hash") == hash_of(theirs)
+        theirs = {"optimizer": "adamw"} | theirs if known else theirs  # the only one, once
         if not known or not set(AXES) <= set(row):
             raise RecipeError(f"{row['_where']}: not a row of a sweep by tinymem; choose another --out")
         if theirs != setting:
@@ -111,6 +115,29 @@ def finished_cells(rows: Sequence[dict], setting: dict) -> dict[Cell, dict]:
             raise RecipeError(f"{row['_where']}: made under another setting: {was}; choose another --out")
         done[Cell(*(row[axis] for axis in AXES))] = row
     return done
+
+
+def make_groups(
+    model: Model, grid: Mapping[Cell, Sequence[Memory]], recipes: Mapping[Cell, Recipe], workers: int = 1
+) -> list[list[Cell]]:
+    """The grid's cells, those together that train together: as many as memory allows, and as gain by it.
+
+    On a CPU a wider batch soon gains nothing, and would only be lost by a kill.
+    """
+    kinds: dict[object, list[Cell]] = {}
+    for cell, memories in grid.items():
+        kinds.setdefault(recipes[cell].companions(memories) or cell, []).append(cell)
+    groups = []
+    for cells in kinds.values():
+        memories, recipe = grid[cells[0]], recipes[cells[0]]
+        positions = len(memories) * max(len(m.prompt_ids) + m.length - 1 for m in memories)
+        start = min(map(layer_of, plan_unit(model, recipe.rank, recipe.sites, recipe.layers)))
+        width = room(model.device) // activations(model, start, positions)
+        if model.device.type == "cpu":
+            width = min(width, WIDE // (positions * model.config.hidden_size))
+        count = max(-(-len(cells) // max(width, 1)), min(workers, len(cells)))  # groups, of equal size
+        groups += [cells[len(cells) * n // count : len(cells) * (n + 1) // count] for n in range(count)]
+    return groups
 
 
 class Workers:
@@ -129,14 +156,14 @@ class Workers:
         number = int(os.environ.get("LOCAL_RANK", 0))
         return f"cuda:{number}" if torch.cuda.is_available() else name
 
-    def take(self, cells: Sequence[Cell]) -> Iterator[Cell]:
-        """The cells in order, each to the worker that is free first."""
+    def take(self, groups: Sequence[Sequence[Cell]]) -> Iterator[Sequence[Cell]]:
+        """The groups in order, each to the worker that is free first."""
         if self.store is None:
-            yield from cells
+            yield from groups
             return
         self.sweeps += 1  # each has a counter of its own
-        while (number := self.store.add(f"taken {self.sweeps}", 1) - 1) < len(cells):
-            yield cells[number]
+        while (number := self.store.add(f"taken {self.sweeps}", 1) - 1) < len(groups):
+            yield groups[number]
 
     def add_cost(self, cost: int) -> int:
         """Adds to the cost that all workers have done, and returns it."""
@@ -196,7 +223,7 @@ def run_sweep(
     source: what else tells these memories from others (a file's hash, the prompt); kept in each row.
 
     A cell that diverges or runs out of memory is a row with that status. Ctrl-C raises
-    KeyboardInterrupt and loses the cell in flight alone.
+    KeyboardInterrupt and loses the cells in flight alone: those that train together now.
 
     Raises RecipeError or DataError before anything is trained: ranks and memories that do not fit, a
     folder another sweep writes to, rows made under another setting.
@@ -218,29 +245,52 @@ def run_sweep(
         for note in torn:
             progress.torn(note)
         workers.wait()  # all have read before one writes
-        todo = [cell for cell in grid if cell not in done]
-        progress.start(len(grid) - len(todo), len(todo), sum(cost_of(grid[cell]) for cell in todo))
-        for cell in workers.take(todo):
-            cost, so_far = cost_of(grid[cell]), workers.add_cost(0)
-            result = memorize(
-                model,
-                grid[cell],
-                recipe=recipes[cell],
-                held_out=held_out,
-                on_metrics=lambda part, loss, share, cell=cell, so_far=so_far, cost=cost: progress.metrics(
-                    cell, so_far + part * cost, loss, share
-                ),
-            )
-            if result.report["status"] == "interrupted":
-                raise KeyboardInterrupt
-            if result.report["status"] == "oom" and model.device.type == "cuda":
-                torch.cuda.empty_cache()
-            row = result.report | {"setting_hash": hash_of(setting), "setting": setting}
-            append_row(results, row)
-            progress.row(row, workers.add_cost(cost))
+        todo = {cell: memories for cell, memories in grid.items() if cell not in done}
+        progress.start(len(grid) - len(todo), len(todo), sum(map(cost_of, todo.values())))
+        for group in workers.take(make_groups(model, todo, recipes, workers.count)):
+
+            def on_metrics(cells, part: float, loss: float, share: float, so_far=workers.add_cost(0)) -> None:
+                cost = part * sum(cost_of(grid[cell]) for cell in cells)
+                progress.metrics(cells, so_far + cost, loss, share)
+
+            for cell, result in run_cells(model, group, grid, recipes, held_out, on_metrics):
+                if result.report["status"] == "interrupted":
+                    raise KeyboardInterrupt
+                row = result.report | {"setting_hash": hash_of(setting), "setting": setting}
+                append_row(results, row)
+                progress.row(row, workers.add_cost(cost_of(grid[cell])))
         workers.wait()
         rows = finished_cells(read_rows(results)[0], setting) if results.exists() else {}
         return [rows[cell] for cell in grid if cell in rows]
+
+
+def run_cells(
+    model: Model,
+    cells: Sequence[Cell],
+    grid: Mapping[Cell, Sequence[Memory]],
+    recipes: Mapping[Cell, Recipe],
+    held_out: Sequence[Memory],
+    on_metrics: Callable[[Sequence[Cell], float, float, float], None],
+) -> Iterator[tuple[Cell, Result]]:
+    """Cells that train together, and the result of each; where memory is short, half of them at a time."""
+    results = memorize_together(
+        model,
+        [grid[cell] for cell in cells],
+        [recipes[cell] for cell in cells],
+        held_out=held_out,
+        on_metrics=lambda *metrics: on_metrics(cells, *metrics),
+    )
+    short = [cell for cell, r in zip(cells, results, strict=True) if r.report["status"] == "oom"]
+    for cell, result in zip(cells, results, strict=True):
+        if cell not in short or len(cells) == 1:
+            yield cell, result
+    if short and model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    if len(cells) > 1:
+        half = -(-len(short) // 2)
+        for part in (short[:half], short[half:]):
+            if part:
+                yield from run_cells(model, part, grid, recipes, held_out, on_metrics)
 
 
 def check_room(grid: Mapping[Cell, Sequence[Memory]], shapes: Model) -> None:
