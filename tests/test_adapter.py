@@ -16,7 +16,7 @@ from tinymem.errors import AdapterError
 from tinymem.lora import Unit
 from tinymem.memory import Memory
 from tinymem.probe import memorize, read_run, save_run
-from tinymem.train import Recipe
+from tinymem.recipe import Recipe
 
 IDS = torch.arange(24)[None]
 TOKENIZER = {

@@ -32,9 +32,9 @@ from tinymem import cli, files, probe, sweep
 from tinymem.errors import DataError, RecipeError
 from tinymem.files import RESULTS, read_rows
 from tinymem.memory import Memory, first_tokens, random_memory, text_memory
-from tinymem.probe import memorize
+from tinymem.probe import memorize, memorize_together
 from tinymem.sweep import AXES, Cell, Silent, Workers, hash_of, make_grid, run_sweep
-from tinymem.train import Recipe
+from tinymem.recipe import Recipe
 
 RECIPE = Recipe(steps=12)
 SMALL = {"layers": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "num_kv_heads": 1}
@@ -59,12 +59,13 @@ def ran(monkeypatch) -> list[Cell]:
     """The cells that were trained, as they are."""
     cells = []
 
-    def record(model, memories, *, recipe, **options):
-        length = sum(m.length for m in memories)
-        cells.append(Cell(recipe.rank, length, memories[0].ratio, recipe.method, recipe.seed))
-        return memorize(model, memories, recipe=recipe, **options)
+    def record(model, memories, recipes, **options):
+        for own, recipe in zip(memories, recipes, strict=True):
+            length = sum(m.length for m in own)
+            cells.append(Cell(recipe.rank, length, own[0].ratio, recipe.method, recipe.seed))
+        return memorize_together(model, memories, recipes, **options)
 
-    monkeypatch.setattr(sweep, "memorize", record)
+    monkeypatch.setattr(sweep, "memorize_together", record)
     return cells
 
 

@@ -14,7 +14,9 @@ from tinymem.errors import DataError, RecipeError
 from tinymem.lora import Unit
 from tinymem.memory import Batch, Memory
 from tinymem.probe import memorize
-from tinymem.train import Recipe, Training, schedule, token_losses, train
+from tinymem.loss import token_losses
+from tinymem.recipe import Recipe, schedule
+from tinymem.train import Training, train
 
 LR = 0.05
 

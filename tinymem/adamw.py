@@ -20,13 +20,14 @@ class AdamW:
         self.parameters = list(parameters)
         self.m = [torch.zeros_like(p) for p in self.parameters]
         self.v = [torch.zeros_like(p) for p in self.parameters]
-        self.t = torch.zeros((), device=self.parameters[0].device)  # steps done
+        # Steps done. float32 would give 1 − 0.999ᵗ only four digits at first.
+        self.t = torch.zeros((), device=self.parameters[0].device, dtype=torch.float64)
 
     @torch.no_grad()
     def step(self, rate: Tensor) -> None:
         """One update from the parameters' gradients; rate [K]."""
         self.t += 1
-        first, second = (1 - beta**self.t for beta in BETAS)
+        first, second = ((1 - beta**self.t).float() for beta in BETAS)
         for p, m, v in zip(self.parameters, self.m, self.v, strict=True):
             m.lerp_(p.grad, 1 - BETAS[0])
             v.mul_(BETAS[1]).addcmul_(p.grad, p.grad, value=1 - BETAS[1])
