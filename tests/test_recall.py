@@ -57,7 +57,7 @@ def test_losses_are_those_of_the_whole_pass():
 def test_chunks_do_not_change_the_verdict(monkeypatch):
     model, batch = toy_model(), Batch([toy_memory(30)], 128, torch.device("cpu"))
     whole = teacher_forced(model, batch)
-    monkeypatch.setattr("tinymem.recall.CHUNK", 97 * 7)  # 7 rows at a time
+    monkeypatch.setattr("tinymem.loss.CHUNK", 97 * 7)  # 7 rows at a time
     parts = teacher_forced(model, batch)
     assert torch.allclose(whole[0], parts[0], atol=1e-6) and torch.equal(whole[1], parts[1])
 

@@ -59,11 +59,12 @@ def test_the_loss_trace_is_that_of_the_plain_loop(method, sites, layers):
     memory, traces = toy_memory(24), []
     for loop in (plain_loop, None):
         model = toy_model()
-        unit = Unit.create(model, 3, sites=sites, layers=layers).attach(model)
+        unit = Unit.create(model, 3, sites=sites, layers=layers)
         if loop:
-            traces.append(loop(model, unit, memory, recipe))
+            traces.append(loop(model, unit.attach(model), memory, recipe))
         else:
-            traces.append(train(model, unit, Batch([memory], 128, model.device), recipe, lr=lr).losses)
+            batch = Batch([memory], 128, model.device)
+            traces.append(train(model, [unit], batch, [recipe], lrs=[lr])[0].losses)
     assert traces[1] == pytest.approx(traces[0], abs=1e-5)
     assert traces[0][-1] < traces[0][0] - 1  # it did learn
 
@@ -108,8 +109,8 @@ def test_stop_when_certified_stops_early_and_is_true():
 def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch):
     calls = iter(range(1000))
 
-    def losses(logits, targets):
-        return token_losses(logits, targets) * (math.nan if next(calls) >= 25 else 1.0)
+    def losses(*args):
+        return token_losses(*args) * (math.nan if next(calls) >= 25 else 1.0)
 
     monkeypatch.setattr("tinymem.train.token_losses", losses)
     report = memorize(toy_model(), toy_memory(), rank=2, steps=50).report
@@ -243,9 +244,8 @@ def test_minibatches_train_like_a_plain_loop(method, sites):
     memories = [toy_memory(4 + n, prompt=2 + n % 3, seed=n) for n in range(7)]
     recipe = Recipe(rank=3, epochs=8, batch_size=3, accumulate=2, lr=0.01, method=method, sites=sites)
     model, traces = toy_model(), []
-    unit = Unit.create(model, 3, sites=sites).attach(model)
-    traces.append(train(model, unit, Batch(memories, 128, model.device), recipe, lr=recipe.lr).losses)
-    unit.detach()
+    unit, batch = Unit.create(model, 3, sites=sites), Batch(memories, 128, model.device)
+    traces.append(train(model, [unit], batch, [recipe], lrs=[recipe.lr])[0].losses)
 
     unit, trace = Unit.create(model, 3, sites=sites).attach(model), []
     optimizer = torch.optim.AdamW(unit.parameters(), lr=recipe.lr, weight_decay=0)
@@ -258,7 +258,8 @@ def test_minibatches_train_like_a_plain_loop(method, sites):
             for n in part:
                 ids = torch.tensor([memories[n].prompt_ids + memories[n].target_ids])
                 logits = model(ids)[0, len(memories[n].prompt_ids) - 1 : -1]
-                losses.append(token_losses(logits, torch.tensor(memories[n].target_ids)))
+                targets = torch.tensor(memories[n].target_ids)
+                losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
             losses = torch.cat(losses)
             active = (losses > math.log(2)).float()
             if method == "sft" or (method == "memft-ot" and not active.any()):
