@@ -33,8 +33,8 @@ from tinymem.errors import DataError, RecipeError
 from tinymem.files import RESULTS, read_rows
 from tinymem.memory import Memory, first_tokens, random_memory, text_memory
 from tinymem.probe import memorize, memorize_together
-from tinymem.sweep import AXES, Cell, Silent, Workers, hash_of, make_grid, run_sweep
 from tinymem.recipe import Recipe
+from tinymem.sweep import AXES, Cell, Silent, Workers, hash_of, make_grid, run_sweep
 
 RECIPE = Recipe(steps=12)
 SMALL = {"layers": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "num_kv_heads": 1}
@@ -46,7 +46,9 @@ processes.set_forkserver_preload(["torch._dynamo", "tests.test_sweep"])  # the f
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
+    """One process, one cell after another; the last part of this file is about batches of cells."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(sweep, "WIDE", 0)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,9 @@ def ran(monkeypatch) -> list[Cell]:
 def undisturbed(model, tmp_path_factory) -> list[dict]:
     """The rows of `toy_grid`, by a sweep that nothing befell."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    run_sweep(model, toy_grid(), folder, recipe=RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "WIDE", 0)
+        run_sweep(model, toy_grid(), folder, recipe=RECIPE)
     return in_order(rows_of(folder))
 
 
@@ -88,6 +92,15 @@ def toy_grid(**axes) -> dict[Cell, list[Memory]]:
 def bare(rows: list[dict]) -> list[dict]:
     """Rows without what no second run has again."""
     return [{k: v for k, v in row.items() if k not in ("_where", "wall_seconds")} for row in rows]
+
+
+def same(rows: list[dict], others: list[dict]) -> bool:
+    """Equal but for the last digits: larger matrix products add up in another order."""
+    near = [
+        {k: pytest.approx(v, rel=1e-4, abs=1e-5) if isinstance(v, float) else v for k, v in row.items()}
+        for row in bare(others)
+    ]
+    return bare(rows) == near
 
 
 def rows_of(folder: Path) -> list[dict]:
@@ -253,6 +266,7 @@ def work(folder: Path, progress: Silent | None = None, written: int | None = Non
     """The toy sweep in a child. written: die with so many bytes of the third row on the disk."""
     torch.set_num_threads(1)
     os.environ.update(environ)
+    sweep.WIDE = int(os.environ.get("WIDE", 0))
     if written is not None:
         count, write = itertools.count(1), os.write
 
@@ -343,13 +357,14 @@ def test_torn_at_any_byte(model, tmp_path, monkeypatch, undisturbed, rows, strid
     run_sweep(model, grid, tmp_path, recipe=RECIPE)
     reports, calls = {cell_of(row): row for row in undisturbed}, []
 
-    def report(model, memories, *, recipe, **_):
-        calls.append((recipe.rank, memories[0].length))
-        row = reports[Cell(recipe.rank, memories[0].length, None, recipe.method, recipe.seed)]
+    def report(model, memories, recipes, **_):
+        (own,), (recipe,) = memories, recipes
+        calls.append((recipe.rank, own[0].length))
+        row = reports[Cell(recipe.rank, own[0].length, None, recipe.method, recipe.seed)]
         known = {k: v for k, v in row.items() if not k.startswith("setting")}
-        return probe.Result(known | {"wall_seconds": 0.0}, memories)
+        return [probe.Result(known | {"wall_seconds": 0.0}, own)]
 
-    monkeypatch.setattr(sweep, "memorize", report)
+    monkeypatch.setattr(sweep, "memorize_together", report)
     monkeypatch.setattr(files.os, "fsync", lambda file: None)
     path, last = tmp_path / RESULTS, list(grid)[-1]
     whole = path.read_bytes()
@@ -391,8 +406,7 @@ def test_a_command_killed_and_interrupted(tmp_path):
     code, out, _ = tinymem("sweep", *args, "--out", grid, "--json")
     assert code == 0 and path.read_bytes().startswith(old) and left_in(grid) == LEFT
     tinymem("sweep", *args, "--out", tmp_path / "undisturbed")
-    rows = bare(json.loads(out))
-    assert rows == rows_of(tmp_path / "undisturbed")
+    assert same(json.loads(out), rows_of(tmp_path / "undisturbed"))
     cells = list(map(cell_of, rows_of(grid)))
     assert len(cells) == len(set(cells)) >= 6
 
@@ -438,6 +452,7 @@ OTHER = {
     "batch_size": 1,
     "accumulate": 2,
     "boundaries": (1, 2, 3, 4),
+    "optimizer": "lbfgs",
     "lr": 0.01,
     "dropout": 0.1,
     "clip": 0.5,
@@ -469,7 +484,8 @@ def test_another_recipe_is_refused_with_the_difference(model, written, name):
     was = 0.1 if name == "lr" else getattr(RECIPE, name)
     was, new = (list(v) if isinstance(v, tuple) else v for v in (was, OTHER[name]))
     recipe = dataclasses.replace(RECIPE, **{name: OTHER[name]})
-    only = f"made under another setting: {name} was {was!r}, is {new!r}; choose another --out"
+    also = "; lr was 0.1, is None" if name == "optimizer" else ""  # L-BFGS has no rate
+    only = f"made under another setting: {name} was {was!r}, is {new!r}{also}; choose another --out"
     refused(written, model, only, recipe=recipe, source={"text": "abc"})
 
 
@@ -646,10 +662,10 @@ def test_the_folder_is_free_after_a_refusal_and_after_an_error(model, tmp_path, 
 def test_a_cell_out_of_memory_is_a_row_and_the_sweep_goes_on(tmp_path, monkeypatch, ran, error):
     real = probe.train
 
-    def train(model, unit, *args, **options):
-        if unit.rank == 1:
+    def train(model, units, *args, **options):
+        if units[0].rank == 1:
             raise error
-        return real(model, unit, *args, **options)
+        return real(model, units, *args, **options)
 
     monkeypatch.setattr(probe, "train", train)
     args = ["sweep", "--ranks", "1,2", "--lengths", "4,6", "--steps", "2", "--out", tmp_path]
@@ -674,8 +690,8 @@ def test_a_diverged_cell_is_a_row_and_the_sweep_goes_on(tmp_path, ran, monkeypat
         assert [row["status"] for row in json.loads(out)] == ["diverged"] * 4
     real = probe.train
 
-    def train(*args, lr, **options):  # the other cells get a rate that they can bear
-        return real(*args, lr=0.05, **options)
+    def train(*args, lrs, **options):  # the other cells get a rate that they can bear
+        return real(*args, lrs=[0.05] * len(lrs), **options)
 
     monkeypatch.setattr(probe, "train", train)
     code, shown, _ = tinymem(*wild, "--seeds", "0,1")
@@ -686,10 +702,10 @@ def test_a_diverged_cell_is_a_row_and_the_sweep_goes_on(tmp_path, ran, monkeypat
 def test_a_loss_that_is_not_a_number_is_a_row(model, tmp_path, monkeypatch):
     real = probe.train
 
-    def train(model, unit, *args, **options):
+    def train(model, units, *args, **options):
         with torch.no_grad():
-            unit.parameters()[1].fill_(float("nan"))
-        return real(model, unit, *args, **options)
+            units[0].parameters()[1].fill_(float("nan"))
+        return real(model, units, *args, **options)
 
     monkeypatch.setattr(probe, "train", train)
     rows = run_sweep(model, toy_grid(ranks=(1,)), tmp_path, recipe=RECIPE)
@@ -865,7 +881,7 @@ def test_torchrun_gives_the_rows_of_one_process(tmp_path):
     ended = run("--json")
     assert ended.returncode == 0, ended.stderr
     rows = json.loads(ended.stdout)  # one document, by one of them
-    assert bare(rows) == rows_of(tmp_path / "one")  # in the grid's order
+    assert same(rows, rows_of(tmp_path / "one"))  # in the grid's order
     assert in_order(rows_of(tmp_path / "two")) == in_order(bare(rows))  # each cell once
     path = tmp_path / "two" / RESULTS
     whole = path.read_bytes()
@@ -873,6 +889,102 @@ def test_torchrun_gives_the_rows_of_one_process(tmp_path):
     ended = run("--steps", "4")  # ends within the time limit
     assert ended.returncode != 0 and ended.stdout == "" and path.read_bytes() == whole
     assert "made under another setting: steps was 3, is 4; choose another --out" in ended.stderr
+
+
+# --- Cells that train together -------------------------------------------------------------------
+
+
+def grid_and_recipes(**axes) -> tuple[dict, dict]:
+    grid = toy_grid(**axes)
+    fields = ("rank", "method", "seed")
+    recipes = {c: dataclasses.replace(RECIPE, **{f: getattr(c, f) for f in fields}) for c in grid}
+    return grid, recipes
+
+
+WIDE = {"ranks": (1, 2, 3), "lengths": (4, 6), "methods": ("sft", "memft-ot"), "seeds": (0, 1)}
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    monkeypatch.setattr(sweep, "WIDE", 1 << 18)
+
+
+def test_what_trains_together_has_the_same_lengths(model, wide):
+    grid, recipes = grid_and_recipes(**WIDE)
+    groups = sweep.make_groups(model, grid, recipes)
+    assert [len(group) for group in groups] == [12, 12]
+    assert [{cell.length for cell in group} for group in groups] == [{4}, {6}]
+    for options in ({"optimizer": "lbfgs"}, {"batch_size": 1}):
+        alone = {cell: dataclasses.replace(recipe, **options) for cell, recipe in recipes.items()}
+        assert [len(group) for group in sweep.make_groups(model, grid, alone)] == [1] * 24
+
+
+@pytest.mark.parametrize(("limit", "width"), [("memory", 5), ("gain", 3)])
+def test_memory_and_gain_decide_how_many(model, wide, monkeypatch, limit, width):
+    grid, recipes = grid_and_recipes(**WIDE)
+    positions = 3 + 4 - 1
+    if limit == "memory":
+        each = sweep.activations(model, 1, positions)
+        monkeypatch.setattr(sweep, "room", lambda device: width * each + each // 2)
+    else:
+        monkeypatch.setattr(sweep, "WIDE", width * positions * 32)
+    groups = sweep.make_groups(model, grid, recipes)
+    assert max(map(len, groups)) <= width < 12 and len(groups[0]) >= width - 1
+    assert sorted(map(str, itertools.chain(*groups))) == sorted(map(str, grid))
+    one = sweep.make_groups(model, dict(list(grid.items())[:2]), recipes, workers=2)
+    assert [len(group) for group in one] == [1, 1]  # nobody is left without work
+
+
+def test_a_batch_gives_the_rows_of_runs_alone(model, tmp_path, wide, ran):
+    rows = run_sweep(model, toy_grid(**WIDE), tmp_path, recipe=dataclasses.replace(RECIPE, steps=50))
+    assert len(rows) == len(ran) == 24
+    for row in rows:
+        one = dataclasses.replace(RECIPE, steps=50, rank=row["rank"], method=row["method"], seed=row["seed"])
+        alone = memorize(model, draw(row["length"], None, row["seed"]), recipe=one).report
+        assert same([{k: v for k, v in row.items() if not k.startswith("setting")}], [alone])
+
+
+def test_a_batch_that_is_short_of_memory_is_halved(model, tmp_path, wide, monkeypatch):
+    real, sizes = probe.train, []
+
+    def train(model, units, *args, **options):
+        sizes.append(len(units))
+        if len(units) > 2 or any(unit.rank == 3 for unit in units):
+            raise MemoryError
+        return real(model, units, *args, **options)
+
+    monkeypatch.setattr(probe, "train", train)
+    rows = run_sweep(model, toy_grid(ranks=(1, 2, 3, 4, 5), lengths=(4,)), tmp_path, recipe=RECIPE)
+    assert [row["status"] for row in rows] == ["ok", "ok", "oom", "ok", "ok"]
+    assert sizes[0] == 5 and len(rows_of(tmp_path)) == 5
+
+
+def test_a_batch_that_is_killed_or_interrupted_is_done_again(model, tmp_path, wide, undisturbed):
+    process = processes.Process(target=work, args=(tmp_path, Dies("metrics", 3), None, {"WIDE": "262144"}))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL and len(rows_of(tmp_path)) == 2
+    before = (tmp_path / RESULTS).read_bytes()
+
+    class Interrupts(Silent):
+        def row(self, *_) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(model, toy_grid(), tmp_path, recipe=RECIPE, progress=Interrupts())
+    rows = run_sweep(model, toy_grid(), tmp_path, recipe=RECIPE)
+    assert (tmp_path / RESULTS).read_bytes().startswith(before)
+    assert same(in_order(rows), undisturbed) and len(rows_of(tmp_path)) == 6
+
+
+def test_rows_from_before_there_was_a_choice_of_optimizer(model, tmp_path, ran):
+    (row,) = run_sweep(model, toy_grid(ranks=(1,), lengths=(4,)), tmp_path, recipe=RECIPE)
+    row.pop("_where", None)
+    row["setting"].pop("optimizer")
+    row["setting_hash"] = hash_of(row["setting"])
+    (tmp_path / RESULTS).write_text(json.dumps(row) + "\n")
+    run_sweep(model, toy_grid(ranks=(1, 2), lengths=(4,)), tmp_path, recipe=RECIPE)
+    assert [cell.rank for cell in ran] == [1, 2]
 
 
 # --- The command ---------------------------------------------------------------------------------

@@ -57,9 +57,7 @@ def minimize(trainer, plan: Sequence, log) -> None:
             held = None
 
 
-def descend(
-    optimizer: torch.optim.LBFGS, trainer, held: Tensor, plan: Sequence, steps: int, log
-) -> int:
+def descend(optimizer: torch.optim.LBFGS, trainer, held: Tensor, plan: Sequence, steps: int, log) -> int:
     """One round from a point whose gradient is known; returns the evaluations done until then.
 
     Ended before its time, by Spent or Ctrl-C, it leaves the lowest point that it saw.

@@ -145,7 +145,9 @@ def memorize_together(
     return results
 
 
-def make_report(model: Model, result: Result, recipe: Recipe, lr: float | None, base_loss: float | None) -> dict:
+def make_report(
+    model: Model, result: Result, recipe: Recipe, lr: float | None, base_loss: float | None
+) -> dict:
     """The report's fields, in the README's order; null where a run did not get that far."""
     unit, verdict, training, memories = result.unit, result.verdict, result.training, result.memories
     length, parameters = sum(m.length for m in memories), unit.trainable_parameters()

@@ -247,12 +247,12 @@ def run_sweep(
         workers.wait()  # all have read before one writes
         todo = {cell: memories for cell, memories in grid.items() if cell not in done}
         progress.start(len(grid) - len(todo), len(todo), sum(map(cost_of, todo.values())))
+
+        def on_metrics(cells: Sequence[Cell], part: float, loss: float, share: float) -> None:
+            cost = part * sum(cost_of(grid[cell]) for cell in cells)
+            progress.metrics(cells, workers.add_cost(0) + cost, loss, share)
+
         for group in workers.take(make_groups(model, todo, recipes, workers.count)):
-
-            def on_metrics(cells, part: float, loss: float, share: float, so_far=workers.add_cost(0)) -> None:
-                cost = part * sum(cost_of(grid[cell]) for cell in cells)
-                progress.metrics(cells, so_far + cost, loss, share)
-
             for cell, result in run_cells(model, group, grid, recipes, held_out, on_metrics):
                 if result.report["status"] == "interrupted":
                     raise KeyboardInterrupt

@@ -161,7 +161,6 @@ class Trainer:
         self.update()
         return self.metrics[0]
 
-
     def _clear(self) -> None:
         for p in self.stack.parameters():
             p.grad = None
