@@ -1,0 +1,134 @@
+"""How long whole runs take: to their end, until certified, with L-BFGS, and as a grid."""
+
+import itertools
+from collections.abc import Callable
+from statistics import median
+
+from tinymem.lora import Unit
+from tinymem.probe import Result, memorize, memorize_together
+from tinymem.recall import judge
+from tinymem.recipe import Recipe
+
+from .bases import Base
+from .measure import Rows, alternate, seconds
+from .peers import RANK, make_trainer, paper_step, peft_step, tinymem_step
+
+SLICES = 10  # of a run: peers take turns
+
+
+def times(count: int, call: Callable[[], object]) -> Callable[[], list]:
+    return lambda: [call() for _ in range(count)]
+
+
+def run(base: Base, rows: Rows, length: int, steps: int, share: int) -> None:
+    """A memft-ot run from its first step to its last, with what tinymem computes beforehand.
+
+    peft computes all of its logits in every step, so its steps cost the same from first to last: of
+    `share` of them one is timed.
+    """
+    memory, method, made = base.memory(length), "memft-ot", []
+    ours = seconds(lambda: made.append(tinymem_step(base, memory, steps, method)), base.device)
+    peft, theirs = peft_step(base, memory, steps, method), 0.0
+    peft()  # its warm-up is not counted, ours is
+    for _ in range(SLICES):
+        ours += seconds(times(steps // SLICES, made[0]), base.device)
+        theirs += share * seconds(times(steps // SLICES // share, peft), base.device)
+    smollm2 = (base.name, length, base.device.type) == ("SmolLM2", 256, "cpu")
+    note = f"peft computed: one step of {share} timed" if share > 1 else ""
+    case = f"{length} tokens, {method}, {steps:,} steps"
+    rows.add("run", base.label, case, "peft", ours, theirs, target=2.0 if smollm2 else None, note=note)
+
+
+def certified(base: Base, rows: Rows, length: int, steps: int, whole: bool) -> None:
+    """A run until certified, its verdict included, against `steps` steps of the paper's algorithm, without.
+
+    whole: do all of these and compare the verdicts; else a few, whose median is multiplied.
+    """
+    memory, ours, theirs, results = base.memory(length), [], [], []
+    paper, trained = paper_step(base, memory, steps)
+
+    def until_certified() -> None:
+        options = {"rank": RANK, "steps": steps, "stop_when_certified": True}
+        results.append(memorize(base.model, memory, **options))
+
+    rounds, part = (4, steps // 4) if whole else (3, 1)
+    for done in range(rounds):
+        if whole or not done:
+            ours.append(seconds(until_certified, base.device))
+        theirs.append(seconds(times(part, paper), base.device))
+    total = sum(theirs) if whole else steps * median(theirs)
+    case, report = f"{length} tokens, rank {RANK}", results[0].report
+    note = f"certified: {report['certified']}, after {report['steps']:,} of {steps:,} steps"
+    note += "" if whole else "; paper computed: its median step × steps"
+    fields = {"target": 10.0, "rounds": len(ours), "note": note}
+    rows.add("certified", base.label, case, "paper", median(ours), total, **fields)
+    if whole:
+        unit = trained().attach(base.model)
+        verdict = judge(base.model, memory)
+        unit.detach()
+        pairs = [(name, report[name], getattr(verdict, name)) for name in ("certified", "recall_exact")]
+        note = "; ".join(f"{name}: {mine} and {paper}" for name, mine, paper in pairs)
+        same = float(all(mine == paper for _, mine, paper in pairs))
+        rows.add("certified", base.label, case + ", same verdict", "paper", value=same, target=1.0, note=note)
+
+
+def lbfgs(base: Base, rows: Rows, length: int, steps: int) -> None:
+    """Gradient evaluations until L-BFGS is at AdamW's final loss after `steps` of them."""
+    memory, results = base.memory(length), {}
+    for optimizer in ("adamw", "lbfgs"):
+        options = {"rank": RANK, "steps": steps, "optimizer": optimizer}
+        results[optimizer] = memorize(base.model, memory, **options)
+    goal, losses = results["adamw"].report["final_loss"], results["lbfgs"].training.losses
+    reached = next((n for n, loss in enumerate(losses, start=1) if loss <= goal), None)
+    last = f"AdamW ends at {goal:.4g} nats, L-BFGS at {results['lbfgs'].report['final_loss']:.4g}"
+    note = last if reached else f"{last} after {len(losses)} evaluations: not reached"
+    count, case = reached or len(losses), f"{length} tokens, rank {RANK}"
+    fields = {"target": 1 / 3, "at_most": True, "unit": "evaluations", "note": note}
+    value = count / steps if reached else max(1.0, count / steps)
+    rows.add("lbfgs", base.label, case, "AdamW", count, steps, value=value, **fields)
+
+
+def grid(base: Base, rows: Rows, length: int, steps: int, rounds: int = 3) -> None:
+    """Ranks 1 to 8 × three seeds, verdicts included: trained as one batch, and one after another."""
+    cells = list(itertools.product(range(1, 9), range(3)))
+    memories = [base.memory(length, seed) for _, seed in cells]
+    recipes = [Recipe(rank=rank, seed=seed, steps=steps) for rank, seed in cells]
+    results: dict[str, list[Result]] = {}
+
+    def together() -> None:
+        results["together"] = memorize_together(base.model, [[m] for m in memories], recipes)
+
+    def alone() -> None:
+        pairs = zip(memories, recipes, strict=True)
+        results["alone"] = [memorize(base.model, memory, recipe=recipe) for memory, recipe in pairs]
+
+    taken, done = alternate({"together": together, "alone": alone}, base.device, most=rounds)
+    losses = [[r.report["final_loss"] for r in results[name]] for name in ("together", "alone")]
+    apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
+    note = f"{steps} steps; final losses differ by at most {apart:.1g} nats"
+    case = f"8 ranks × 3 seeds, {length} tokens"
+    target = 2.0 if base.name == "tiny" and base.device.type == "cpu" else None
+    about = {"target": target, "rounds": done, "note": note}
+    rows.add("grid", base.label, case, "one by one", *taken.values(), **about)
+
+
+def grid_beside_peft(base: Base, rows: Rows, length: int, steps: int) -> None:
+    """Ranks 1 to 16 for one memory: as one batch, and one after another with peft; training alone."""
+    memory, ranks = base.memory(length), range(1, 17)
+
+    def together() -> None:
+        recipes = [Recipe(rank=rank, steps=steps) for rank in ranks]
+        units = [Unit.create(base.model, rank, seed=0) for rank in ranks]
+        trainer = make_trainer(base, [memory] * len(ranks), units, recipes)
+        times(steps, trainer.step)()
+        trainer.close()
+
+    def peft() -> None:
+        for rank in ranks:
+            times(steps, peft_step(base, memory, steps, rank=rank))()
+
+    times(3, peft_step(base, memory))()  # the device's first products take longer
+    taken = [seconds(call, base.device) for call in (together, peft)]
+    case = f"16 ranks, {length} tokens, {steps} steps"
+    target = 20.0 if base.name == "SmolLM2" else None
+    rows.add("grid", base.label, case, "peft", *taken, target=target)
