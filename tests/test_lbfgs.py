@@ -19,7 +19,8 @@ def run(steps: int, memory=None, **options):
     return memorize(toy_model(), memory or toy_memory(24), **options)
 
 
-def test_it_goes_where_torchs_goes_on_the_plain_loop():
+def test_it_goes_where_torchs_goes_on_the_plain_loop(monkeypatch):
+    monkeypatch.setattr(lbfgs, "FIRST", 8)  # iterations, of the one round
     model, memory = toy_model(), toy_memory(24)
     unit = Unit.create(model, 4).attach(model)
     ids, start, losses = torch.tensor([memory.prompt_ids + memory.target_ids]), len(memory.prompt_ids), []
@@ -66,6 +67,7 @@ def test_ctrl_c_leaves_the_lowest_point(monkeypatch):
             raise KeyboardInterrupt
         return real(self, *args)
 
+    monkeypatch.setattr(lbfgs, "FIRST", 20)  # all in one round
     monkeypatch.setattr(Trainer, "gradient", gradient)
     result = run(100)
     assert (result.report["status"], result.report["steps"]) == ("interrupted", 7)

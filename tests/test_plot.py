@@ -13,6 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
 from tinymem.errors import TinymemError
+from tinymem.log import Training
 from tinymem.memft import LN2, METHODS
 from tinymem.plot import (
     BLUE,
@@ -24,7 +25,6 @@ from tinymem.plot import (
     plot_methods,
     plot_run,
 )
-from tinymem.train import Training
 
 RANKS, LENGTHS, SEEDS = (1, 2, 4, 8, 16), (16, 32, 64, 128, 256), (0, 1, 2)
 L0, H = 12.5, 7.6

@@ -11,12 +11,13 @@ import torch
 from tests.toy import toy_memory, toy_model
 from tinymem import memft
 from tinymem.errors import DataError, RecipeError
+from tinymem.log import Training
 from tinymem.lora import Unit
 from tinymem.loss import token_losses
 from tinymem.memory import Batch, Memory
 from tinymem.probe import memorize
 from tinymem.recipe import Recipe, schedule
-from tinymem.train import Training, train
+from tinymem.train import train
 
 LR = 0.05
 

@@ -3,11 +3,12 @@
 The loss of a memory is a deterministic function of a few thousand variables, and its gradient is exact.
 L-BFGS estimates the curvature from the last gradients, and searches along each direction until the loss
 has fallen enough (strong Wolfe conditions). Both need a function that stays the same, and MemFT's weights
-change. So a run goes in rounds: the weights are those of the round's start and held throughout it; where
-they differ from the last round's, the estimate of the curvature is dropped.
+change. So a run goes in rounds: the weights are those of the round's start and held throughout it. Where
+they differ from the last round's, the estimate of the curvature is dropped, and the round is a short one:
+tokens that the held weights leave out are forgotten in a long one.
 
 What takes the time is evaluations of the gradient: these are counted as the run's steps. There is no
-learning rate, and nothing is clipped.
+learning rate, and nothing is clipped. The estimate takes the memory of 2 × HISTORY units.
 """
 
 import math
@@ -16,8 +17,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-ITERATIONS = 10  # of a round; most take one evaluation
-HISTORY = 20  # gradients that the curvature is estimated from
+ITERATIONS = 25  # of a round; most take one evaluation
+FIRST = 5  # of a round with new weights
+HISTORY = 100  # gradients that the curvature is estimated from
 
 
 class Spent(Exception):
@@ -39,13 +41,13 @@ def minimize(trainer, plan: Sequence, log) -> None:
         fresh, held = optimizer is None, trainer.weights.clone()
         optimizer = optimizer or torch.optim.LBFGS(
             trainer.stack.parameters(),
-            max_iter=ITERATIONS,
             max_eval=10 * ITERATIONS,
             history_size=HISTORY,
             tolerance_grad=0.0,
             tolerance_change=0.0,
             line_search_fn="strong_wolfe",
         )
+        optimizer.param_groups[0]["max_iter"] = FIRST if fresh else ITERATIONS
         before = steps
         try:
             steps = descend(optimizer, trainer, held, plan, steps, log)

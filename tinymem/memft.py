@@ -13,6 +13,7 @@ for the device. Leading dimensions are independent runs.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -95,3 +96,29 @@ def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
     """Σ w_t ℓ_t / Σ w_t over the last dimension; 0 where all weights are 0."""
     total = weights.sum(-1)
     return (weights * losses).sum(-1) / torch.where(total > 0, total, 1.0)
+
+
+class Weigher:
+    """The weights of K runs' tokens, each by its own (method, zero_active); remembers memft-sw's windows."""
+
+    def __init__(self, kinds: Sequence[tuple[str, str]], device: torch.device):
+        runs = {kind: [n for n, k in enumerate(kinds) if k == kind] for kind in kinds}
+        self.runs = {kind: torch.tensor(which, device=device) for kind, which in runs.items()}
+        self.needs_correct = any(method == "memft-sw" for method, _ in kinds)
+        self.leaves_out = any(method == "memft-ot" for method, _ in kinds)  # some weights will be 0
+        self.window = first_window(torch.empty(len(kinds), 1, device=device))
+
+    def __call__(self, losses: Tensor, correct: Tensor | None) -> Tensor:
+        """[K, ℓ] from losses [K, ℓ], and, for memft-sw, whether the argmax is right [K, ℓ]."""
+        weights = torch.empty_like(losses)
+        for (method, zero_active), runs in self.runs.items():
+            if method == "sft":
+                weights[runs] = sft_weights(losses[runs])
+            elif method == "memft-ot":
+                weights[runs] = memft_ot_weights(losses[runs], zero_active=zero_active)
+            else:
+                window = Window(*(state[runs] for state in self.window))
+                weights[runs], window = memft_sw_weights(losses[runs], correct[runs], window)
+                for state, new in zip(self.window, window, strict=True):
+                    state[runs] = new
+        return weights

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .errors import TinymemError
+from .log import Training
 from .memft import LN2, METHODS
 from .probe import Result
-from .train import Training
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

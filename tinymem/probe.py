@@ -21,13 +21,14 @@ from . import __version__
 from .adapter import is_finite, read_about, save_adapter
 from .errors import AdapterError, RecipeError, is_out_of_memory
 from .files import write_atomically
+from .log import Training
 from .lora import Unit
 from .memft import LN2
 from .memory import Batch, Memory, check_fits
 from .model import Model
 from .recall import Verdict, Watch, is_certified, judge, teacher_forced
 from .recipe import Recipe
-from .train import Training, train
+from .train import train
 
 EXIT_CODES = {"ok": 0, "diverged": 1, "oom": 1, "interrupted": 130}
 VERDICT_FIELDS = (

@@ -22,6 +22,7 @@ from .model import Model
 
 EXPOSURES = 5  # stages of the curriculum: 20, 40, 60, 80, 100 % of the memories
 OPTIMIZERS = ("adamw", "lbfgs")
+Minibatches = Sequence[np.ndarray | None]  # of a step: indices of memories, or None for all
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,15 @@ class Recipe:
             return None
         return auto_lr(model) if self.lr is None else self.lr
 
+    def weighting(self, memories: int) -> tuple[str, str]:
+        """Method and zero_active by which tokens are weighted (memft.Weigher).
+
+        memft-sw over several memories is memft-ot with the zero-loss rule; its curriculum is `schedule`'s.
+        """
+        if self.method == "memft-sw" and memories > 1:
+            return "memft-ot", "zero"
+        return self.method, self.zero_active if self.method == "memft-ot" else ""
+
     def companions(self, memories: Sequence[Memory]) -> Hashable | None:
         """What runs must have in common to be trained as one batch; None: this one trains alone."""
         curriculum = self.method == "memft-sw" and len(memories) > 1
@@ -116,7 +126,7 @@ def auto_lr(model: Model) -> float:
     return min(0.1, 1e-2 * 4096 / model.config.hidden_size)
 
 
-def schedule(recipe: Recipe, count: int) -> Iterator[list[np.ndarray | None]]:
+def schedule(recipe: Recipe, count: int) -> Iterator[Minibatches]:
     """For each step of a run on `count` memories, its minibatches: indices of memories, or None for all.
 
     The memories are shuffled once, and again in every epoch of minibatches. Under memft-sw a step sees
