@@ -1,12 +1,15 @@
 """The verdict. Oracles: decoding step by step without a cache, and the definition of the certificate."""
 
+import math
+
+import pytest
 import torch
 
 from tests.toy import toy_memory, toy_model
 from tinymem.lora import Unit
 from tinymem.memory import Batch, Memory
 from tinymem.probe import memorize
-from tinymem.recall import Verdict, judge, teacher_forced
+from tinymem.recall import Verdict, judge, judge_units, teacher_forced
 
 
 def slow_decode(model, memory):
@@ -115,3 +118,25 @@ def test_a_unit_judged_is_the_unit_attached():
     assert judge(model, memory).loss == base  # fresh: B = 0
     unit.loras["layers.2.mlp"].B.data.normal_()
     assert judge(model, memory).loss != base
+
+
+# --- Units side by side ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", [1 << 14, 60])
+def test_units_side_by_side_get_the_verdicts_that_they_get_alone(monkeypatch, positions):
+    """Also in several parts, with dropout, of mixed ranks, and where one is not finite."""
+    monkeypatch.setattr("tinymem.memory.POSITIONS", positions)
+    model, memories = toy_model(), [[toy_memory(12, seed=n)] for n in range(5)]
+    units = [Unit.create(model, rank=1 + n, seed=n, dropout=0.5) for n in range(5)]
+    for n, unit in enumerate(units):
+        unit.loras["layers.2.mlp"].B.data = torch.randn(1 + n, 64) * (math.nan if n == 3 else 0.3)
+    for n, verdict in enumerate(judge_units(model, units, memories)):
+        units[n].attach(model).train(False)
+        alone = judge(model, memories[n])
+        units[n].detach()
+        assert verdict.losses == pytest.approx(alone.losses, abs=1e-5, nan_ok=True)
+        assert (verdict.predicted, verdict.decoded) == (alone.predicted, alone.decoded)
+        assert (verdict.targets, verdict.lengths) == (alone.targets, alone.lengths)
+        assert verdict.probabilities == pytest.approx(alone.probabilities, abs=1e-5, nan_ok=True)
+    assert n == 4

@@ -28,7 +28,7 @@ import tinymem as tm
 from tests.test_cli import FIELDS
 from tests.test_files import wait_for
 from tests.toy import toy_memory, toy_model
-from tinymem import cli, files, probe, sweep
+from tinymem import cli, files, probe, recall, sweep
 from tinymem.errors import DataError, RecipeError
 from tinymem.files import RESULTS, read_rows
 from tinymem.memory import Memory, first_tokens, random_memory, text_memory
@@ -416,7 +416,7 @@ def test_a_command_killed_and_interrupted(tmp_path):
 def test_interrupted(tmp_path, monkeypatch, how, moment):
     """Ctrl-C or a polite kill in the second cell: exit code 130, and nothing finished is lost."""
     args = ["sweep", "--ranks", "1,2", "--lengths", "4,6", "--steps", "2", "--out", tmp_path / "grid"]
-    calls, home = itertools.count(1), sweep if moment == "append_row" else probe
+    calls, home = itertools.count(1), {"train": probe, "judge": recall, "append_row": sweep}[moment]
     real = getattr(home, moment)
 
     def interrupted(*args, **options):

@@ -26,7 +26,7 @@ from .lora import Unit
 from .memft import LN2
 from .memory import Batch, Memory, check_fits
 from .model import Model
-from .recall import Verdict, Watch, is_certified, judge, teacher_forced
+from .recall import Verdict, Watch, is_certified, judge_units, teacher_forced
 from .recipe import Recipe
 from .train import train
 
@@ -83,7 +83,7 @@ def memorize_together(
     on_metrics: Callable[[float, float, float], None] = lambda done, loss, share: None,
     watch: Watch = lambda items, what: items,
 ) -> list[Result]:
-    """Several runs at once: each as `memorize` does it, trained as one batch, judged one by one.
+    """Several runs at once: each as `memorize` does it, trained and judged as one batch.
 
     memories: of each run; theirs have the same lengths, and the recipes differ in rank, method, seed, lr,
     clip and zero_active alone. Raises RecipeError if they cannot be trained together.
@@ -121,11 +121,10 @@ def memorize_together(
         )
         for result, training in zip(results, trained, strict=True):
             result.training = training
-        for result in results:
-            result.unit.attach(model)
-            result.verdict = judge(model, result.memories, watch)
-            result.held_out = judge(model, held_out, watch) if held_out else None
-            result.unit.detach()
+        for result, verdict in zip(results, judge_units(model, units, memories, watch), strict=True):
+            result.verdict = verdict
+            if held_out:
+                result.held_out = next(judge_units(model, [result.unit], [held_out], watch))
             judged += 1
     except KeyboardInterrupt:  # what was trained is still there to be saved
         status = "interrupted"

@@ -13,7 +13,7 @@ All three are computed in float32, whatever the model was trained in: in bfloat1
 two close logits, fall differently from one way of computing to the next.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .lora import Unit
 from .loss import log_probabilities
 from .memory import Batch, Memory, check_fits, together
 from .model import Model, greedy
@@ -78,21 +79,23 @@ class Verdict:
     @property
     def exact_match(self) -> float:
         """Share of the memories that decoding recites whole."""
-        return sum(wrote == target for wrote, target in self._each()) / len(self.lengths)
+        return sum(one.recall_exact for one in self.each()) / len(self.lengths)
 
     @property
     def first_error(self) -> int | None:
         """Position, in its memory, of the first token that decoding got wrong; None if there is none."""
-        for wrote, target in self._each():
-            for t, (a, b) in enumerate(zip(wrote, target, strict=True)):
+        for one in self.each():
+            for t, (a, b) in enumerate(zip(one.decoded, one.targets, strict=True)):
                 if a != b:
                     return t
         return None
 
-    def _each(self) -> Iterable[tuple[list[int], list[int]]]:
-        """(decoded, target) of each memory."""
+    def each(self) -> Iterator["Verdict"]:
+        """The verdicts on the memories one by one."""
+        tokens = (self.losses, self.predicted, self.decoded, self.targets, self.probabilities)
         for end, length in zip(accumulate(self.lengths), self.lengths, strict=True):
-            yield self.decoded[end - length : end], self.targets[end - length : end]
+            losses, predicted, decoded, targets, p = (values[end - length : end] for values in tokens)
+            yield Verdict(losses, predicted, decoded, targets, [length], p)
 
 
 @torch.no_grad()
@@ -153,3 +156,26 @@ def judge(
         lengths=[m.length for m in memories],
         probabilities=(-losses).exp().tolist(),
     )
+
+
+def judge_units(
+    model: Model,
+    units: Sequence[Unit],
+    memories: Sequence[Sequence[Memory]],
+    watch: Watch = lambda items, what: items,
+) -> Iterator[Verdict]:
+    """The verdict on each unit and its own memories, in turn; none is left attached.
+
+    Units of one memory each, all of the same lengths, are judged as a stack, as many as fit at once.
+    """
+    first = memories[0][0]
+    width = together(len(first.prompt_ids) + first.length) if len(memories[0]) == 1 else 1
+    for start in range(0, len(units), width):
+        part, own = units[start : start + width], memories[start : start + width]
+        unit = Unit.stack(part) if len(part) > 1 else part[0]
+        unit.attach(model).train(False)  # no dropout
+        try:
+            verdict = judge(model, [m for ms in own for m in ms], watch)
+        finally:
+            unit.detach()
+        yield from verdict.each() if len(part) > 1 else [verdict]

@@ -35,10 +35,11 @@ class Sizes:
     certified: tuple[int, int] = (128, 2000)
     evaluations: int = 600
     grid: int = 100
+    grid_lengths: tuple[int, ...] = (32, 64, 128)
     memory: tuple[int, int] = (2000, 10_000)  # on a CPU, on a GPU
 
 
-QUICK = Sizes((64,), (1, 2, 4), (64, 20), 2, (16, 400), 20, 5, (512, 2000))
+QUICK = Sizes((64,), (1, 2, 4), (64, 20), 2, (16, 400), 20, 5, (32,), (512, 2000))
 
 
 def on_the_cpu(rows: Rows, folder: str | None, sizes: Sizes) -> Plan:
@@ -51,7 +52,8 @@ def on_the_cpu(rows: Rows, folder: str | None, sizes: Sizes) -> Plan:
         base, small = from_folder(name, source, "cpu", "float32"), name == "tiny"
         if small:
             yield "check", name, partial(check, base, rows)
-            yield "grid", name, partial(grid, base, rows, 64, sizes.grid)
+            for length in sizes.grid_lengths:
+                yield "grid", name, partial(grid, base, rows, length, sizes.grid)
         yield "step", name, partial(step, base, rows, sizes.lengths)
         yield "run", name, partial(run, base, rows, *sizes.run, 1 if small else sizes.share)
         yield "certified", name, partial(certified, base, rows, *sizes.certified, small)
