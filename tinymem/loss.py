@@ -17,28 +17,42 @@ import torch
 from torch import Tensor
 
 CHUNK = 1 << 25  # logits held at once: 128 MB
+Room = dict[torch.dtype, Tensor]  # memory for them, to be used again: fresh memory is slow on a CPU
 Likely = Callable[[Tensor, slice], Tensor]  # losses [n] of rows, and which these are -> bool [n]
 
 
 def token_losses(
-    x: Tensor, weight: Tensor, targets: Tensor, likely: Likely | None = None, correct: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    likely: Likely | None = None,
+    correct: Tensor | None = None,
+    room: Room | None = None,
 ) -> Tensor:
     """ℓ_t [N], nats, float32, from x [N, d], the head's weight [V, d] and targets long [N].
 
     likely: says which rows will probably have a gradient (a guess: it decides the cost, not the result).
     None: all of them, and nothing that is done depends on the data.
     correct: bool [N] to be filled in, is the argmax the target?
+    room: empty at first; the same one for every step.
     """
-    return _TokenLosses.apply(x, weight, targets, likely, correct)
+    return _TokenLosses.apply(x, weight, targets, likely, correct, {} if room is None else room)
 
 
-def log_probabilities(x: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def rows_of(room: Room, dtype: torch.dtype, rows: int, weight: Tensor) -> Tensor:
+    """Logits [rows, V] in `room`, not filled in."""
+    if dtype not in room or len(room[dtype]) < rows:
+        room[dtype] = torch.empty(rows, len(weight), dtype=dtype, device=weight.device)
+    return room[dtype][:rows]
+
+
+def log_probabilities(x: Tensor, weight: Tensor, room: Room | None = None) -> Iterator[tuple[slice, Tensor]]:
     """ln softmax(z_t) [n, V] in float32, chunk after chunk of rows, each in the same piece of memory."""
     size = max(1, CHUNK // len(weight))
     same = weight.dtype == x.dtype
     columns = len(weight) if same else max(1, CHUNK // weight.shape[1])  # of a weight that is cast
-    logits = x.new_empty(min(size, len(x)), len(weight))
-    wide = logits if x.dtype == torch.float32 else torch.empty_like(logits, dtype=torch.float32)
+    room = {} if room is None else room
+    logits, wide = (rows_of(room, dtype, min(size, len(x)), weight) for dtype in (x.dtype, torch.float32))
     for start in range(0, len(x), size):
         rows = slice(start, min(start + size, len(x)))
         count = rows.stop - start
@@ -59,11 +73,11 @@ def pull(logp: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
 
 class _TokenLosses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, targets, likely, correct):
+    def forward(ctx, x, weight, targets, likely, correct, room):
         losses = torch.empty(len(x), device=x.device)
         ctx.g = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         ctx.known = None if likely is None else torch.zeros_like(targets, dtype=torch.bool)
-        for rows, logp in log_probabilities(x, weight):
+        for rows, logp in log_probabilities(x, weight, room):
             losses[rows] = -logp.gather(-1, targets[rows, None]).squeeze(-1)
             if correct is not None:
                 correct[rows] = logp.argmax(-1) == targets[rows]
@@ -77,6 +91,7 @@ class _TokenLosses(torch.autograd.Function):
             if len(some):
                 logp = logp if len(some) == len(logp) else logp[some]
                 ctx.g[rows].index_copy_(0, some, pull(logp, targets[rows][some], weight))
+        ctx.room = room
         ctx.save_for_backward(x, weight, targets)
         return losses
 
@@ -86,6 +101,6 @@ class _TokenLosses(torch.autograd.Function):
         x, weight, targets = ctx.saved_tensors
         if ctx.known is not None:
             missing = ((grad != 0) & ~ctx.known).nonzero().squeeze(1)
-            for rows, logp in log_probabilities(x[missing], weight):
+            for rows, logp in log_probabilities(x[missing], weight, ctx.room):
                 ctx.g[missing[rows]] = pull(logp, targets[missing[rows]], weight)
-        return (ctx.g * grad[:, None]).to(x.dtype), None, None, None, None
+        return (ctx.g * grad[:, None]).to(x.dtype), None, None, None, None, None

@@ -54,7 +54,7 @@ class Trainer:
         self.stack = Unit.stack(units).attach(model)
         self.stack.train()
         self.prefix = Prefix(model, self.stack, batch)
-        self.optimizer = AdamW(self.stack.parameters())
+        self.optimizer, self.room = AdamW(self.stack.parameters()), {}
         self._set_runs(recipes, lrs)
 
     def _set_runs(self, recipes: Sequence[Recipe], lrs: Sequence[float | None]) -> None:
@@ -115,7 +115,8 @@ class Trainer:
         correct = torch.empty_like(before) if self.weigh.needs_correct else None
 
         x = self.prefix.states(part)  # [K · N, width], where the head predicts a target token
-        losses = token_losses(x, self.model.lm_head.weight, part.targets, likely, correct).view(count, -1)
+        head = self.model.lm_head.weight
+        losses = token_losses(x, head, part.targets, likely, correct, self.room).view(count, -1)
         self.losses, self.weights = losses.detach(), held
         if held is None:
             self.weights = self.weigh(self.losses, None if correct is None else correct.view(count, -1))
