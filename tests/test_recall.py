@@ -140,3 +140,18 @@ def test_units_side_by_side_get_the_verdicts_that_they_get_alone(monkeypatch, po
         assert (verdict.targets, verdict.lengths) == (alone.targets, alone.lengths)
         assert verdict.probabilities == pytest.approx(alone.probabilities, abs=1e-5, nan_ok=True)
     assert n == 4
+
+
+@pytest.mark.parametrize("allowed", ["highest", "medium"])
+def test_the_verdict_is_in_full_precision_and_leaves_the_programs_setting_alone(monkeypatch, allowed):
+    model, seen = toy_model(), []
+    real = type(model).run
+    look = torch.get_float32_matmul_precision
+    monkeypatch.setattr(type(model), "run", lambda *a, **o: seen.append(look()) or real(*a, **o))
+    before = look()
+    torch.set_float32_matmul_precision(allowed)
+    try:
+        judge(model, toy_memory(3))
+        assert look() == allowed and set(seen) == {"highest"} and len(seen) == 4
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -9,11 +9,13 @@ starts from the same prompt, yields the target verbatim. One parallel pass is pr
     decoded     real greedy decoding           the cross-check, with a KV cache
 
 Mean loss hides a single *stubborn* token (p ≤ ½); decoding may derail there and stay off the rails.
-All three are computed in float32, whatever the model was trained in: in bfloat16 a p close to ½, or
-two close logits, fall differently from one way of computing to the next.
+All three are computed in float32, whatever the model was trained in, and whatever shorter products the
+program allows (TF32): in bfloat16 a p close to ½, or two close logits, fall differently from one way of
+computing to the next.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -28,6 +30,17 @@ from .model import Model, greedy
 
 VERDICT_DTYPE = torch.float32
 Watch = Callable[[Iterable, str], Iterable]
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Products of float32 numbers in float32 arithmetic."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,7 @@ class Verdict:
 
 
 @torch.no_grad()
+@full_precision()
 def teacher_forced(model: Model, batch: Batch, dtype: torch.dtype = VERDICT_DTYPE) -> tuple[Tensor, Tensor]:
     """One parallel pass: ℓ_t [N] in nats, and the argmax [N], for every target token."""
     memories, parts = np.arange(len(batch.ids)), []
@@ -117,6 +131,7 @@ def is_certified(model: Model, batch: Batch) -> bool:
     return bool(((-teacher_forced(model, batch)[0]).exp() > 0.5).all())
 
 
+@full_precision()
 def decode(
     model: Model, memories: Sequence[Memory], watch: Watch = lambda items, what: items
 ) -> list[list[int]]:

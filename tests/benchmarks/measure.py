@@ -37,7 +37,7 @@ def alternate(
     The calls take turns, and the order turns round every time, so that a machine that slows down does so
     for all. After a warm-up (on a GPU several calls: graphs are recorded there), three rounds at least,
     `most` at most, and no more than begin within `budget` seconds. Fast calls are timed several at once;
-    where calls are slow, the first ones count as a round.
+    of slow ones there are two rounds, the first calls being one.
     """
     gc.collect()  # what an earlier measurement left
     if device.type == "cuda":
@@ -48,10 +48,11 @@ def alternate(
             once = seconds(call, device)
         counts[name] = min(50, 1 + int(BURST / once))
         times[name] = [once]
+    least = 2
     if sum(once for (once,) in times.values()) < SLOW * len(calls):
-        times = {name: [] for name in calls}
+        least, times = 3, {name: [] for name in calls}
     start = time.perf_counter()
-    while (done := len(times[name])) < most and (done < 3 or time.perf_counter() - start < budget):
+    while (done := len(times[name])) < most and (done < least or time.perf_counter() - start < budget):
         for name in list(calls)[:: -1 if done % 2 else 1]:
             call, count = calls[name], counts[name]
             times[name].append(seconds(lambda c=call, n=count: [c() for _ in range(n)], device) / count)
