@@ -1,0 +1,99 @@
+"""The course: every lesson runs and its claims hold; all have one form; the page shows what they print."""
+
+import ast
+import importlib.util
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+matplotlib.use("Agg")
+COURSE = Path(__file__).parents[1] / "tutorials"
+PAGE = (COURSE / "README.md").read_text(encoding="utf-8")
+STEADY = (1, 2, 8, 9)  # nothing is trained: the same numbers and the same picture everywhere
+SECTIONS = ("Idea", "Shapes", "Code", "Run", "What you should see", "Exercise")
+FIELDS = ("You need", "You will see", "Explains", "Time")
+
+
+def load_page_maker():
+    spec = importlib.util.spec_from_file_location("page", COURSE / "page.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+page = load_page_maker()
+LESSONS = page.LESSONS
+each = pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+
+
+def number(lesson: Path) -> int:
+    return int(lesson.stem[:2])
+
+
+def words(text: str) -> set[tuple[str, ...]]:
+    """The words of each line: what of an output does not depend on sizes."""
+    return {tuple(re.findall(r"[^\W\d_]{2,}", re.sub("[nN]one", "", line))) for line in text.splitlines()}
+
+
+def numbers(text: str) -> list[float]:
+    return [float(n.replace(",", "")) for n in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?", text)]
+
+
+@each
+def test_a_lesson_runs_and_the_page_shows_what_it_prints(lesson, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("TINYMEM_FAST", "1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(lesson)])
+    runpy.run_path(str(lesson), run_name="__main__")  # its assertions are the test
+    matplotlib.pyplot.close("all")
+    said, shown = capfd.readouterr().out, page.printed(PAGE)[lesson.stem]
+    assert words(said) == words(shown)
+    fresh, kept = (imread(folder / f"{lesson.stem}.png") for folder in (tmp_path, page.PICTURES))
+    assert fresh.shape == kept.shape
+    if number(lesson) in STEADY:
+        assert numbers(said) == pytest.approx(numbers(shown), rel=0.02, abs=0.02)
+        height, width = (size // 8 * 8 for size in fresh.shape[:2])  # coarsely: fonts may differ a little
+        coarse = [
+            p[:height, :width, :3].reshape(height // 8, 8, width // 8, 8, 3).mean((1, 3))
+            for p in (fresh, kept)
+        ]
+        assert np.abs(coarse[0] - coarse[1]).mean() < 0.01
+
+
+@each
+def test_a_lesson_has_the_form(lesson):
+    text = lesson.read_text(encoding="utf-8")
+    docstring = ast.get_docstring(ast.parse(text))
+    title = docstring.splitlines()[0]
+    assert title.startswith(f"Lesson {number(lesson)}. ")
+    assert [line[:15].strip() for line in docstring.splitlines()[2:] if line[0] != " "] == list(FIELDS)
+    for name in re.findall(r"tinymem/\w+\.py", docstring):
+        assert (COURSE.parent / name).exists()
+    sections = [heading.partition(":")[0] for heading in re.findall(r"^# %% (.*)$", text, re.MULTILINE)]
+    places = [sections.index(section) for section in SECTIONS]
+    assert places == sorted(places) and sections[0] == "Idea" and sections[-1] == "Exercise"
+    assert f"pytest tutorials -m ex{number(lesson)}\n" in text
+    assert len(text.splitlines()) <= 160
+    assert text.count("\nassert ") + text.count("    assert ") >= 3
+    assert f"[{title.removeprefix('Lesson ')}]({lesson.name})" in PAGE  # in the table
+    assert f"](pictures/{lesson.stem}.png)" in PAGE
+
+
+@each
+def test_no_lesson_imports_another(lesson):
+    tree = ast.parse(lesson.read_text(encoding="utf-8"))
+    modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    modules |= {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+    assert {name.partition(".")[0] for name in modules} <= {
+        *sys.stdlib_module_names, "matplotlib", "numpy", "safetensors", "tinymem", "torch"
+    }  # fmt: skip
+
+
+def test_every_picture_is_a_lessons():
+    assert {path.stem for path in page.PICTURES.glob("*")} == {lesson.stem for lesson in LESSONS}

@@ -1,0 +1,43 @@
+"""Makes the course's page again: runs every lesson, keeps its picture, puts what it printed into README.md.
+
+python tutorials/page.py        about three minutes on two cores
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PICTURES = HERE / "pictures"
+LESSONS = sorted(HERE.glob("[0-9][0-9]_*.py"))
+
+
+def run(lesson: Path, folder: Path, fast: bool = False) -> str:
+    """What a lesson prints. Its picture lands in `folder`. Raises CalledProcessError if a claim fails."""
+    environment = os.environ | ({"TINYMEM_FAST": "1"} if fast else {})
+    command = [sys.executable, str(lesson)]
+    return subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8", check=True
+    ).stdout
+
+
+def printed(page: str) -> dict[str, str]:
+    """Lesson -> its output, as it stands in the page."""
+    return dict(re.findall(r"<!-- (\w+) -->\n```text\n(.*?)```", page, re.DOTALL))
+
+
+def main() -> None:
+    path = HERE / "README.md"
+    page = path.read_text(encoding="utf-8")
+    for lesson in LESSONS:
+        print(lesson.name, file=sys.stderr)
+        before = f"<!-- {lesson.stem} -->\n```text\n"
+        start = page.index(before) + len(before)
+        page = page[:start] + run(lesson, PICTURES) + page[page.index("```", start) :]
+    path.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
