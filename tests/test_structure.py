@@ -1,8 +1,13 @@
 """The shape of the project: reading order, direction of imports, and what the README promises of it."""
 
 import ast
+import inspect
 import re
 from pathlib import Path
+
+import pytest
+
+import tinymem as tm
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tinymem"
@@ -34,6 +39,18 @@ def test_the_package_never_imports_its_oracles():
     for path in PACKAGE.glob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"^\s*(import|from)\s+(transformers|peft)\b", text, re.MULTILINE), path
+
+
+@pytest.mark.parametrize("name", ["memory", "lora", "memft", "loss", "train", "recall", "law"])
+def test_files_that_carry_the_idea_begin_with_a_glossary(name):
+    text = (PACKAGE / f"{name}.py").read_text(encoding="utf-8")
+    assert re.search(r"^Glossary.*\n    \S", ast.get_docstring(ast.parse(text)), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", sorted(set(tm.__all__) - {"__version__"}))
+def test_public_names_say_what_they_are(name):
+    doc = inspect.getdoc(getattr(tm, name))
+    assert doc and not doc.startswith(f"{name}(")  # not the one that a dataclass makes by itself
 
 
 def test_two_set_up_lines_on_the_first_screen():

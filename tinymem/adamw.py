@@ -16,6 +16,8 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 
 class AdamW:
+    """The moments m and v of K runs' parameters, each [K, …]."""
+
     def __init__(self, parameters: Sequence[Tensor]):
         self.parameters = list(parameters)
         self.m = [torch.zeros_like(p) for p in self.parameters]

@@ -125,6 +125,7 @@ def sizes(f: Fields) -> dict[str, int]:
 
 
 def gpt2(f: Fields) -> ModelConfig:
+    """Learned positions, one matrix for q, k and v, biases everywhere."""
     f.refuse(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
     d, n_heads = f.count("n_embd"), f.count("n_head")
     return ModelConfig(
@@ -150,6 +151,7 @@ def gpt2(f: Fields) -> ModelConfig:
 
 
 def gpt_neox(f: Fields) -> ModelConfig:
+    """Pythia: a quarter of each head rotates; attention and MLP read the same h."""
     common = sizes(f)
     d, n_heads = common["hidden_size"], common["num_heads"]
     head_dim = heads(f, d, n_heads)
@@ -175,6 +177,7 @@ def gpt_neox(f: Fields) -> ModelConfig:
 
 
 def llama_like(f: Fields, **family) -> ModelConfig:
+    """RMSNorm, rotary positions, a gated MLP, shared key and value heads; `family`: what differs."""
     f.refuse_sliding_window()
     common = sizes(f)
     d, n_heads = common["hidden_size"], common["num_heads"]
@@ -202,22 +205,26 @@ def llama_like(f: Fields, **family) -> ModelConfig:
 
 
 def llama(f: Fields) -> ModelConfig:
+    """Llama 2 to 3.2, SmolLM2, TinyLlama."""
     bias = f.flag("attention_bias", False)
     return llama_like(f, qkv_bias=bias, o_bias=bias, mlp_bias=f.flag("mlp_bias", False))
 
 
 def mistral(f: Fields) -> ModelConfig:
+    """As Llama; without a sliding window only."""
     # The family's default is a window of 4096, and it has no field to turn one off.
     f.raw = {"sliding_window": 4096, **f.raw, "use_sliding_window": True}
     return llama_like(f)
 
 
 def qwen2(f: Fields) -> ModelConfig:
+    """As Llama, with biases on q, k and v."""
     f.raw.setdefault("use_sliding_window", False)
     return llama_like(f, qkv_bias=True)
 
 
 def qwen3(f: Fields) -> ModelConfig:
+    """As Llama, with norms on each head's query and key, and heads of a size of their own."""
     f.raw.setdefault("use_sliding_window", False)
     bias = f.flag("attention_bias", False)
     size = f.count("head_dim", 128)  # the family's default; not hidden size / heads

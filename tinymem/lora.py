@@ -1,12 +1,16 @@
-"""The memory unit: a LoRA of rank r beside a part of the frozen base model.
+"""The memory unit: a LoRA of rank r beside a part of the frozen base model (arXiv 2605.30260).
 
-    out = part(x) + dropout(x A B)        A [d_in, r], B [r, d_out]
+    out = part(x) + dropout(x A B)
 
-The part is the whole MLP of one layer (site `mlp`, the paper's: 2·d·r parameters), or any Linear by
-its name (`q_proj`, `c_attn`, …), which is ordinary LoRA. There is no factor α/r (alpha = rank). A is
-Kaiming-uniform with bound 1/√r, B is zero, so that a fresh unit changes nothing. The paper trains
-its unit in bfloat16; here A and B are float32 whatever the base is. The dense product A B is never
-made while training: x A B costs 2·d·r a token, A B costs d².
+Glossary
+    x, d       what goes into the part, [..., d_in]; d is the model's width
+    A, B       A [d_in, r], Kaiming-uniform with bound 1/√r; B [r, d_out], zero: a fresh unit changes nothing
+    r          the rank; there is no factor α/r (alpha = rank)
+    site       which part: `mlp`, the whole MLP of one layer (the paper's, 2·d·r parameters), or any
+               Linear by its name (`q_proj`, `c_attn`, …), in one layer or several: ordinary LoRA
+
+The paper trains its unit in bfloat16; here A and B are float32 whatever the base is. The dense product
+A B is never made while training: x A B costs 2·d·r a token, A B costs d².
 
 Units of the same sites can be stacked, A [K, d_in, R] and B [K, R, d_out], and then serve a batch that holds
 the sequences of one after those of the other; so K of them train over the frozen layers they share.
@@ -138,6 +142,7 @@ class Unit:
 
     @property
     def rank(self) -> int:
+        """r; of a stack, the largest."""
         return max(lora.A.shape[-1] for lora in self.loras.values())
 
     @property
@@ -145,9 +150,11 @@ class Unit:
         return sorted({layer_of(path) for path in self.loras})
 
     def parameters(self) -> list[nn.Parameter]:
+        """A and B of each LoRA in turn."""
         return [p for lora in self.loras.values() for p in (lora.A, lora.B)]
 
     def trainable_parameters(self) -> int:
+        """How many numbers; 2·d·r at the site `mlp`."""
         return sum(p.numel() for p in self.parameters())
 
     def train(self, on: bool = True) -> None:

@@ -1,5 +1,6 @@
 """Every target token's loss, and where it pulls, without ever holding all the logits.
 
+Glossary
     x_t   [d]   last hidden state, normalised, at the place that predicts target token t
     W     [V, d] the head;  z_t = W x_t are the logits
     ℓ_t   = −ln softmax(z_t)[target t], nats

@@ -4,9 +4,10 @@ A token is sure to be recalled when its probability exceeds θ = ½, that is, wh
 −ln θ = ln 2. Mean loss spends most of the gradient on tokens long past that point. MemFT weights the
 tokens instead; the loss that is back-propagated is Σ w_t ℓ_t / Σ w_t.
 
+Glossary
     losses     ℓ_t  [..., ℓ]  nats, detached: weights carry no gradient
-    weights    w_t  [..., ℓ]
-    threshold  θ
+    weights    w_t  [..., ℓ]  between 0 and 1
+    threshold  θ              a probability; −ln θ is a loss
 
 Each method is a pure function of the losses, without data-dependent branches, so a step never waits
 for the device. Leading dimensions are independent runs.

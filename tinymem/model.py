@@ -70,6 +70,8 @@ class Linear(nn.Linear):
 
 
 class LayerNorm(nn.LayerNorm):
+    """(x − mean) / deviation * weight + bias, computed in the dtype of x."""
+
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
         return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
@@ -175,6 +177,7 @@ class Attention(nn.Module):
         return tuple(t.unflatten(-1, (-1, self.head_dim)) for t in (q, k, v))
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: KVCache | None) -> Tensor:
+        """x [B, T, d] -> [B, T, d]; no position sees a later one."""
         q, k, v = self.project(x)
         q, k, v = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
         if rope is not None:
@@ -191,6 +194,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """x [..., d] -> [..., d] through a wider layer, position by position; with a gate (SwiGLU) or without."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         d, inner = config.hidden_size, config.intermediate_size

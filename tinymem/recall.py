@@ -4,7 +4,9 @@ Certificate (the phase transition of arXiv 2605.30260). If every target token ha
 prompt and the target before it, then each is the argmax there; by induction greedy decoding, which
 starts from the same prompt, yields the target verbatim. One parallel pass is proof, without decoding.
 
-    certified   every p_t > ½                  sufficient; `margin` = lowest p − ½
+Glossary
+    p_t         probability of target token t, given the prompt and the target before it
+    certified   every p_t > ½                  sufficient
     verbatim    every argmax is the target     necessary and sufficient, from the same pass
     decoded     real greedy decoding           the cross-check, with a KV cache
 
@@ -65,6 +67,7 @@ class Verdict:
 
     @property
     def certified(self) -> bool:
+        """Every p_t > ½: proof of recall."""
         return all(p > 0.5 for p in self.probabilities)
 
     @property
@@ -78,10 +81,12 @@ class Verdict:
 
     @property
     def verbatim(self) -> bool:
+        """Every argmax of the parallel pass is the target: decoding will recite it."""
         return self.predicted == self.targets
 
     @property
     def recall_exact(self) -> bool:
+        """Decoding did recite it."""
         return self.decoded == self.targets
 
     @property

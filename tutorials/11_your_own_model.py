@@ -127,7 +127,7 @@ if MODEL == "tiny" and not FAST:
 
 # %% Exercise: the capstone
 # Choose a text of 40 to 200 tokens, MY_TEXT. Predict, from sweeps of *other* memories or of pieces of it,
-# the smallest rank that certifies it in 300 steps on the shipped model, MY_RANK. Hand in both, and a page
-# on how you came to it. Then:
+# the smallest rank that certifies it in 300 steps on the shipped model, MY_RANK; within a factor of 1.5 is
+# asked for. Hand in both, and a page on how you came to it. Then:
 #
 #     pytest tutorials -m ex11
