@@ -23,13 +23,17 @@ def test_it_goes_where_torchs_goes_on_the_plain_loop(monkeypatch):
     monkeypatch.setattr(lbfgs, "FIRST", 8)  # iterations, of the one round
     model, memory = toy_model(), toy_memory(24)
     unit = Unit.create(model, 4).attach(model)
+    (lora,) = unit.loras.values()
+    A, B = lora.A, torch.nn.Parameter(lora.B.detach() / lbfgs.B_UNIT)  # what it sees of B
+    del lora.B
     ids, start, losses = torch.tensor([memory.prompt_ids + memory.target_ids]), len(memory.prompt_ids), []
     optimizer = torch.optim.LBFGS(
-        unit.parameters(), max_iter=8, history_size=lbfgs.HISTORY, line_search_fn="strong_wolfe"
+        [A, B], max_iter=8, history_size=lbfgs.HISTORY, line_search_fn="strong_wolfe"
     )
 
     def closure():
         optimizer.zero_grad()
+        lora.B = lbfgs.B_UNIT * B
         loss = F.cross_entropy(model(ids)[0, start - 1 : -1], ids[0, start:])
         loss.backward()
         losses.append(loss.item())
@@ -84,9 +88,9 @@ def test_weights_are_held_in_a_round_and_curvature_is_dropped_when_they_change(m
         made.append(1)
         return real(*args, **options)
 
-    def descend(optimizer, trainer, weights, *rest):
+    def descend(optimizer, variables, trainer, weights, *rest):
         held.append(weights)
-        steps = rounds(optimizer, trainer, weights, *rest)
+        steps = rounds(optimizer, variables, trainer, weights, *rest)
         assert torch.equal(trainer.weights, weights)  # to the round's end
         return steps
 

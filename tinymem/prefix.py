@@ -15,7 +15,7 @@ from .lora import Unit, WithLoRA
 from .memory import Batch, together
 from .model import Model
 
-ROOM = {"cpu": 2**30 * 3 // 4, "cuda": 2**32}  # bytes of activations that a step may keep
+ROOM = {"cpu": 2**29, "cuda": 2**32}  # bytes of activations that a step may keep
 
 
 def activations(model: Model, start: int, positions: int) -> int:

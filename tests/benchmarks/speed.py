@@ -1,6 +1,6 @@
 """How long a step takes: beside its peers, and as lengths and units grow."""
 
-from .bases import Base
+from .bases import Base, from_folder
 from .floor import floor, gemm_rate
 from .measure import Rows, alternate
 from .peers import paper_step, peft_step, plain_step, tinymem_step
@@ -43,6 +43,18 @@ def step(base: Base, rows: Rows, lengths: tuple[int, ...]) -> None:
             share = least.flops / ours / rate
             note = f"{least.flops / 1e12:.3g} necessary TFLOP, {rate / 1e12:.4g} TFLOP/s in an 8,192² product"
             rows.add(*about, "GEMM rate", value=share, target=goals["GEMM rate"], rounds=rounds, note=note)
+
+
+def short_weights(base: Base, rows: Rows, source: str, lengths: tuple[int, ...]) -> None:
+    """One step with a bfloat16 base (units are float32 all the same), beside one with a float32 base."""
+    short = from_folder(base.name, source, str(base.device), "bfloat16")
+    for length in lengths:
+        if base.holds(length):
+            memory = base.memory(length)
+            calls = {"bfloat16": tinymem_step(short, memory), "float32": tinymem_step(base, memory)}
+            times, rounds = alternate(calls, base.device)
+            case = f"{memory.length:,} tokens, bfloat16"
+            rows.add("dtype", base.label, case, "float32", *times.values(), rounds=rounds)
 
 
 def growth(base: Base, rows: Rows, lengths: tuple[int, ...], units: tuple[int, ...], length: int) -> None:
