@@ -16,7 +16,9 @@ from tinymem.plot import plot_convergence, plot_law, plot_methods
 
 HERE = Path(__file__).parent
 MARK = "<!-- Below this line, draw.py writes. -->"
-GRIDS = {"tiny": "tiny", "tiny-from-64": "tiny", "tiny-ratios": "tiny-ratios", "smollm2": "smollm2"}
+GRIDS = {name: name for name in ("tiny", "tiny-from-64", "tiny-lbfgs", "tiny-ratios", "smollm2")}
+GRIDS["tiny-from-64"] = "tiny"
+NO_OFFSET = ("tiny-lbfgs", "smollm2")
 METHODS = ("tiny-methods", "tiny-phonebook", "smollm2-phonebook")
 RULES = ("tiny-rule", "smollm2-rule")
 RATES = ("tiny-rates", "smollm2-rates")
@@ -31,8 +33,8 @@ def rows_of(name: str) -> list[dict]:
 
 
 def fit_all() -> dict[str, list[Fit]]:
-    """With the offset b, but for smollm2, whose few unsaturated cells do not fix it."""
-    return {name: fit_rows(rows_of(name), offset=name != "smollm2")[0] for name in GRIDS}
+    """With the offset b, but for grids whose few unsaturated cells do not fix it at all."""
+    return {name: fit_rows(rows_of(name), offset=name not in NO_OFFSET)[0] for name in GRIDS}
 
 
 def table(head: list[str], lines: list[list[str]]) -> str:
