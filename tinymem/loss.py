@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 CHUNK = 1 << 25  # logits held at once: 128 MB
-Room = dict[torch.dtype, Tensor]  # memory for them, to be used again: fresh memory is slow on a CPU
+Room = dict[object, Tensor]  # memory for them, to be used again: fresh memory is slow on a CPU
 Likely = Callable[[Tensor, slice], Tensor]  # losses [n] of rows, and which these are -> bool [n]
 
 
@@ -40,11 +40,11 @@ def token_losses(
     return _TokenLosses.apply(x, weight, targets, likely, correct, {} if room is None else room)
 
 
-def rows_of(room: Room, dtype: torch.dtype, rows: int, weight: Tensor) -> Tensor:
-    """Logits [rows, V] in `room`, not filled in."""
-    if dtype not in room or len(room[dtype]) < rows:
-        room[dtype] = torch.empty(rows, len(weight), dtype=dtype, device=weight.device)
-    return room[dtype][:rows]
+def rows_of(room: Room, key: object, dtype: torch.dtype, rows: int, weight: Tensor) -> Tensor:
+    """Logits [rows, V] in `room`, not filled in; one piece of memory for each key."""
+    if key not in room or len(room[key]) < rows:
+        room[key] = torch.empty(rows, len(weight), dtype=dtype, device=weight.device)
+    return room[key][:rows]
 
 
 def log_probabilities(x: Tensor, weight: Tensor, room: Room | None = None) -> Iterator[tuple[slice, Tensor]]:
@@ -53,7 +53,8 @@ def log_probabilities(x: Tensor, weight: Tensor, room: Room | None = None) -> It
     same = weight.dtype == x.dtype
     columns = len(weight) if same else max(1, CHUNK // weight.shape[1])  # of a weight that is cast
     room = {} if room is None else room
-    logits, wide = (rows_of(room, dtype, min(size, len(x)), weight) for dtype in (x.dtype, torch.float32))
+    most, dtypes = min(size, len(x)), (x.dtype, torch.float32)
+    logits, wide = (rows_of(room, dtype, dtype, most, weight) for dtype in dtypes)
     for start in range(0, len(x), size):
         rows = slice(start, min(start + size, len(x)))
         count = rows.stop - start
@@ -90,7 +91,9 @@ class _TokenLosses(torch.autograd.Function):
             ctx.known[rows] = likely(losses[rows], rows)
             some = ctx.known[rows].nonzero().squeeze(1)
             if len(some):
-                logp = logp if len(some) == len(logp) else logp[some]
+                if len(some) < len(logp):
+                    picked = rows_of(room, "picked", logp.dtype, len(logp), weight)[: len(some)]
+                    logp = torch.index_select(logp, 0, some, out=picked)
                 ctx.g[rows].index_copy_(0, some, pull(logp, targets[rows][some], weight))
         ctx.room = room
         ctx.save_for_backward(x, weight, targets)

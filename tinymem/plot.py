@@ -91,7 +91,7 @@ def figure(columns: int, rows: int = 1) -> "Figure":
         import matplotlib  # noqa: F401
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise TinymemError("pictures need matplotlib: pip install 'tinymem[plot]'") from error
+        raise TinymemError("pictures need matplotlib: pip install matplotlib") from error
     return Figure(figsize=(5.5 * columns, 4.2 * rows), layout="constrained")
 
 

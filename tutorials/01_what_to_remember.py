@@ -1,6 +1,6 @@
 """Lesson 1. What to remember
 
-You need       pip install "tinymem[plot]", and python tutorials/01_what_to_remember.py
+You need       a copy of the project: pip install -e ".[plot]", python tutorials/01_what_to_remember.py
 You will see   a memory as the model sees it: ids, and the places where its tokens are predicted; why
                random tokens are kept as ids; and what they cost a model that expects English
 Explains       tinymem/memory.py, tinymem/text.py
