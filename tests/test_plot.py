@@ -364,7 +364,7 @@ def test_convergence(tmp_path):
 
 def test_without_matplotlib_one_line_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(TinymemError, match=r"pip install 'tinymem\[plot\]'"):
+    with pytest.raises(TinymemError, match=r"need matplotlib: pip install matplotlib$"):
         plot_methods(compared(), tmp_path / "a.png")
 
 
