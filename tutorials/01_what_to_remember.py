@@ -1,6 +1,8 @@
 """Lesson 1. What to remember
 
-You need       a copy of the project: pip install -e ".[plot]", python tutorials/01_what_to_remember.py
+You need       a copy of the project, pip install -e ".[plot]" pytest, and python
+               tutorials/01_what_to_remember.py (each lesson writes its picture into the folder you are
+               in)
 You will see   a memory as the model sees it: ids, and the places where its tokens are predicted; why
                random tokens are kept as ids; and what they cost a model that expects English
 Explains       tinymem/memory.py, tinymem/text.py
@@ -57,7 +59,8 @@ assert rows == list(range(len(entry.prompt_ids) - 1, len(ids)))
 
 # %% Run: random tokens
 # To measure how much fits into a unit we want text that the model cannot know or guess. Uniformly random
-# tokens are the cleanest: each carries H = ln(vocabulary) nats, no more and no less.
+# tokens are the cleanest: each carries H = ln 2,047 nats (the vocabulary without its special token), no
+# more and no less.
 noise = tm.random_memory(tokenizer, 64)
 again = tokenizer.encode(tokenizer.decode(noise.target_ids), special=False)
 print(f"\n64 random ids, decoded to text and encoded again: {len(again)} ids, the same: ", end="")
@@ -80,7 +83,7 @@ ax.legend(fontsize=8)
 fig.savefig("01_what_to_remember.png", dpi=110)
 
 # %% What you should see
-# English costs about 3 nats a token: the model knows it. Random tokens cost about 12, which is *more*
+# English costs about 4 nats a token: the model knows it. Random tokens cost about 12, which is *more*
 # than H = 7.6: a model that expects English is not merely ignorant of noise, it is sure of the wrong
 # things. What a unit will have to do first is to unlearn that prior, 12 − 7.6 nats for every token.
 # Lesson 9 returns to it; it is the reason why tinymem reports *memorized* bits beside *stored* ones.

@@ -10,14 +10,14 @@ Time           5 seconds to run, 60 minutes with the exercise
 
 # %% Idea
 # A base model is a function from token ids to a score for every possible next token. It is *frozen*:
-# nothing in this course ever changes its weights. Five families of models are one file here, because they
-# differ in a few choices only: which norm, how positions get in, whether the MLP has a gate, where there
-# are biases. Weights come from disk, and a loader that guesses would ruin an experiment without a word.
-# So every tensor must be used or be known to be of no use, and every parameter must be filled.
+# training never changes its weights. Five families of models are one file here, because they differ in a
+# few choices only: which norm, how positions get in, whether the MLP has a gate, where there are biases.
+# Weights come from disk, and a loader that guesses would ruin an experiment without a word. So every
+# tensor must be used or be known to be of no use, and every parameter must be filled.
 
 # %% Shapes
 #   ids [B, T] → embed → h [B, T, d] → layers 0 … n−1 → norm → lm_head → logits [B, T, V]
-#   queries, keys, values of a layer   [B, heads, T, D]; the heads of keys may be fewer (H / groups)
+#   queries, keys, values of a layer   [B, heads, T, D]; heads of keys and values may be fewer
 #   logits at position t               the scores of token t + 1
 
 # %% Code
@@ -44,7 +44,7 @@ FAMILIES = {"gpt2": older, **dict.fromkeys(("llama", "qwen2", "qwen3", "gpt_neox
 # %% Run: five families side by side
 configs = {name: read_config({"model_type": name, **raw}, name)[0] for name, raw in FAMILIES.items()}
 choices = ("norm", "rotary_dim", "gated_mlp", "num_kv_heads", "fused_qkv", "qkv_bias", "qk_norm")
-print(f"{'':13}" + "".join(f"{name:>12}" for name in configs))
+print(f"{'':17}" + "".join(f"{name:>12}" for name in configs))
 for choice in (*choices, "parallel_residual"):
     print(f"{choice:17}" + "".join(f"{asdict(config)[choice]!s:>12}" for config in configs.values()))
 for name, config in configs.items():
@@ -114,7 +114,7 @@ right.set(xlabel="distance i − j (positions)", ylabel="q·k", title="every dia
 fig.savefig("02_a_frozen_transformer.png", dpi=110)
 
 # %% What you should see
-# One row of choices for each family, and models that are the same but for them. " earth" after "the
+# One column of choices for each family, and models that are the same but for them. " earth" after "the
 # heaven and the": the shipped model has read the King James Bible. A change at position 5 leaves
 # positions 0 to 4 exactly as they were. The damaged checkpoint is refused in one line that names the
 # tensor. And diagonal stripes: rotary positions know distances only.

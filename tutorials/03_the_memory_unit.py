@@ -15,7 +15,8 @@ Time           10 seconds to run, 45 minutes with the exercise
 # A squeezes x from width d to r numbers, B spreads these to width d again. r is the *rank*. The paper's
 # part is the whole MLP of one layer, at two thirds of the depth. B starts at zero, so a fresh unit
 # changes nothing; A starts random, because if both were zero neither would ever get a gradient. The
-# product A B, a d × d matrix, is never made: (x A) B costs 2·d·r multiplications a token, x (A B) d².
+# product A B, a d × d matrix, is never made in training: (x A) B costs 2·d·r multiplications a token, x
+# (A B) d².
 
 # %% Shapes
 #   x [T, d]   A [d, r]   B [r, d]   x A B [T, d]      2·d·r parameters
@@ -99,9 +100,9 @@ assert apart < 1e-2
 
 # %% What you should see
 # A change of exactly 0.0; 4,096 trained numbers beside 3.9 million frozen ones; a first gradient of 0 for
-# A. After training, r singular values and then a cliff of many orders of magnitude: this is what "rank"
-# means. A higher rank reaches a lower loss; lesson 7 measures by how much. Merging changes the logits a
-# little, by rounding: that is why tinymem never merges before it measures.
+# A. After training, r singular values, and what is left is rounding, eight orders of magnitude below:
+# this is what "rank" means. A higher rank reaches a lower loss; lesson 7 measures by how much. Merging
+# changes the logits a little, by rounding: that is why tinymem never merges before it measures.
 
 # %% Exercise
 # Write `new_unit(d_in, d_out, rank, generator)` and `unit_output(x, A, B)`. Then:

@@ -68,9 +68,7 @@ p = torch.tensor(p)  # [looks, ℓ]
 crossed = [next((s for s, now in zip(steps, column, strict=True) if now > 0.5), None) for column in p.T]
 known = sorted(step for step in crossed if step is not None)
 half = known[len(known) // 2]
-print(
-    f"p > ½: first token at step {known[0]}, half of the tokens by step {half}, the last at step {known[-1]}"
-)
+print(f"first p > ½: one token at step {known[0]}, half of them by step {half}, the last one at {known[-1]}")
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
 left.plot(trace, color="#D55E00", lw=3, alpha=0.5, label="ten lines")
@@ -96,7 +94,7 @@ assert abs(loss - final) < 1e-5
 # %% What you should see
 # The loss jumps up in the first steps, because this learning rate is bold, and then falls from 12 to
 # about 0.1 nats per token. Its mean is smooth; the tokens are not: each crosses one half at a step of its
-# own, the first one within a few steps, the last one near step 50, long after most. The mean hides that;
+# own, the first one within a few steps, the last one at step 46, long after most. The mean hides that;
 # lesson 5 says why it matters. Both loops go through the same losses to about six digits, though the
 # library computes the layers below the unit only once: lesson 10 measures what that saves.
 assert trace[-1] < trace[0] / 3

@@ -4,7 +4,7 @@ You need       lesson 4, and python tutorials/05_one_half_is_enough.py
 You will see   a certificate of recall from one forward pass; decoding that derails at one stubborn token;
                and memories that are recited although some p is below one half
 Explains       tinymem/recall.py
-Time           20 seconds to run, 60 minutes with the exercise
+Time           10 seconds to run, 60 minutes with the exercise
 """
 
 # %% Idea
@@ -104,10 +104,11 @@ assert p.min() > 0.5 and decoded == list(memory.target_ids)
 
 # %% What you should see
 # At rank 8 every p is far above one half, and decoding recites all. At rank 4 everything is recited too,
-# though a fifth of the tokens are below one half: sufficient, not necessary. At rank 3 one unit has 46 of
-# 48 tokens as the likeliest given the true prefix (two crosses in the picture), and gets only the first
-# 21 right when it decodes for itself. Nearly all the red tokens would be known after the true prefix;
-# decoding never has that prefix again. "96 % right" and "recites 44 %" are the same unit.
+# though a fifth to three tenths of the tokens are below one half: sufficient, not necessary. At rank 3
+# one unit has 46 of 48 tokens as the likeliest given the true prefix (two crosses in the picture), and
+# gets only the first 21 right when it decodes for itself. Nearly all the red tokens would be known after
+# the true prefix; decoding never has that prefix again. "96 % right" and "recites 44 %" are the same
+# unit.
 
 # %% Exercise
 # Write `certified(logits, targets)` and `verbatim(logits, targets)`; and find a counter-example, a memory

@@ -18,7 +18,7 @@ Time           25 seconds to run, 60 minutes with the exercise
 #   - refuses to mix rows that were made under other settings.
 
 # %% Shapes
-#   cell   (rank, length, ratio, method, seed) → one row of results.jsonl: report, and all that decides it
+#   cell   (rank, length, ratio of random tokens, method, seed) → one row of results.jsonl
 #   ΔL     base_loss − final_loss of a row, nats per token
 
 # %% Code
@@ -77,7 +77,8 @@ with tempfile.TemporaryDirectory() as work:
         capture_output=True,
         text=True,
     )
-    print(f"with another learning rate: exit code {refused.returncode}, “… {refused.stderr.strip()[-63:]}”")
+    why = refused.stderr.strip().partition("line 1: ")[2]
+    print(f"with another learning rate: exit code {refused.returncode}, {why}")
     assert refused.returncode == 2 and "lr was" in refused.stderr
     rows = [json.loads(line) for line in after]
 
@@ -102,7 +103,8 @@ for rank in RANKS:
 chance = max(abs(cells[r, n, 0]["final_loss"] - cells[r, n, 1]["final_loss"]) for r in RANKS for n in LENGTHS)
 effect = min(loss(r, n) - loss(2 * r, n) for r in (1, 2) for n in LENGTHS)
 print(f"two seeds differ by up to {chance:.2f} nats; doubling the rank gains at least {effect:.2f}")
-assert effect > 0
+assert effect > (0 if FAST else 2 * chance)
+
 
 fig, ax = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
 for length, colour in zip(LENGTHS, plt.colormaps["viridis"]([0.0, 0.45, 0.85]), strict=True):
@@ -126,10 +128,9 @@ fig.savefig("07_measuring_capacity.png", dpi=110)
 
 # %% What you should see
 # Rows that were there before the kill are there after it, byte for byte. Every row of the table falls to
-# the left, every column downwards. Two seeds differ by a few tenths of a nat, which is less than what a
-# doubling of the rank brings: chance is smaller than the effect, and with three seeds one could say by
-# how much. What was killed is lost only where it was in flight: cells of one length train together as one
-# batch.
+# the left, every column downwards. Two seeds differ by less than 0.3 nats, and the least that a doubling
+# of the rank brings is five times that: the effect is not chance. What was killed is lost only where it
+# was in flight: cells of one length train together as one batch.
 
 # %% Exercise
 # Write a test: `check_sweep(sweep, folder)` passes a sweep that works and fails those that do not. Then:

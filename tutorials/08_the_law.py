@@ -5,7 +5,7 @@ You will see   the law fitted in three lines of numpy, and the same constants fr
                saturated cells would do to it; an offset that the data do not fix; and a rank predicted
                before it is seen
 Explains       tinymem/law.py, tinymem/fit.py, tinymem/plan.py
-Time           10 seconds to run, 60 minutes with the exercise
+Time           2 seconds to run, 60 minutes with the exercise
 """
 
 # %% Idea
@@ -77,14 +77,16 @@ print(f"with b    C {offset.C:.1f}, α {offset.alpha:.2f}, β {offset.beta:.2f},
 print("95 %: " + ", ".join(f"{k} {a:.2f} to {b:.2f}" for k, (a, b) in offset.ci.items()))
 assert low < 0 < high  # this grid does not fix b: quote α and β with their intervals, and b not at all
 
-# %% Run: predict a rank that the fit has never seen
-seen = ranks != 8
-blind = tm.fit_law(ranks[seen], lengths[seen], deltas[seen], saturated=full[seen])
-test = ~seen & ~full
-predicted = blind.predict(ranks[test], lengths[test])
-error = 100 * np.abs(predicted / deltas[test] - 1).mean()
-print(f"rank 8, left out and predicted: mean error {error:.1f} % over {test.sum()} cells")
-assert error < 10
+# %% Run: predict ranks that the fit has never seen
+errors = {}
+for rank in np.unique(ranks):
+    seen, test = ranks != rank, (ranks == rank) & ~full
+    blind = tm.fit_law(ranks[seen], lengths[seen], deltas[seen], saturated=full[seen], offset=False)
+    errors[rank] = 100 * np.abs(blind.predict(rank, lengths[test]) / deltas[test] - 1).mean()
+print(
+    "left out and predicted, mean error: " + ", ".join(f"rank {r:.0f} {e:.1f} %" for r, e in errors.items())
+)
+assert max(errors[2], errors[4], errors[8]) < 4 and max(errors.values()) < 10
 
 # %% Run: the law turned round
 wanted = 256
@@ -119,12 +121,14 @@ fig.savefig("08_the_law.png", dpi=110)
 # The hollow points bend away below the lines: nobody can reduce a loss by more than there is, and a fit
 # that includes them gets α and β far outside their intervals. With b there are four constants, and
 # intervals so wide that b may be negative or positive. A law is a description of the cells that it was
-# fitted to; how far it reaches is an experiment, like leaving out a rank.
+# fitted to; how far it reaches is an experiment: a rank in the middle is predicted to 1 to 3 percent
+# without having been seen, one at the edge of the grid to 6 to 8.
 #
-# The same from the command line:
+# From the command line, over all 90 rows (32 tokens too, so other constants; `plan` asks for the
+# certificate unless a loss is given):
 #
-#     tinymem fit tutorials/reproduction/rows/tiny.jsonl --plot law.png
-#     tinymem plan tutorials/reproduction/rows/tiny.jsonl --length 256
+#     tinymem fit tutorials/reproduction/rows/tiny.jsonl --no-offset --plot law.png
+#     tinymem plan tutorials/reproduction/rows/tiny.jsonl --no-offset --length 256 --loss 0.6931
 
 # %% Exercise
 # Write `fit_plane(ranks, lengths, delta_losses)` and `rank_for(C, alpha, beta, length, delta_loss)`.

@@ -2,7 +2,7 @@
 
 You need       lesson 4, and python tutorials/10_making_it_fast.py
 You will see   a prediction from counting multiplications, and the clock beside it; the layers that a step
-               still computes; many units trained for the price of a few; and the same losses, every time
+               still computes; eight units trained for the price of seven; and the same losses, every time
 Explains       tinymem/prefix.py, tinymem/loss.py, tinymem/train.py
 Time           20 seconds to run, 60 minutes with the exercise
 """
@@ -52,7 +52,7 @@ head, above = model.lm_head.weight.numel(), sum(weights[layer + 1 :])
 whole, cached = sum(weights) + head + above + head, 2 * (above + head)
 print(f"unit in layer {layer} of 0 to {count - 1}; multiplications for each position of a step:")
 print(f"  everything, each time  {whole:10,}")
-print(f"  with the cache         {cached:10,}   so it should be {whole / cached:.2f} times as fast, or less")
+print(f"  with the cache         {cached:10,}   so it should be about {whole / cached:.2f} times as fast")
 
 # %% Run: the plain step, and the library's
 ids = torch.tensor([memory.prompt_ids + memory.target_ids])
@@ -131,20 +131,22 @@ ax.invert_yaxis()
 fig.savefig("10_making_it_fast.png", dpi=110)
 
 # %% Run: under memft-ot a step gets cheaper as tokens cross the threshold
-# A token with weight 0 has no gradient, and so its row of the head needs no way back.
+# A token with weight 0 has no gradient, and so its row of the head needs no way back. (Once no token is
+# below one half, all weigh 1 again: lesson 6.)
 result = tm.memorize(model, memory, rank=16, method="memft-ot", steps=60 if FAST else 300)
-shares = result.training.certified
-first, last = 1 - shares[0], 1 - shares[-1]
-print(f"memft-ot: {first:.0%} of the head's rows go back in the first step, {last:.0%} in the last")
-assert shares[-1] > shares[0]
+rows = [1 - share if share < 1 else 1.0 for share in result.training.certified]
+print(
+    f"memft-ot: rows of the head that go back: {rows[0]:.0%} at first, {sum(rows) / len(rows):.0%} on average"
+)
+assert rows[0] == 1 and sum(rows) / len(rows) < (1 if FAST else 0.6)
 
 # %% What you should see
 # The plain step runs layers 0 to 3, the cached one layer 3 alone; the losses are the same but for
-# rounding. The clock comes close to the prediction. It need not reach it: norms, activations and the
-# softmax over 2,048 tokens are no multiplications of weights, and small products do not run at full
-# speed. Eight units side by side cost clearly less than eight times one. On a model with 36 layers and
-# 7,000 tokens the same two ideas decide whether a grid takes a day or a week. `python -m
-# tests.benchmarks` compares with other tools and with the floor.
+# rounding. The clock comes close to the prediction, from either side: norms, activations, attention's own
+# products and the softmax are not counted, neither in what is saved nor in what is left. Eight units of
+# 256 tokens side by side cost a seventh less than one after another; where memories are short, and a step
+# is mostly overhead, more is gained. `python -m tests.benchmarks` compares with other tools and with the
+# floor.
 
 # %% Exercise
 # Write `logits_from_cache(model, layer, h, x, A, B)`. Then:

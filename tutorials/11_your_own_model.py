@@ -63,17 +63,18 @@ for length in LENGTHS:
 law = fit.law
 print(f"\nΔL = {law.C:.1f} · r^{law.alpha:.2f} · ℓ^(−{law.beta:.2f}), R² {law.r2:.3f}, {law.n} cells")
 halfway = tm.plan_rank(fit, whole.length, loss=math.log(2))
-plan = tm.plan_rank(fit, whole.length)
+plan = tm.plan_rank(fit, whole.length)  # below this loss every piece was certified
+
 for name, asked in (
     ("a mean loss of ln 2", halfway),
-    (f"a certificate, taken as {plan.loss:.2f} nats", plan),
+    (f"a certificate, below {plan.loss:.2f} nats", plan),
 ):
     low, high = asked.interval
     print(f"predicted for {whole.length} tokens and {name}: rank {asked.rank} (95 %: {low} to {high})")
 assert halfway.rank is not None and plan.rank is not None
 
 # %% Run: measure
-tried = sorted({max(1, round(plan.rank * factor)) for factor in (0.5, 0.7, 0.85, 1, 1.2, 1.5, 2)})
+tried = sorted({max(1, round(plan.rank * factor)) for factor in (0.5, 0.7, 0.85, 1, 1.2, 1.35, 1.5, 2)})
 recipes = [tm.Recipe(rank=rank, steps=STEPS) for rank in tried]
 measured = [result.report for result in tm.memorize_together(model, [whole] * len(tried), recipes)]
 for report in measured:
@@ -102,13 +103,14 @@ ax.legend(fontsize=8)
 fig.savefig("11_your_own_model.png", dpi=110)
 
 # %% What you should see
-# With the shipped model: a mean loss of ln 2 is predicted to within a rank or two, from pieces of at most
-# three quarters of the text. The certificate needs more than predicted, rank 9 instead of 6: the line of
-# the law goes on falling where the measured losses level out, and among more tokens the most stubborn one
-# is more stubborn. Report both numbers, whatever they are, with what you held fixed: model, layer, steps,
-# seed.
+# With the shipped model the mean loss reaches ln 2 at rank 6, where 5 was predicted from pieces of at
+# most three quarters of the text: the law's line crosses ln 2 at 4.3, and falls on while the measured
+# losses level out. The certificate needs rank 9 instead of 6: it is farther beyond the law's range, and
+# among more tokens the most stubborn one is more stubborn. That is just within the factor of 1.5 which
+# the capstone allows: think about what to add. Report both numbers, whatever they are, with what you held
+# fixed: model, layer, steps, seed.
 if MODEL == "tiny" and not FAST:
-    assert below is not None and abs(below - halfway.rank) <= 2
+    assert below is not None and abs(below - halfway.rank) <= 1
     assert holds is not None and 1 <= holds / plan.rank <= 2
 
 # %% The same on the command line, and with other models
@@ -127,7 +129,7 @@ if MODEL == "tiny" and not FAST:
 
 # %% Exercise: the capstone
 # Choose a text of 40 to 200 tokens, MY_TEXT. Predict, from sweeps of *other* memories or of pieces of it,
-# the smallest rank that certifies it in 300 steps on the shipped model, MY_RANK; within a factor of 1.5 is
-# asked for. Hand in both, and a page on how you came to it. Then:
+# the smallest rank that certifies it in 300 steps on the shipped model, MY_RANK; within a factor of 1.5
+# is asked for. Hand in both, and a page on how you came to it. Then:
 #
 #     pytest tutorials -m ex11

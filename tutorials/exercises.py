@@ -175,7 +175,8 @@ def logits_from_cache(model, layer: int, h: Tensor, x: Tensor, A: Tensor, B: Ten
 # --- Exercise 11: your own model (the capstone) ----------------------------------------------------
 
 MY_TEXT = ""  # 40 to 200 tokens of the shipped tokenizer, of your own choice
-MY_RANK = 0  # the smallest rank that certifies it, predicted from sweeps of other memories: 2 to 32
+# The smallest rank, 2 to 32, that certifies it: predicted from sweeps of other memories, or of pieces of it.
+MY_RANK = 0
 
 # "Certifies": `tinymem.memorize(model, tinymem.text_memory(tokenizer, MY_TEXT), rank=r, steps=300)` has
 # report["certified"]. A prediction within a factor of 1.5 counts.
