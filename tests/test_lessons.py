@@ -1,11 +1,11 @@
 """The course: every lesson runs and its claims hold; all have one form; the page shows what they print."""
 
 import ast
-import importlib.util
 import re
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -20,14 +20,7 @@ SECTIONS = ("Idea", "Shapes", "Code", "Run", "What you should see", "Exercise")
 FIELDS = ("You need", "You will see", "Explains", "Time")
 
 
-def load_page_maker():
-    spec = importlib.util.spec_from_file_location("page", COURSE / "page.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-page = load_page_maker()
+page = SimpleNamespace(**runpy.run_path(str(COURSE / "page.py")))
 LESSONS = page.LESSONS
 each = pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
 

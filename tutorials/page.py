@@ -3,7 +3,6 @@
 python tutorials/page.py        about three minutes on two cores
 """
 
-import os
 import re
 import subprocess
 import sys
@@ -14,12 +13,11 @@ PICTURES = HERE / "pictures"
 LESSONS = sorted(HERE.glob("[0-9][0-9]_*.py"))
 
 
-def run(lesson: Path, folder: Path, fast: bool = False) -> str:
+def run(lesson: Path, folder: Path) -> str:
     """What a lesson prints. Its picture lands in `folder`. Raises CalledProcessError if a claim fails."""
-    environment = os.environ | ({"TINYMEM_FAST": "1"} if fast else {})
     command = [sys.executable, str(lesson)]
     return subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8", check=True
+        command, cwd=folder, stdout=subprocess.PIPE, text=True, encoding="utf-8", check=True
     ).stdout
 
 

@@ -1,6 +1,6 @@
 """Measures tinymem beside its peers and the floor; prints a table, and writes JSON.
 
-python -m tests.benchmarks --model FOLDER --json results.json    half an hour on two cores
+python -m tests.benchmarks --model FOLDER --json results.json    14 minutes on two cores
 python -m tests.benchmarks --model FOLDER --device cuda          everything that needs a GPU, checks too
 python -m tests.benchmarks --quick                               does it run? No figures to quote
 

@@ -55,14 +55,11 @@ def on_the_cpu(rows: Rows, folder: str | None, sizes: Sizes) -> Plan:
             for length in sizes.grid_lengths:
                 yield "grid", name, partial(grid, base, rows, length, sizes.grid)
         yield "step", name, partial(step, base, rows, sizes.lengths)
-        yield "dtype", name, partial(short_weights, base, rows, source, (256,))
+        yield "dtype", name, partial(short_weights, base, rows, source, 256)
         yield "run", name, partial(run, base, rows, *sizes.run, 1 if small else sizes.share)
         yield "certified", name, partial(certified, base, rows, *sizes.certified, small)
-        yield (
-            "lbfgs",
-            name,
-            partial(lbfgs, base, rows, 128 if small else 64, sizes.evaluations, 3 if small else 1),
-        )
+        tokens, seeds = (128, 3) if small else (64, 1)
+        yield "lbfgs", name, partial(lbfgs, base, rows, tokens, sizes.evaluations, seeds)
         yield "growth", name, partial(growth, base, rows, sizes.lengths, sizes.units, 64)
         yield "memory", name, partial(on_cpu, base, rows, source, 512 if small else sizes.memory[0])
     yield from not_here(rows, "run with --device cuda" if torch.cuda.is_available() else "no GPU")

@@ -45,16 +45,14 @@ def step(base: Base, rows: Rows, lengths: tuple[int, ...]) -> None:
             rows.add(*about, "GEMM rate", value=share, target=goals["GEMM rate"], rounds=rounds, note=note)
 
 
-def short_weights(base: Base, rows: Rows, source: str, lengths: tuple[int, ...]) -> None:
+def short_weights(base: Base, rows: Rows, source: str, length: int) -> None:
     """One step with a bfloat16 base (units are float32 all the same), beside one with a float32 base."""
     short = from_folder(base.name, source, str(base.device), "bfloat16")
-    for length in lengths:
-        if base.holds(length):
-            memory = base.memory(length)
-            calls = {"bfloat16": tinymem_step(short, memory), "float32": tinymem_step(base, memory)}
-            times, rounds = alternate(calls, base.device)
-            case = f"{memory.length:,} tokens, bfloat16"
-            rows.add("dtype", base.label, case, "float32", *times.values(), rounds=rounds)
+    memory = base.memory(length)
+    calls = {"bfloat16": tinymem_step(short, memory), "float32": tinymem_step(base, memory)}
+    times, rounds = alternate(calls, base.device)
+    case = f"{length:,} tokens, bfloat16"
+    rows.add("dtype", base.label, case, "float32", *times.values(), rounds=rounds)
 
 
 def growth(base: Base, rows: Rows, lengths: tuple[int, ...], units: tuple[int, ...], length: int) -> None:

@@ -16,8 +16,7 @@ from tinymem.plot import plot_convergence, plot_law, plot_methods
 
 HERE = Path(__file__).parent
 MARK = "<!-- Below this line, draw.py writes. -->"
-GRIDS = {name: name for name in ("tiny", "tiny-from-64", "tiny-lbfgs", "tiny-ratios", "smollm2")}
-GRIDS["tiny-from-64"] = "tiny"
+GRIDS = ("tiny", "tiny-from-64", "tiny-lbfgs", "tiny-ratios", "smollm2")
 NO_OFFSET = ("tiny-lbfgs", "smollm2")
 METHODS = ("tiny-methods", "tiny-phonebook", "smollm2-phonebook")
 RULES = ("tiny-rule", "smollm2-rule")
@@ -27,7 +26,7 @@ DEFAULTS = {"tiny": 0.1, "SmolLM2-135M-Instruct": 1e-2 * 4096 / 576}  # of --lr 
 
 def rows_of(name: str) -> list[dict]:
     """The rows of a record; of "tiny-from-64", those of "tiny" with at least 64 tokens."""
-    path = HERE / "rows" / f"{GRIDS.get(name, name)}.jsonl"
+    path = HERE / "rows" / f"{name.removesuffix('-from-64')}.jsonl"
     rows = read_rows(path)[0]
     return [row for row in rows if name != "tiny-from-64" or row["length"] >= 64]
 
