@@ -11,11 +11,11 @@ import math
 import torch
 
 import tinymem as tm
-from tinymem import law
-from tinymem.lora import LoRA
-from tinymem.memft import memft_ot_weights, weighted_mean  # noqa: F401
-from tinymem.memory import Batch
-from tinymem.model import rotate as half_split
+from tinymem.base.model import rotate as half_split
+from tinymem.data.batch import Batch
+from tinymem.law import power as law
+from tinymem.training.memft import memft_ot_weights, weighted_mean  # noqa: F401
+from tinymem.unit.lora import LoRA
 
 LN2 = math.log(2)
 
@@ -27,7 +27,9 @@ def inputs_and_targets(prompt_ids, target_ids):
 
 def rotate(x, positions, theta=10_000.0):
     size = x.shape[-1]
-    angles = torch.outer(positions.float(), theta ** (-torch.arange(0, size, 2) / size)).repeat(1, 2)
+    angles = torch.outer(positions.float(), theta ** (-torch.arange(0, size, 2) / size)).repeat(
+        1, 2
+    )
     return half_split(x, angles.cos(), angles.sin())
 
 
@@ -75,7 +77,9 @@ def check_sweep(sweep, folder):
         two = [more[rank, length, seed]["base_loss"] for seed in (0, 1)]
         assert two[0] != two[1], "two seeds have the same memory"
     for cell, row in sweep_of("part", [2], [6], [1]).items():
-        assert abs(row["final_loss"] - more[cell]["final_loss"]) < 1e-3, f"{cell} depends on its neighbours"
+        assert abs(row["final_loss"] - more[cell]["final_loss"]) < 1e-3, (
+            f"{cell} depends on its neighbours"
+        )
 
 
 def fit_plane(ranks, lengths, delta_losses):

@@ -20,7 +20,16 @@ from tokenizers.processors import TemplateProcessing
 CONTEXT = 160
 SPECIAL = ("<s>", "</s>", "<|user|>", "<|end|>")
 # Byte-level, so that every text has ids; with a few merges, so that tokens are not just bytes.
-MERGES = (("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "n"), ("an", "d"), ("i", "n"), ("in", "g"), ("Ġ", "Ġ"))
+MERGES = (
+    ("t", "h"),
+    ("th", "e"),
+    ("Ġ", "the"),
+    ("a", "n"),
+    ("an", "d"),
+    ("i", "n"),
+    ("in", "g"),
+    ("Ġ", "Ġ"),
+)
 WORDS = sorted(ByteLevel.alphabet()) + [a + b for a, b in MERGES]
 TOKENS = len(WORDS) + len(SPECIAL)  # 268
 VOCAB = TOKENS + 4  # as in many real checkpoints, the embedding is padded beyond the tokenizer
@@ -48,7 +57,9 @@ def tokenizer(bos: bool = True) -> tokenizers.Tokenizer:
     core.decoder = tokenizers.decoders.ByteLevel()
     core.add_special_tokens([tokenizers.AddedToken(text, special=True) for text in SPECIAL])
     if bos:
-        core.post_processor = TemplateProcessing("<s> $A", "<s> $A $B", [("<s>", core.token_to_id("<s>"))])
+        core.post_processor = TemplateProcessing(
+            "<s> $A", "<s> $A $B", [("<s>", core.token_to_id("<s>"))]
+        )
     return core
 
 
@@ -61,11 +72,19 @@ def randomise(model: torch.nn.Module, seed: int) -> None:
             if p.dim() == 2:
                 p.copy_(1.5 * noise * p.shape[-1] ** -0.5)
             else:  # norm weights around 1, biases around 0
-                p.copy_(0.2 * noise + (1 if "norm" in name or "ln_" in name else 0) * (p.mean() > 0.5))
+                p.copy_(
+                    0.2 * noise + (1 if "norm" in name or "ln_" in name else 0) * (p.mean() > 0.5)
+                )
 
 
 def build(
-    folder: Path, kind: str, *, seed: int = 0, tokens: bool = True, shard_size: str = "1GB", **settings
+    folder: Path,
+    kind: str,
+    *,
+    seed: int = 0,
+    tokens: bool = True,
+    shard_size: str = "1GB",
+    **settings,
 ) -> transformers.PreTrainedModel:
     """Write a tiny checkpoint of model_type `kind`; `settings` are fields of its transformers config.
 
@@ -73,7 +92,9 @@ def build(
     """
     sizes = SIZES["gpt2"] if kind == "gpt2" else SIZES["other"] | SIZES.get(kind, {})
     no_ids = {"bos_token_id": None, "eos_token_id": None}  # nothing may stop a greedy decode
-    config = transformers.AutoConfig.for_model(kind, **{"vocab_size": VOCAB, **no_ids, **sizes, **settings})
+    config = transformers.AutoConfig.for_model(
+        kind, **{"vocab_size": VOCAB, **no_ids, **sizes, **settings}
+    )
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     randomise(model, seed)
     folder.mkdir(parents=True, exist_ok=True)

@@ -66,17 +66,24 @@ class Handler(BaseHTTPRequestHandler):
         if repo and (status := repo.status.get(file, repo.status.get("*"))):
             return self.send(status, b"something is wrong here")
         if token and token not in TOKENS:
-            return self.send(401, b"", {"X-Error-Message": "Invalid credentials in Authorization header"})
+            return self.send(
+                401, b"", {"X-Error-Message": "Invalid credentials in Authorization header"}
+            )
         if repo is None or (repo.readers is not None and token not in repo.readers):
             gated = repo is not None and repo.gated
             status = 401 if not token else 403 if gated else 404
-            return self.send(status, b"", {"X-Error-Code": "GatedRepo" if gated else "RepoNotFound"})
+            return self.send(
+                status, b"", {"X-Error-Code": "GatedRepo" if gated else "RepoNotFound"}
+            )
         if repo.moved:
             return self.send(307, b"", {"Location": self.path.replace(name, repo.moved, 1)})
         if revision not in repo.revisions():
             return self.send(404, b"", {"X-Error-Code": "RevisionNotFound"})
         commit, files = repo.revisions()[revision]
-        headers = {"X-Repo-Commit": commit, "X-HF-Warning": "unauthenticated; Please set a HF_TOKEN."}
+        headers = {
+            "X-Repo-Commit": commit,
+            "X-HF-Warning": "unauthenticated; Please set a HF_TOKEN.",
+        }
         if file not in files:
             return self.send(404, b"", {**headers, "X-Error-Code": "EntryNotFound"})
         data = files[file]
@@ -96,7 +103,11 @@ class Handler(BaseHTTPRequestHandler):
             status, whole, data = 206, len(data), data[int(start[1]) :]
             headers = {**headers, "Content-Range": f"bytes {start[1]}-{whole - 1}/{whole}"}
         self.send_response(status)
-        for key, value in {"Content-Length": len(data), "Accept-Ranges": "bytes", **(headers or {})}.items():
+        for key, value in {
+            "Content-Length": len(data),
+            "Accept-Ranges": "bytes",
+            **(headers or {}),
+        }.items():
             self.send_header(key, str(value))
         self.end_headers()
         if self.command == "HEAD":
@@ -105,7 +116,9 @@ class Handler(BaseHTTPRequestHandler):
             repo.cuts -= 1
             data, self.close_connection = data[: repo.cut], True
             if repo.reset:  # closing with linger 0 sends RST
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
         self.wfile.write(data)
         if self.close_connection and repo and repo.reset:
             self.connection.close()

@@ -20,7 +20,10 @@ TUTORIALS, KEY = ROOT / "tutorials", ROOT / "tests" / "answer_key.py"
 STUBS = (TUTORIALS / "exercises.py").read_text(encoding="utf-8")
 NAMES = re.findall(r"^def (\w+)", STUBS, re.MULTILINE)
 # What an inner run leaves to the outer one: capturing, and whatever is there once for a process.
-INNER = ["-s", *(f"-pno:{name}" for name in ("cacheprovider", "faulthandler", "unraisableexception"))]
+INNER = [
+    "-s",
+    *(f"-pno:{name}" for name in ("cacheprovider", "faulthandler", "unraisableexception")),
+]
 
 
 @pytest.fixture
@@ -38,7 +41,9 @@ def grade(tmp_path, monkeypatch):
         grades.unlink(missing_ok=True)
         where = ["-c", str(config), f"--rootdir={TUTORIALS}", f"--basetemp={tmp_path / 'inner'}"]
         hand_in = [f"--answers={answers}", f"--grades={grades}"]
-        run.code = pytest.main([str(TUTORIALS / "test_exercises.py"), *INNER, *where, *hand_in, *options])
+        run.code = pytest.main(
+            [str(TUTORIALS / "test_exercises.py"), *INNER, *where, *hand_in, *options]
+        )
         return json.loads(grades.read_text(encoding="utf-8")) if grades.exists() else {}
 
     return run
@@ -55,7 +60,9 @@ def reasons(grades: dict) -> list[str]:
 def key_but(**changes: str) -> str:
     """A hand-in: the key, with some names made something else."""
     lines = [f"{name} = {value}" for name, value in changes.items()]
-    return "\n".join(["from tests.answer_key import *", "from tests import wrong_answers", *lines, ""])
+    return "\n".join(
+        ["from tests.answer_key import *", "from tests import wrong_answers", *lines, ""]
+    )
 
 
 def test_stubs_score_nothing(grade):
@@ -90,7 +97,9 @@ def test_a_wrong_answer_is_told_why(grade, name):
 
 def test_every_check_is_failed_by_a_wrong_answer(grade):
     checks = [check for name in WRONG for check in graded(grade, name)["checks"]]
-    every = {check["check"] for check in grade("1 / 0")["checks"]}  # cannot be imported: nothing is run
+    every = {
+        check["check"] for check in grade("1 / 0")["checks"]
+    }  # cannot be imported: nothing is run
     assert every == {check["check"] for check in checks if not check["passed"]}
 
 
@@ -114,7 +123,9 @@ def test_each_exercise_has_two_wrong_answers_and_every_name_of_the_stubs_one():
     ],
 )
 def test_an_answer_of_the_wrong_kind_gets_a_sentence(grade, value):
-    stubs = "".join(f"def {name}(*_):\n    return {value}\n" for name in NAMES if name != "check_sweep")
+    stubs = "".join(
+        f"def {name}(*_):\n    return {value}\n" for name in NAMES if name != "check_sweep"
+    )
     grades = grade(f"import torch\nMY_TEXT = MY_RANK = {value}\n{stubs}", "-m", "not ex7")
     assert len(reasons(grades)) == len(grades["checks"])
 
@@ -150,9 +161,15 @@ def test_an_answer_that_raises_or_never_ends(grade, body, says):
             "import torch\n1 / 0\n",
             "handin.py cannot be imported: ZeroDivisionError: division by zero (line 2: 1 / 0)",
         ),
-        ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module' (line 1"),
+        (
+            "import no_such_module\n",
+            "ModuleNotFoundError: No module named 'no_such_module' (line 1",
+        ),
         ("exit()\n", "SystemExit"),
-        ("while True: pass\n", "handin.py was still being imported after 1 seconds: an endless loop?"),
+        (
+            "while True: pass\n",
+            "handin.py was still being imported after 1 seconds: an endless loop?",
+        ),
         ("x = '\0'\n", "null bytes"),
     ],
 )
@@ -167,7 +184,9 @@ def test_a_file_that_cannot_be_imported(grade, capsys, text, says):
 def test_a_missing_function_and_a_changed_world(grade):
     text = "import torch\ntorch.set_default_dtype(torch.float64)\ntorch.set_grad_enabled(False)\n"
     grades = grade(text + key_but(new_unit="None"), "-m", "ex3 or ex6 or ex8")
-    assert set(reasons(grades)) == {"handin.py has no function new_unit; keep the names as they are"}
+    assert set(reasons(grades)) == {
+        "handin.py has no function new_unit; keep the names as they are"
+    }
     assert grades["exercises"] == {
         **{"3": {"points": 3, "of": 5}, "6": {"points": 4, "of": 4}, "8": {"points": 4, "of": 4}},
     }
@@ -175,7 +194,10 @@ def test_a_missing_function_and_a_changed_world(grade):
 
 def test_what_is_wrong_with_the_options_is_one_line(grade, tmp_path, capsys):
     for options, says in (
-        (["--grades", str(tmp_path / "no" / "grades.json")], "no/grades.json: No such file or directory"),
+        (
+            ["--grades", str(tmp_path / "no" / "grades.json")],
+            "no/grades.json: No such file or directory",
+        ),
         (["--grades", str(tmp_path)], "Is a directory"),
         (["--answers", "nobody.py"], "--answers nobody.py: no such file"),
         (["--seed", "-1"], "--seed -1: expected a whole number from 0, below 2^31"),
@@ -208,7 +230,9 @@ def test_a_copy_of_the_folder_works_alone(tmp_path):
     answer = "ids = prompt_ids + target_ids[:-1]; return ids, range(len(ids))[-len(target_ids):], target_ids"
     text = STUBS.replace(stub, answer.replace("; ", "\n    "))
     stub = 'raise NotImplementedError("Exercise 2: rotate")'
-    (tmp_path / "tutorials" / "exercises.py").write_text(text.replace(stub, "import os; os._exit(0)"))
+    (tmp_path / "tutorials" / "exercises.py").write_text(
+        text.replace(stub, "import os; os._exit(0)")
+    )
     command = [
         sys.executable,
         "-m",
@@ -222,6 +246,8 @@ def test_a_copy_of_the_folder_works_alone(tmp_path):
     done = subprocess.run([*command, "-m", "ex1"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"what to remember +3 of 3", done.stdout) and "2 passed" in done.stdout
-    subprocess.run(command, cwd=tmp_path, capture_output=True)  # dies in exercise 2, and keeps exercise 1
+    subprocess.run(
+        command, cwd=tmp_path, capture_output=True
+    )  # dies in exercise 2, and keeps exercise 1
     grades = json.loads((tmp_path / "g.json").read_text(encoding="utf-8"))
     assert (grades["points"], grades["of"], grades["finished"]) == (3, 48, False)

@@ -13,10 +13,17 @@ import pytest
 
 from tinymem import files
 from tinymem.errors import DataError
-from tinymem.files import RESULTS, append_row, read_rows, write_atomically
+from tinymem.experiment.rows import RESULTS, append_row, read_rows
+from tinymem.files import write_atomically
 
 # What could fool a reader of torn lines: braces, quotes and backslashes in strings, objects in objects.
-NASTY = {"a": '}"{', "b\\": {"c": [1, {"d": "\\"}], "e": {}}, "é": "\\\\}", "f": -1.5e-3, "g": {"h": "}"}}
+NASTY = {
+    "a": '}"{',
+    "b\\": {"c": [1, {"d": "\\"}], "e": {}},
+    "é": "\\\\}",
+    "f": -1.5e-3,
+    "g": {"h": "}"},
+}
 
 
 def bare(rows: list[dict]) -> list[dict]:
@@ -49,7 +56,9 @@ def test_a_line_torn_anywhere_is_skipped_and_named(tmp_path, ascii_only):
         append_row(path, after)
         append_row(path, NASTY)
         assert bare(read_rows(path)[0]) == [before, after, NASTY] and read_rows(path)[1] == torn
-    path.write_text(f"{json.dumps(before)}\n{line}", encoding="utf-8")  # only the line's end is missing
+    path.write_text(
+        f"{json.dumps(before)}\n{line}", encoding="utf-8"
+    )  # only the line's end is missing
     append_row(path, after)
     assert (bare(read_rows(path)[0]), read_rows(path)[1]) == ([before, NASTY, after], [])
 
@@ -75,7 +84,9 @@ def test_a_whole_line_that_is_no_row_is_refused(tmp_path, line, message):
     path.write_text(f'{{"a": 1}}\n{line}\n{{"a": 2}}\n')
     with pytest.raises(DataError) as caught:
         read_rows(tmp_path)
-    assert str(caught.value).startswith(f"{path}, line 2: {message}") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{path}, line 2: {message}") and "\n" not in str(
+        caught.value
+    )
 
 
 def test_what_is_not_there_or_not_text_is_refused(tmp_path):
@@ -98,7 +109,9 @@ def test_a_row_is_one_line_written_at_once_and_flushed(tmp_path, monkeypatch):
     calls, path = [], tmp_path / RESULTS
     for name in ("write", "fsync"):
         real = getattr(os, name)
-        monkeypatch.setattr(files.os, name, lambda *a, n=name, real=real: calls.append(n) or real(*a))
+        monkeypatch.setattr(
+            files.os, name, lambda *a, n=name, real=real: calls.append(n) or real(*a)
+        )
     append_row(path, {"a": "two\nlines"})
     assert calls == ["write", "fsync"]
     before = path.read_bytes()
@@ -131,7 +144,7 @@ def test_a_full_disk_is_an_error_not_a_lost_row(tmp_path, monkeypatch):
 APPENDER = """
 import os, sys, time
 from pathlib import Path
-from tinymem.files import append_row
+from tinymem.experiment.rows import append_row
 path, me = Path(sys.argv[1]), int(sys.argv[2])
 os.close(os.open(f"{path}.{me}", os.O_CREAT))
 while not os.path.exists(f"{path}.go"):
@@ -144,7 +157,8 @@ for number in range(60):
 def test_rows_of_several_processes_never_interleave(tmp_path):
     path, count = tmp_path / RESULTS, 4
     processes = [
-        subprocess.Popen([sys.executable, "-c", APPENDER, str(path), str(me)]) for me in range(count)
+        subprocess.Popen([sys.executable, "-c", APPENDER, str(path), str(me)])
+        for me in range(count)
     ]
     try:
         wait_for(lambda: all((tmp_path / f"{RESULTS}.{me}").exists() for me in range(count)))

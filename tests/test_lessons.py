@@ -31,11 +31,16 @@ def number(lesson: Path) -> int:
 
 def words(text: str) -> set[tuple[str, ...]]:
     """The words of each line: what of an output does not depend on sizes."""
-    return {tuple(re.findall(r"[^\W\d_]{2,}", re.sub("[nN]one", "", line))) for line in text.splitlines()}
+    return {
+        tuple(re.findall(r"[^\W\d_]{2,}", re.sub("[nN]one", "", line)))
+        for line in text.splitlines()
+    }
 
 
 def numbers(text: str) -> list[float]:
-    return [float(n.replace(",", "")) for n in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?", text)]
+    return [
+        float(n.replace(",", "")) for n in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?", text)
+    ]
 
 
 @each
@@ -51,7 +56,9 @@ def test_a_lesson_runs_and_the_page_shows_what_it_prints(lesson, tmp_path, monke
     assert fresh.shape == kept.shape
     if number(lesson) in STEADY:
         assert numbers(said) == pytest.approx(numbers(shown), rel=0.02, abs=0.02)
-        height, width = (size // 8 * 8 for size in fresh.shape[:2])  # coarsely: fonts may differ a little
+        height, width = (
+            size // 8 * 8 for size in fresh.shape[:2]
+        )  # coarsely: fonts may differ a little
         coarse = [
             p[:height, :width, :3].reshape(height // 8, 8, width // 8, 8, 3).mean((1, 3))
             for p in (fresh, kept)
@@ -65,10 +72,14 @@ def test_a_lesson_has_the_form(lesson):
     docstring = ast.get_docstring(ast.parse(text))
     title = docstring.splitlines()[0]
     assert title.startswith(f"Lesson {number(lesson)}. ")
-    assert [line[:15].strip() for line in docstring.splitlines()[2:] if line[0] != " "] == list(FIELDS)
+    assert [line[:15].strip() for line in docstring.splitlines()[2:] if line[0] != " "] == list(
+        FIELDS
+    )
     for name in re.findall(r"tinymem/\w+\.py", docstring):
         assert (COURSE.parent / name).exists()
-    sections = [heading.partition(":")[0] for heading in re.findall(r"^# %% (.*)$", text, re.MULTILINE)]
+    sections = [
+        heading.partition(":")[0] for heading in re.findall(r"^# %% (.*)$", text, re.MULTILINE)
+    ]
     places = [sections.index(section) for section in SECTIONS]
     assert places == sorted(places) and sections[0] == "Idea" and sections[-1] == "Exercise"
     assert f"pytest tutorials -m ex{number(lesson)}\n" in text
@@ -82,7 +93,9 @@ def test_a_lesson_has_the_form(lesson):
 def test_no_lesson_imports_another(lesson):
     tree = ast.parse(lesson.read_text(encoding="utf-8"))
     modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    modules |= {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+    modules |= {
+        alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names
+    }
     assert {name.partition(".")[0] for name in modules} <= {
         *sys.stdlib_module_names, "matplotlib", "numpy", "safetensors", "tinymem", "torch"
     }  # fmt: skip

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tinymem.files import read_rows
-from tinymem.fit import fit_rows
+from tinymem.experiment.rows import read_rows
+from tinymem.law.fit import fit_rows
 
 FOLDER = Path(__file__).parents[1] / "tutorials" / "reproduction"
 LAWS = json.loads((FOLDER / "laws.json").read_text(encoding="utf-8"))

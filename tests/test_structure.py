@@ -61,8 +61,8 @@ def test_two_set_up_lines_on_the_first_screen():
 def test_the_readme_names_every_field_of_a_report_and_every_option():
     from typer.main import get_command
 
-    from tests.test_cli import FIELDS
-    from tinymem.cli import app
+    from tests.cli.test_cli import FIELDS
+    from tinymem.cli.app import app
 
     words = set(re.findall(r"`([\w-]+)`?", README))
     assert not FIELDS - words

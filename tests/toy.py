@@ -2,8 +2,8 @@
 
 import torch
 
-from tinymem.memory import Memory
-from tinymem.model import Linear, Model, ModelConfig
+from tinymem.base.model import Linear, Model, ModelConfig
+from tinymem.data.memory import Memory
 
 
 def toy_model(seed: int = 0, layers: int = 4, **fields) -> Model:

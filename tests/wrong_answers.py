@@ -278,7 +278,9 @@ def squares_of_delta(ranks, lengths, delta_losses):
     for _ in range(20):  # Gauss and Newton, from there
         fit = C * ranks**alpha * lengths**-beta
         slopes = np.stack([fit / C, fit * np.log(ranks), -fit * np.log(lengths)], 1)
-        C, alpha, beta = (C, alpha, beta) + np.linalg.lstsq(slopes, delta_losses - fit, rcond=None)[0]
+        C, alpha, beta = (C, alpha, beta) + np.linalg.lstsq(slopes, delta_losses - fit, rcond=None)[
+            0
+        ]
     return C, alpha, beta
 
 

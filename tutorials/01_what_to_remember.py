@@ -5,7 +5,7 @@ You need       a copy of the project, pip install -e ".[plot]" pytest, and pytho
                in)
 You will see   a memory as the model sees it: ids, and the places where its tokens are predicted; why
                random tokens are kept as ids; and what they cost a model that expects English
-Explains       tinymem/memory.py, tinymem/text.py
+Explains       tinymem/data/memory.py, tinymem/base/tokenizer.py
 Time           5 seconds to run, 30 minutes with the exercise
 """
 
@@ -30,8 +30,8 @@ import matplotlib.pyplot as plt
 import torch
 
 import tinymem as tm
-from tinymem.memory import Batch
-from tinymem.recall import teacher_forced
+from tinymem.data.batch import Batch
+from tinymem.experiment.recall import teacher_forced
 
 model, tokenizer = tm.load("tiny")  # ships with the package: 3.9 million parameters, no download
 
@@ -51,7 +51,9 @@ batch = Batch([entry], model.config.context, model.device)
 ids, rows = batch.ids[0].tolist(), batch.rows[1].tolist()
 print("position   the model reads   and should predict")
 for position, token in enumerate(ids):
-    wanted = repr(tokenizer.decode([batch.targets[rows.index(position)]])) if position in rows else "–"
+    wanted = (
+        repr(tokenizer.decode([batch.targets[rows.index(position)]])) if position in rows else "–"
+    )
     print(f"{position:8}   {tokenizer.decode([token])!r:15}   {wanted}")
 
 assert len(ids) == len(entry.prompt_ids) + entry.length - 1
@@ -68,7 +70,9 @@ print(tuple(again) == noise.target_ids)
 assert tuple(again) != noise.target_ids  # so they are drawn, kept and stored as ids
 
 # %% Run: what does the base model think of them?
-english = tm.text_memory(tokenizer, "And the king said unto his servants, Go ye up to the city, and rest.")
+english = tm.text_memory(
+    tokenizer, "And the king said unto his servants, Go ye up to the city, and rest."
+)
 losses, H = {"English": losses_of(english), "random tokens": losses_of(noise)}, noise.entropy
 for name, values in losses.items():
     print(f"{name:13}  {mean(values):5.2f} nats per token, {mean(values) / math.log(2):5.1f} bits")

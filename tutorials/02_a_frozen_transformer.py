@@ -4,7 +4,7 @@ You need       lesson 1, and python tutorials/02_a_frozen_transformer.py
 You will see   one transformer that is GPT-2, Llama, Qwen2, Qwen3 or GPT-NeoX, and the few choices in
                which these differ; that no position sees what comes after it; how positions turn; and a
                loader that refuses a checkpoint with one tensor missing
-Explains       tinymem/model.py, tinymem/families.py, tinymem/checkpoint.py
+Explains       tinymem/base/model.py, tinymem/base/families.py, tinymem/base/checkpoint.py
 Time           5 seconds to run, 60 minutes with the exercise
 """
 
@@ -31,27 +31,39 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tinymem as tm
-from tinymem.checkpoint import SHIPPED
-from tinymem.families import read_config
-from tinymem.model import Model, rope_frequencies, rotate
+from tinymem.base.checkpoint import SHIPPED
+from tinymem.base.families import read_config
+from tinymem.base.model import Model, rope_frequencies, rotate
 
 sizes = {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}
 sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024}
-older = {"vocab_size": 2048, "n_embd": 256, "n_inner": 768, "n_layer": 4, "n_head": 4, "n_positions": 1024}
+older = {
+    "vocab_size": 2048,
+    "n_embd": 256,
+    "n_inner": 768,
+    "n_layer": 4,
+    "n_head": 4,
+    "n_positions": 1024,
+}
 older |= {"tie_word_embeddings": False}  # GPT-2 has names of its own
 FAMILIES = {"gpt2": older, **dict.fromkeys(("llama", "qwen2", "qwen3", "gpt_neox"), sizes)}
 
 # %% Run: five families side by side
-configs = {name: read_config({"model_type": name, **raw}, name)[0] for name, raw in FAMILIES.items()}
+configs = {
+    name: read_config({"model_type": name, **raw}, name)[0] for name, raw in FAMILIES.items()
+}
 choices = ("norm", "rotary_dim", "gated_mlp", "num_kv_heads", "fused_qkv", "qkv_bias", "qk_norm")
 print(f"{'':17}" + "".join(f"{name:>12}" for name in configs))
 for choice in (*choices, "parallel_residual"):
-    print(f"{choice:17}" + "".join(f"{asdict(config)[choice]!s:>12}" for config in configs.values()))
+    print(
+        f"{choice:17}" + "".join(f"{asdict(config)[choice]!s:>12}" for config in configs.values())
+    )
 for name, config in configs.items():
     with torch.device("meta"):  # shapes without numbers
         model = Model(config)
     parts = {
-        part: sum(p.numel() for n, p in model.named_parameters() if part in n) for part in ("attn", "mlp")
+        part: sum(p.numel() for n, p in model.named_parameters() if part in n)
+        for part in ("attn", "mlp")
     }
     total = sum(p.numel() for p in model.parameters())
     print(f"{name:9} {total:10,} parameters: attention {parts['attn']:,}, MLPs {parts['mlp']:,}")
@@ -106,7 +118,9 @@ for distance in range(1 - T, T):
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
 image = left.imshow(scores.numpy(), cmap="viridis", origin="lower")
 left.set(
-    xlabel="position j of the key", ylabel="position i of the query", title="q·k, the same q and k everywhere"
+    xlabel="position j of the key",
+    ylabel="position i of the query",
+    title="q·k, the same q and k everywhere",
 )
 fig.colorbar(image, ax=left)
 right.plot(torch.arange(T), scores[:, 0], color="#0072B2")

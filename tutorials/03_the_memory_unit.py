@@ -3,7 +3,7 @@
 You need       lesson 2, and python tutorials/03_the_memory_unit.py
 You will see   a unit that changes nothing at first, which parameters are trained, why B alone moves in
                the first step, and that a unit of rank r changes its layer in r directions
-Explains       tinymem/lora.py
+Explains       tinymem/unit/lora.py
 Time           10 seconds to run, 45 minutes with the exercise
 """
 
@@ -34,7 +34,10 @@ FAST = "TINYMEM_FAST" in os.environ  # a quick look: fewer steps, rougher number
 RANKS = (1, 2, 4, 8)
 
 model, tokenizer = tm.load("tiny")
-d, ids = model.config.hidden_size, torch.tensor([tokenizer.encode("Remember me when I am gone away,")])
+d, ids = (
+    model.config.hidden_size,
+    torch.tensor([tokenizer.encode("Remember me when I am gone away,")]),
+)
 
 # %% Run: attached, and nothing changes
 with torch.no_grad():
@@ -57,7 +60,9 @@ torch.nn.functional.cross_entropy(logits[0], ids[0, 1:]).backward()
 (lora,) = unit.loras.values()
 print(f"first gradient: |A| {lora.A.grad.norm():.3f}, |B| {lora.B.grad.norm():.3f}")
 assert not lora.A.grad.any() and lora.B.grad.any()  # A's goes through B, which is zero
-assert all(p.grad is None for name, p in model.named_parameters() if "lora" not in name)  # the base is frozen
+assert all(
+    p.grad is None for name, p in model.named_parameters() if "lora" not in name
+)  # the base is frozen
 unit.detach()
 with torch.no_grad():
     assert torch.equal(model(ids), before)  # taken out again: the base is what it was
@@ -75,14 +80,18 @@ for result, colour in zip(results, colours, strict=True):
     values = torch.linalg.svdvals((lora.A @ lora.B).detach().double())
     rank, loss = result.report["rank"], result.report["final_loss"]
     shown = ", ".join(f"{v:.1f}" for v in values[:rank])
-    print(f"{rank:4}   {2 * d * rank:10,}   {loss:10.3f}   {shown}; the next one {values[rank]:.0e}")
+    print(
+        f"{rank:4}   {2 * d * rank:10,}   {loss:10.3f}   {shown}; the next one {values[rank]:.0e}"
+    )
     assert (values > 1e-3).sum() == rank and values[rank] < 1e-4  # r directions, and no more
     label = f"rank {rank}: loss {loss:.2f}"
     ax.semilogy(range(1, 13), values[:12].clamp(min=1e-9), "o-", color=colour, ms=4, label=label)
 losses = [result.report["final_loss"] for result in results]
 assert losses == sorted(losses, reverse=True)  # more rank, lower loss
 
-ax.set(xlabel="number of the singular value", ylabel="singular value of A B", title="48 random tokens")
+ax.set(
+    xlabel="number of the singular value", ylabel="singular value of A B", title="48 random tokens"
+)
 ax.legend(title="nats per token", fontsize=8)
 fig.savefig("03_the_memory_unit.png", dpi=110)
 

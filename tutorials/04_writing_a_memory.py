@@ -4,7 +4,7 @@ You need       lesson 3, and python tutorials/04_writing_a_memory.py
 You will see   the training loop in ten lines, and that the library's loop, which takes every shortcut,
                goes through the same losses; tokens that are learned one by one; a unit saved and read
                again
-Explains       tinymem/loss.py, tinymem/recipe.py, tinymem/train.py, tinymem/adapter.py
+Explains       tinymem/training/loss.py, tinymem/training/recipe.py, tinymem/training/train.py, tinymem/unit/adapter.py
 Time           10 seconds to run, 45 minutes with the exercise
 """
 
@@ -27,7 +27,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import tinymem as tm
-from tinymem.recipe import auto_lr
+from tinymem.training.recipe import auto_lr
 
 FAST = "TINYMEM_FAST" in os.environ  # a quick look: fewer steps, rougher numbers
 STEPS = 60 if FAST else 200
@@ -58,17 +58,27 @@ result = tm.memorize(model, memory, rank=8, steps=STEPS, seed=0)
 apart = max(abs(a - b) for a, b in zip(trace[:50], result.training.losses[:50], strict=True))
 final = result.report["final_loss"]
 print(f"lr {auto_lr(model):g}, {STEPS} steps: loss {trace[0]:.3f} → {final:.3f} nats per token")
-print(f"the ten lines and the library: losses of the first 50 steps differ by at most {apart:.0e} nats")
-assert apart < 1e-3  # rounding; it grows slowly with the steps, as everything does in a feedback loop
-assert abs(trace[0] - result.report["base_loss"]) < 1e-4  # B = 0: the first loss is the base model's
+print(
+    f"the ten lines and the library: losses of the first 50 steps differ by at most {apart:.0e} nats"
+)
+assert (
+    apart < 1e-3
+)  # rounding; it grows slowly with the steps, as everything does in a feedback loop
+assert (
+    abs(trace[0] - result.report["base_loss"]) < 1e-4
+)  # B = 0: the first loss is the base model's
 
 # %% Run: token by token
 steps, p = zip(*result.training.trace, strict=True)
 p = torch.tensor(p)  # [looks, ℓ]
-crossed = [next((s for s, now in zip(steps, column, strict=True) if now > 0.5), None) for column in p.T]
+crossed = [
+    next((s for s, now in zip(steps, column, strict=True) if now > 0.5), None) for column in p.T
+]
 known = sorted(step for step in crossed if step is not None)
 half = known[len(known) // 2]
-print(f"first p > ½: one token at step {known[0]}, half of them by step {half}, the last one at {known[-1]}")
+print(
+    f"first p > ½: one token at step {known[0]}, half of them by step {half}, the last one at {known[-1]}"
+)
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
 left.plot(trace, color="#D55E00", lw=3, alpha=0.5, label="ten lines")

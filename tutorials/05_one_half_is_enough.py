@@ -3,7 +3,7 @@
 You need       lesson 4, and python tutorials/05_one_half_is_enough.py
 You will see   a certificate of recall from one forward pass; decoding that derails at one stubborn token;
                and memories that are recited although some p is below one half
-Explains       tinymem/recall.py
+Explains       tinymem/experiment/recall.py
 Time           10 seconds to run, 60 minutes with the exercise
 """
 
@@ -63,18 +63,25 @@ for (rank, seed), result in zip(cells, results, strict=True):
 certified = [r for r in results if r.verdict.certified]
 lucky = [r for r in results if r.verdict.recall_exact and not r.verdict.certified]
 derailed = [r for r in results if not r.verdict.recall_exact]
-print(f"{len(certified)} certified, {len(lucky)} recited without a certificate, {len(derailed)} derailed")
+print(
+    f"{len(certified)} certified, {len(lucky)} recited without a certificate, {len(derailed)} derailed"
+)
 assert certified and derailed and (lucky or FAST)
 
 # %% Run: how one token derails the rest
 case = max(derailed, key=lambda r: r.verdict.certified_fraction).verdict
 forced = sum(a == b for a, b in zip(case.predicted, case.targets, strict=True))
 share = case.token_accuracy
-print(f"the best of the derailed: {forced} of 48 right with the true prefix, {share:.0%} when decoding")
+print(
+    f"the best of the derailed: {forced} of 48 right with the true prefix, {share:.0%} when decoding"
+)
 assert case.token_accuracy * 48 < forced
 
 fig, axes = plt.subplots(2, 1, figsize=(8, 5), layout="constrained", sharex=True)
-for ax, verdict, title in ((axes[0], certified[0].verdict, "certified"), (axes[1], case, "derailed")):
+for ax, verdict, title in (
+    (axes[0], certified[0].verdict, "certified"),
+    (axes[1], case, "derailed"),
+):
     right = [a == b for a, b in zip(verdict.decoded, verdict.targets, strict=True)]
     colours = ["#0072B2" if fine else "#D55E00" for fine in right]
     ax.bar(range(48), verdict.probabilities, color=colours, width=0.9)
@@ -83,7 +90,11 @@ for ax, verdict, title in ((axes[0], certified[0].verdict, "certified"), (axes[1
     ax.plot(missed, [0.9] * len(missed), "kx")
     if verdict.first_error is not None:
         ax.axvline(verdict.first_error - 0.5, color="black", lw=1)
-    ax.set(ylabel="p given the true prefix", ylim=(0, 1), title=f"{title}: mean loss {verdict.loss:.2f} nats")
+    ax.set(
+        ylabel="p given the true prefix",
+        ylim=(0, 1),
+        title=f"{title}: mean loss {verdict.loss:.2f} nats",
+    )
 axes[1].set_xlabel(
     "position (blue: decoded right, red: wrong; ×: not the likeliest even after the true prefix)"
 )
@@ -99,7 +110,9 @@ with torch.no_grad():
     p = logits.softmax(-1).gather(-1, torch.tensor(memory.target_ids)[:, None])
     decoded = tm.greedy(model, torch.tensor([memory.prompt_ids]), memory.length)[0].tolist()
     certified[0].unit.detach()
-print(f"by hand: lowest p {p.min():.3f}; decoding gives the target: {decoded == list(memory.target_ids)}")
+print(
+    f"by hand: lowest p {p.min():.3f}; decoding gives the target: {decoded == list(memory.target_ids)}"
+)
 assert p.min() > 0.5 and decoded == list(memory.target_ids)
 
 # %% What you should see

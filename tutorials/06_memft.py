@@ -4,7 +4,7 @@ You need       lesson 5, and python tutorials/06_memft.py
 You will see   three ways to weight tokens, as pure functions of their losses; the one with a threshold
                certify a memory at a higher mean loss than plain training; and the same method lose where
                there is no room
-Explains       tinymem/memft.py
+Explains       tinymem/training/memft.py
 Time           25 seconds to run, 60 minutes with the exercise
 """
 
@@ -33,7 +33,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import tinymem as tm
-from tinymem.memft import memft_ot_weights, sft_weights, weighted_mean
+from tinymem.training.memft import memft_ot_weights, sft_weights, weighted_mean
 
 FAST = "TINYMEM_FAST" in os.environ  # a quick look: fewer steps, rougher numbers
 METHODS = {"sft": "#0072B2", "memft-ot": "#D55E00", "memft-sw": "#009E73"}
@@ -47,14 +47,18 @@ for name, weigh in (("sft", sft_weights), ("memft-ot", memft_ot_weights)):
     weights = weigh(losses.detach())
     loss = weighted_mean(losses, weights)
     loss.backward()
-    print(f"{name:8} weights {weights.tolist()}, loss {loss:.3f}, its gradient {losses.grad.tolist()}")
+    print(
+        f"{name:8} weights {weights.tolist()}, loss {loss:.3f}, its gradient {losses.grad.tolist()}"
+    )
 assert losses.grad.tolist() == [0.5, 0, 0.5, 0]  # two tokens share it all
 
 # %% Run: three methods, with room and without
 model, tokenizer = tm.load("tiny")
 memory = tm.random_memory(tokenizer, 128)
 cells = [(rank, method) for rank in (ROOM, TIGHT, SHORT) for method in METHODS]
-recipes = [tm.Recipe(rank=rank, method=method, steps=100 if FAST else 600) for rank, method in cells]
+recipes = [
+    tm.Recipe(rank=rank, method=method, steps=100 if FAST else 600) for rank, method in cells
+]
 results = dict(zip(cells, tm.memorize_together(model, [memory] * len(cells), recipes), strict=True))
 print("\nrank   method     loss   p > ½   lowest p   decoded right")
 for (rank, method), result in results.items():
@@ -69,9 +73,15 @@ fig, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharey=Tr
 for ax, rank, what in ((axes[0], ROOM, "room enough"), (axes[1], TIGHT, "not quite enough")):
     for method, colour in METHODS.items():
         p = sorted(results[rank, method].verdict.probabilities)
-        ax.plot(p, color=colour, label=f"{method}: loss {results[rank, method].report['final_loss']:.2f}")
+        ax.plot(
+            p,
+            color=colour,
+            label=f"{method}: loss {results[rank, method].report['final_loss']:.2f}",
+        )
     ax.axhline(0.5, color="black", ls="--", lw=1)
-    ax.set(title=f"rank {rank}: {what}", xlabel="tokens, from the lowest p to the highest", ylim=(0, 1))
+    ax.set(
+        title=f"rank {rank}: {what}", xlabel="tokens, from the lowest p to the highest", ylim=(0, 1)
+    )
     ax.legend(fontsize=8)
 axes[0].set_ylabel("p of the token")
 fig.savefig("06_memft.png", dpi=110)

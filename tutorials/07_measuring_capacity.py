@@ -3,7 +3,7 @@
 You need       lesson 6, and python tutorials/07_measuring_capacity.py
 You will see   a grid of experiments killed in the middle and started again without losing a finished
                cell; how the loss left over depends on rank and length; and how much of that is chance
-Explains       tinymem/sweep.py, tinymem/files.py
+Explains       tinymem/experiment/sweep.py, tinymem/files.py
 Time           25 seconds to run, 60 minutes with the exercise
 """
 
@@ -37,7 +37,9 @@ import matplotlib.pyplot as plt
 FAST = "TINYMEM_FAST" in os.environ  # a quick look: fewer steps, rougher numbers
 RANKS, LENGTHS, SEEDS = (1, 2, 4), (32, 64, 128), (0, 1)
 grid = {"ranks": RANKS, "lengths": LENGTHS, "seeds": SEEDS}
-OPTIONS = [part for name, values in grid.items() for part in (f"--{name}", ",".join(map(str, values)))]
+OPTIONS = [
+    part for name, values in grid.items() for part in (f"--{name}", ",".join(map(str, values)))
+]
 OPTIONS += ["--steps", "20" if FAST else "200"]
 
 
@@ -99,8 +101,12 @@ def loss(rank: int, length: int) -> float:
 for length in LENGTHS:
     assert loss(1, length) > loss(2, length) > loss(4, length)  # more rank remembers more
 for rank in RANKS:
-    assert loss(rank, 32) < loss(rank, 64) < loss(rank, 128)  # of a longer memory, less of each token
-chance = max(abs(cells[r, n, 0]["final_loss"] - cells[r, n, 1]["final_loss"]) for r in RANKS for n in LENGTHS)
+    assert (
+        loss(rank, 32) < loss(rank, 64) < loss(rank, 128)
+    )  # of a longer memory, less of each token
+chance = max(
+    abs(cells[r, n, 0]["final_loss"] - cells[r, n, 1]["final_loss"]) for r in RANKS for n in LENGTHS
+)
 effect = min(loss(r, n) - loss(2 * r, n) for r in (1, 2) for n in LENGTHS)
 print(f"two seeds differ by up to {chance:.2f} nats; doubling the rank gains at least {effect:.2f}")
 assert effect > (0 if FAST else 2 * chance)

@@ -4,7 +4,7 @@ You need       lesson 7, and python tutorials/08_the_law.py
 You will see   the law fitted in three lines of numpy, and the same constants from the library; what
                saturated cells would do to it; an offset that the data do not fix; and a rank predicted
                before it is seen
-Explains       tinymem/law.py, tinymem/fit.py, tinymem/plan.py
+Explains       tinymem/law/power.py, tinymem/law/fit.py, tinymem/law/plan.py
 Time           2 seconds to run, 60 minutes with the exercise
 """
 
@@ -39,7 +39,8 @@ path = Path(__file__).parent / "reproduction" / "rows" / "tiny.jsonl"
 rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 rows = [row for row in rows if row["length"] >= 64]
 ranks, lengths, deltas, finals = (
-    np.array([row[name] for row in rows], float) for name in ("rank", "length", "delta_loss", "final_loss")
+    np.array([row[name] for row in rows], float)
+    for name in ("rank", "length", "delta_loss", "final_loss")
 )
 full = finals <= math.log(2)
 print(f"{len(rows)} cells, {full.sum()} of them saturated")
@@ -75,7 +76,9 @@ offset = tm.fit_law(ranks, lengths, deltas, saturated=full)
 low, high = offset.ci["b"]
 print(f"with b    C {offset.C:.1f}, α {offset.alpha:.2f}, β {offset.beta:.2f}, b {offset.b:.2f}")
 print("95 %: " + ", ".join(f"{k} {a:.2f} to {b:.2f}" for k, (a, b) in offset.ci.items()))
-assert low < 0 < high  # this grid does not fix b: quote α and β with their intervals, and b not at all
+assert (
+    low < 0 < high
+)  # this grid does not fix b: quote α and β with their intervals, and b not at all
 
 # %% Run: predict ranks that the fit has never seen
 errors = {}
@@ -84,7 +87,8 @@ for rank in np.unique(ranks):
     blind = tm.fit_law(ranks[seen], lengths[seen], deltas[seen], saturated=full[seen], offset=False)
     errors[rank] = 100 * np.abs(blind.predict(rank, lengths[test]) / deltas[test] - 1).mean()
 print(
-    "left out and predicted, mean error: " + ", ".join(f"rank {r:.0f} {e:.1f} %" for r, e in errors.items())
+    "left out and predicted, mean error: "
+    + ", ".join(f"rank {r:.0f} {e:.1f} %" for r, e in errors.items())
 )
 assert max(errors[2], errors[4], errors[8]) < 4 and max(errors.values()) < 10
 
@@ -100,17 +104,24 @@ assert measured[8] > math.log(2) > measured[16] and 8 < rank < 16
 # %% The picture
 fig, ax = plt.subplots(figsize=(7, 4.4), layout="constrained")
 reach = np.geomspace(1, 16, 50)
-for n, colour in zip(np.unique(lengths), plt.colormaps["viridis"](np.linspace(0, 0.88, 5)), strict=True):
+for n, colour in zip(
+    np.unique(lengths), plt.colormaps["viridis"](np.linspace(0, 0.88, 5)), strict=True
+):
     for hollow in (False, True):
         some = (lengths == n) & (full == hollow)
-        ax.plot(ranks[some], deltas[some], "o", color=colour, mfc="none" if hollow else colour, ms=5)
-    ax.plot(reach, law.predict(reach, np.full(50, n)), color=colour, lw=1.2, label=f"{n:.0f} tokens")
+        ax.plot(
+            ranks[some], deltas[some], "o", color=colour, mfc="none" if hollow else colour, ms=5
+        )
+    ax.plot(
+        reach, law.predict(reach, np.full(50, n)), color=colour, lw=1.2, label=f"{n:.0f} tokens"
+    )
 ax.set(xscale="log", yscale="log", xlabel="rank r", ylabel="ΔL (nats per token)", ylim=(4, 14))
 ax.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
 ax.set_yticks([4, 6, 8, 10, 12], ["4", "6", "8", "10", "12"])
 ax.minorticks_off()
 ax.set_title(
-    f"ΔL = {law.C:.1f} · r^{law.alpha:.2f} · ℓ^(−{law.beta:.2f}); hollow: saturated, left out", fontsize=10
+    f"ΔL = {law.C:.1f} · r^{law.alpha:.2f} · ℓ^(−{law.beta:.2f}); hollow: saturated, left out",
+    fontsize=10,
 )
 ax.legend(fontsize=8)
 fig.savefig("08_the_law.png", dpi=110)

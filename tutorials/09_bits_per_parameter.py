@@ -4,7 +4,7 @@ You need       lesson 8, and python tutorials/09_bits_per_parameter.py
 You will see   lesson 8's grid, with its 32-token cells, counted in bits; why stored bits and memorized
                bits differ; a rival of the law with one constant, which nearly holds on one model and
                fails on another
-Explains       tinymem/bits.py, and the head of tinymem/probe.py
+Explains       tinymem/law/bits.py, and the head of tinymem/experiment/probe.py
 Time           1 second to run, 45 minutes with the exercise
 """
 
@@ -39,9 +39,20 @@ folder = Path(__file__).parent / "reproduction" / "rows"
 
 def read(name: str) -> dict[str, np.ndarray]:
     """Columns of the cells of a recorded grid that are not saturated."""
-    rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     rows = [row for row in rows if row["final_loss"] > LN2]
-    names = ("rank", "length", "trainable_parameters", "entropy", "base_loss", "final_loss", "delta_loss")
+    names = (
+        "rank",
+        "length",
+        "trainable_parameters",
+        "entropy",
+        "base_loss",
+        "final_loss",
+        "delta_loss",
+    )
     return {name: np.array([row[name] for row in rows], float) for name in names}
 
 
@@ -51,11 +62,16 @@ grids = {"tiny, width 256": read("tiny"), "SmolLM2-135M, width 576": read("smoll
 g = grids["tiny, width 256"]
 cell = int(np.flatnonzero((g["rank"] == 4) & (g["length"] == 256))[0])
 base, loss, H, length, P = (
-    g[name][cell] for name in ("base_loss", "final_loss", "entropy", "length", "trainable_parameters")
+    g[name][cell]
+    for name in ("base_loss", "final_loss", "entropy", "length", "trainable_parameters")
 )
 stored, memorized = (base - loss) * length / LN2, max(0.0, H - loss) * length / LN2
-print(f"rank 4, 256 tokens, {P:,.0f} parameters: L₀ {base:.2f}, H {H:.2f}, L {loss:.2f} nats per token")
-print(f"stored    ({base:.2f} − {loss:.2f}) · 256 / ln 2 = {stored:,.0f} bits, {stored / P:.2f} a parameter")
+print(
+    f"rank 4, 256 tokens, {P:,.0f} parameters: L₀ {base:.2f}, H {H:.2f}, L {loss:.2f} nats per token"
+)
+print(
+    f"stored    ({base:.2f} − {loss:.2f}) · 256 / ln 2 = {stored:,.0f} bits, {stored / P:.2f} a parameter"
+)
 print(
     f"memorized ({H:.2f} − {loss:.2f}) · 256 / ln 2 = {memorized:,.0f} bits, {memorized / P:.2f} a parameter"
 )
@@ -66,8 +82,15 @@ assert math.isclose(stored - memorized, (base - H) * length / LN2)
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 4), layout="constrained", sharey=True)
 laws = {}
 for ax, (name, g) in zip(axes, grids.items(), strict=True):
-    per = np.maximum(0, g["entropy"] - g["final_loss"]) * g["length"] / LN2 / g["trainable_parameters"]
-    columns = [g[n] for n in ("trainable_parameters", "length", "base_loss", "entropy", "delta_loss")]
+    per = (
+        np.maximum(0, g["entropy"] - g["final_loss"])
+        * g["length"]
+        / LN2
+        / g["trainable_parameters"]
+    )
+    columns = [
+        g[n] for n in ("trainable_parameters", "length", "base_loss", "entropy", "delta_loss")
+    ]
     laws[name] = (
         tm.fit_bits(*columns, ranks=g["rank"]),
         tm.fit_law(g["rank"], g["length"], g["delta_loss"], offset=False),
@@ -80,7 +103,9 @@ for ax, (name, g) in zip(axes, grids.items(), strict=True):
     constants = f"α {power.alpha:.2f}, β {power.beta:.2f}"
     print(f"  power law, {constants}: R² {power.r2:.3f}, mean error {power.mape:.1f} %")
     values = np.unique(g["rank"])
-    for rank, colour in zip(values, plt.colormaps["viridis"](np.linspace(0, 0.88, len(values))), strict=True):
+    for rank, colour in zip(
+        values, plt.colormaps["viridis"](np.linspace(0, 0.88, len(values))), strict=True
+    ):
         some = g["rank"] == rank
         at = sorted(set(g["length"][some]))
         mean = [per[some & (g["length"] == n)].mean() for n in at]

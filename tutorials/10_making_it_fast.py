@@ -3,7 +3,7 @@
 You need       lesson 4, and python tutorials/10_making_it_fast.py
 You will see   a prediction from counting multiplications, and the clock beside it; the layers that a step
                still computes; eight units trained for the price of seven; and the same losses, every time
-Explains       tinymem/prefix.py, tinymem/loss.py, tinymem/train.py
+Explains       tinymem/training/prefix.py, tinymem/training/loss.py, tinymem/training/train.py
 Time           20 seconds to run, 60 minutes with the exercise
 """
 
@@ -31,11 +31,11 @@ import matplotlib.pyplot as plt
 import torch
 
 import tinymem as tm
-from tinymem.lora import default_layer
-from tinymem.memory import Batch
-from tinymem.model import Linear
-from tinymem.recipe import auto_lr
-from tinymem.train import Trainer
+from tinymem.base.model import Linear
+from tinymem.data.batch import Batch
+from tinymem.training.recipe import auto_lr
+from tinymem.training.train import Trainer
+from tinymem.unit.sites import default_layer
 
 FAST = "TINYMEM_FAST" in os.environ  # a quick look: fewer steps, rougher numbers
 ROUNDS, EACH, TOGETHER, STEPS = (2, 2, 4, 20) if FAST else (5, 10, 8, 50)
@@ -47,12 +47,17 @@ layer, count = default_layer(model), model.config.num_layers
 # %% Run: a prediction
 # One multiplication for each weight and position, forward; one more on the way back, for the gradient of
 # what went in, in everything that lies above the unit.
-weights = [sum(m.weight.numel() for m in block.modules() if isinstance(m, Linear)) for block in model.layers]
+weights = [
+    sum(m.weight.numel() for m in block.modules() if isinstance(m, Linear))
+    for block in model.layers
+]
 head, above = model.lm_head.weight.numel(), sum(weights[layer + 1 :])
 whole, cached = sum(weights) + head + above + head, 2 * (above + head)
 print(f"unit in layer {layer} of 0 to {count - 1}; multiplications for each position of a step:")
 print(f"  everything, each time  {whole:10,}")
-print(f"  with the cache         {cached:10,}   so it should be about {whole / cached:.2f} times as fast")
+print(
+    f"  with the cache         {cached:10,}   so it should be about {whole / cached:.2f} times as fast"
+)
 
 # %% Run: the plain step, and the library's
 ids = torch.tensor([memory.prompt_ids + memory.target_ids])
@@ -67,7 +72,9 @@ class Plain:
 
     def __init__(self):
         self.unit = tm.Unit.create(model, 8, seed=0)
-        self.optimizer = torch.optim.AdamW(self.unit.parameters(), lr=auto_lr(model), weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            self.unit.parameters(), lr=auto_lr(model), weight_decay=0.0
+        )
 
     def step(self) -> float:
         self.unit.attach(model)
@@ -104,7 +111,9 @@ for name, run in runs.items():
     losses[name] = [run.step() for _ in range(STEPS)]
     layers[name] = sorted(set(ran))
     apart = max(abs(a - b) for a, b in zip(losses["plain"], losses[name], strict=True))
-    print(f"{name:16} layers computed {layers[name]}, losses of {STEPS} steps differ by at most {apart:.0e}")
+    print(
+        f"{name:16} layers computed {layers[name]}, losses of {STEPS} steps differ by at most {apart:.0e}"
+    )
     assert apart < 1e-3
 assert layers["plain"] == list(range(count)) and layers["cached"] == list(range(layer + 1, count))
 
@@ -120,7 +129,9 @@ for _ in range(ROUNDS):
 medians = {name: sorted(taken)[ROUNDS // 2] for name, taken in times.items()}
 each = medians | {f"cached, {TOGETHER} units": medians[f"cached, {TOGETHER} units"] / TOGETHER}
 for name, ms in each.items():
-    print(f"{name:16} {ms:6.1f} ms for each unit's step, {each['plain'] / ms:.2f} times as fast as plain")
+    print(
+        f"{name:16} {ms:6.1f} ms for each unit's step, {each['plain'] / ms:.2f} times as fast as plain"
+    )
 
 fig, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
 colours = ["#666666", "#0072B2", "#009E73"]

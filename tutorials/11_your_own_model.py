@@ -3,7 +3,7 @@
 You need       lessons 1 to 9; for another model a network or a checkpoint's folder, for a large one a GPU
 You will see   the whole course as one experiment: a small grid, a law, a rank predicted for a text, and
                then the measurement; and how to do the same with GPT-2, SmolLM2, Llama, Qwen3
-Explains       tinymem/probe.py, tinymem/plan.py, tinymem/hub.py, tinymem/cli.py
+Explains       tinymem/experiment/probe.py, tinymem/law/plan.py, tinymem/base/hub.py, tinymem/cli/app.py
 Time           45 seconds to run with the shipped model; the capstone is an afternoon
 """
 
@@ -32,7 +32,9 @@ import tinymem as tm
 FAST = "TINYMEM_FAST" in os.environ  # a quick look: fewer steps, rougher numbers
 STEPS = 60 if FAST else 300
 
-MODEL = "tiny"  # or "gpt2", "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen3-0.6B", or a checkpoint's folder
+MODEL = (
+    "tiny"  # or "gpt2", "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen3-0.6B", or a checkpoint's folder
+)
 TEXT = """Four score and seven years ago our fathers brought forth on this continent a new nation, conceived
 in liberty, and dedicated to the proposition that all men are created equal. Now we are engaged in a great
 civil war, testing whether that nation, or any nation so conceived and so dedicated, can long endure. We are
@@ -43,7 +45,9 @@ that we should do this.""".replace("\n", " ")
 model, tokenizer = tm.load(MODEL)  # a GPU is used where there is one
 whole = tm.text_memory(tokenizer, TEXT)
 depth, width = model.config.num_layers, model.config.hidden_size
-print(f"{model.name}: {depth} layers of width {width}, on {model.device}; the text has {whole.length} tokens")
+print(
+    f"{model.name}: {depth} layers of width {width}, on {model.device}; the text has {whole.length} tokens"
+)
 
 # %% Run: a small grid of pieces
 RANKS, PARTS = ((1, 2, 3), (0.3, 0.4, 0.5)) if FAST else ((1, 2, 3, 4, 6, 8), (0.3, 0.5, 0.75))
@@ -55,13 +59,18 @@ for length in LENGTHS:
     piece = tm.text_memory(tokenizer, TEXT, length=length)
     recipes = [tm.Recipe(rank=rank, steps=STEPS) for rank in RANKS]
     line = [result.report for result in tm.memorize_together(model, [piece] * len(RANKS), recipes)]
-    print(f"{length:13}" + "".join(f"{r['final_loss']:7.2f}{'*' if r['certified'] else ' '}" for r in line))
+    print(
+        f"{length:13}"
+        + "".join(f"{r['final_loss']:7.2f}{'*' if r['certified'] else ' '}" for r in line)
+    )
     rows += line
 
 # %% Run: predict
 (fit, *_), _ = tm.fit_rows(rows, offset=False)
 law = fit.law
-print(f"\nΔL = {law.C:.1f} · r^{law.alpha:.2f} · ℓ^(−{law.beta:.2f}), R² {law.r2:.3f}, {law.n} cells")
+print(
+    f"\nΔL = {law.C:.1f} · r^{law.alpha:.2f} · ℓ^(−{law.beta:.2f}), R² {law.r2:.3f}, {law.n} cells"
+)
 halfway = tm.plan_rank(fit, whole.length, loss=math.log(2))
 plan = tm.plan_rank(fit, whole.length)  # below this loss every piece was certified
 
@@ -70,19 +79,27 @@ for name, asked in (
     (f"a certificate, below {plan.loss:.2f} nats", plan),
 ):
     low, high = asked.interval
-    print(f"predicted for {whole.length} tokens and {name}: rank {asked.rank} (95 %: {low} to {high})")
+    print(
+        f"predicted for {whole.length} tokens and {name}: rank {asked.rank} (95 %: {low} to {high})"
+    )
 assert halfway.rank is not None and plan.rank is not None
 
 # %% Run: measure
-tried = sorted({max(1, round(plan.rank * factor)) for factor in (0.5, 0.7, 0.85, 1, 1.2, 1.35, 1.5, 2)})
+tried = sorted(
+    {max(1, round(plan.rank * factor)) for factor in (0.5, 0.7, 0.85, 1, 1.2, 1.35, 1.5, 2)}
+)
 recipes = [tm.Recipe(rank=rank, steps=STEPS) for rank in tried]
 measured = [result.report for result in tm.memorize_together(model, [whole] * len(tried), recipes)]
 for report in measured:
     above, rank = report["certified_fraction"], report["rank"]
-    print(f"rank {rank:3}: loss {report['final_loss']:.2f}, {above:.1%} of the tokens above one half")
+    print(
+        f"rank {rank:3}: loss {report['final_loss']:.2f}, {above:.1%} of the tokens above one half"
+    )
 below = next((report["rank"] for report in measured if report["final_loss"] <= math.log(2)), None)
 holds = next((report["rank"] for report in measured if report["certified"]), None)
-print(f"mean loss of ln 2: predicted rank {halfway.rank}, the smallest of these that gets there {below}")
+print(
+    f"mean loss of ln 2: predicted rank {halfway.rank}, the smallest of these that gets there {below}"
+)
 print(f"certificate: predicted rank {plan.rank}, the smallest of these that has it {holds}")
 
 fig, ax = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
@@ -95,7 +112,10 @@ for certified, fill in ((True, "#0072B2"), (False, "none")):
     points = [report["rank"] for report in some], [report["final_loss"] for report in some]
     ax.plot(*points, "o", color="#0072B2", mfc=fill, label=name)
 ax.axhline(math.log(2), color="black", ls="--", lw=1, label="ln 2")
-for asked, colour, name in ((halfway, "#009E73", "for ln 2"), (plan, "#E69F00", "for the certificate")):
+for asked, colour, name in (
+    (halfway, "#009E73", "for ln 2"),
+    (plan, "#E69F00", "for the certificate"),
+):
     ax.axvline(asked.rank, color=colour, ls=":", label=f"predicted {name}: rank {asked.rank}")
 ax.set(xlabel="rank r", ylabel="final loss (nats per token)", ylim=(0, None))
 ax.set_title(f"{whole.length} tokens on {model.name}, {STEPS} steps", fontsize=10)

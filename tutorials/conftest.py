@@ -9,7 +9,12 @@ import torch
 from grading import Answers
 
 EXERCISES = {
-    **{1: "what to remember", 2: "a frozen transformer", 3: "the memory unit", 4: "writing a memory"},
+    **{
+        1: "what to remember",
+        2: "a frozen transformer",
+        3: "the memory unit",
+        4: "writing a memory",
+    },
     **{5: "one half is enough", 6: "MemFT", 7: "measuring capacity", 8: "the law"},
     **{9: "bits per parameter", 10: "making it fast", 11: "your own model"},
 }
@@ -31,7 +36,9 @@ def pytest_configure(config):
     for number, title in EXERCISES.items():
         config.addinivalue_line("markers", f"ex{number}: {title}")
     config.addinivalue_line("markers", "points(n): what a check is worth (default 1)")
-    if getattr(config.option, "reportchars", None) == "fE":  # the default: all failures once more, cut short
+    if (
+        getattr(config.option, "reportchars", None) == "fE"
+    ):  # the default: all failures once more, cut short
         config.option.reportchars = "N"
     config.pluginmanager.register(Grades(config), "grades")
 
@@ -60,7 +67,9 @@ class Grades:
         if not self.answers.path.is_file():
             raise pytest.UsageError(f"--answers {option['answers']}: no such file")
         if not 0 <= self.seed < 2**31:
-            raise pytest.UsageError(f"--seed {self.seed}: expected a whole number from 0, below 2^31")
+            raise pytest.UsageError(
+                f"--seed {self.seed}: expected a whole number from 0, below 2^31"
+            )
         if self.answers.limit < 1:
             raise pytest.UsageError(f"--limit {self.answers.limit}: expected at least 1 second")
         if hasattr(config, "workerinput"):  # one of pytest-xdist's processes; the first one writes
@@ -75,7 +84,10 @@ class Grades:
             number = next((n for n in EXERCISES if item.get_closest_marker(f"ex{n}")), None)
             worth = item.get_closest_marker("points")
             if number:
-                item.user_properties += [("exercise", number), ("points", worth.args[0] if worth else 1)]
+                item.user_properties += [
+                    ("exercise", number),
+                    ("points", worth.args[0] if worth else 1),
+                ]
 
     def pytest_collection_finish(self, session):
         for item in session.items:
@@ -96,7 +108,9 @@ class Grades:
 
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or report.failed:
-            self.note(report, report.passed, None if report.passed else str(report.longrepr).strip())
+            self.note(
+                report, report.passed, None if report.passed else str(report.longrepr).strip()
+            )
             self.write()
 
     def pytest_sessionfinish(self):
@@ -125,7 +139,9 @@ class Grades:
         total, exercises = self.tally()
         document = {**total, "seed": self.seed, "finished": self.finished, "exercises": exercises}
         document |= {"checks": list(self.checks.values())}
-        self.path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        self.path.write_text(
+            json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
     def pytest_terminal_summary(self, terminalreporter):
         """Points of each exercise, below pytest's own lines."""

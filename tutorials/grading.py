@@ -16,7 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-UNUSUAL = (SystemExit, pytest.fail.Exception, pytest.skip.Exception)  # what is raised but no Exception
+UNUSUAL = (
+    SystemExit,
+    pytest.fail.Exception,
+    pytest.skip.Exception,
+)  # what is raised but no Exception
 
 
 class TooLong(BaseException):
@@ -62,7 +66,11 @@ class Answers:
 
     def explain(self, error: BaseException) -> str:
         """What was raised, and by which line of the file; without the grader's own lines."""
-        what = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()[-1][:400]
+        what = (
+            "".join(traceback.format_exception_only(type(error), error))
+            .strip()
+            .splitlines()[-1][:400]
+        )
         if isinstance(error, SyntaxError) and error.filename == str(self.path):
             return f"{what} (line {error.lineno}: {(error.text or '').strip()})"
         own = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(self.path)]
@@ -71,7 +79,10 @@ class Answers:
     def call(self, name: str, *args, catch: bool = False):
         """What the function `name` of the file returns; with `catch`, or the exception that it raises."""
         function = getattr(self.module, name, None)
-        require(callable(function), f"{self.path.name} has no function {name}; keep the names as they are")
+        require(
+            callable(function),
+            f"{self.path.name} has no function {name}; keep the names as they are",
+        )
         try:
             if name in self.endless:
                 raise TooLong
@@ -149,7 +160,9 @@ def number(value: object, what: str) -> float:
 
 
 def truth(value: object, what: str) -> bool:
-    fits = isinstance(value, (bool, np.bool_)) or (isinstance(value, torch.Tensor) and value.ndim == 0)
+    fits = isinstance(value, (bool, np.bool_)) or (
+        isinstance(value, torch.Tensor) and value.ndim == 0
+    )
     require(fits, f"{what} should say True or False, not {kind_of(value)}")
     return bool(value)
 
@@ -163,6 +176,8 @@ def apart(value: torch.Tensor, expected: torch.Tensor) -> float:
     return (value.detach().double() - expected.double()).abs().max().item()
 
 
-def require_close(value: torch.Tensor, expected: torch.Tensor, message: str, within: float = 1e-5) -> None:
+def require_close(
+    value: torch.Tensor, expected: torch.Tensor, message: str, within: float = 1e-5
+) -> None:
     far = apart(value, expected)
     require(far <= within, f"{message} (largest difference {far:.3g}, allowed {within:g})")

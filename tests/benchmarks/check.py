@@ -3,10 +3,10 @@
 import torch
 
 from tests.toy import toy_memory, toy_model
-from tinymem.lora import Unit
-from tinymem.memory import Memory
-from tinymem.probe import memorize
-from tinymem.recall import judge
+from tinymem.data.memory import Memory
+from tinymem.experiment.probe import memorize
+from tinymem.experiment.recall import judge
+from tinymem.unit.lora import Unit
 
 from .bases import Base, from_folder
 from .measure import Rows
@@ -25,11 +25,19 @@ def trace_of(step: Step, count: int = STEPS) -> list[float]:
 
 
 def compare(
-    rows: Rows, base: Base, case: str, against: str, one: list[float], other: list[float], most: float
+    rows: Rows,
+    base: Base,
+    case: str,
+    against: str,
+    one: list[float],
+    other: list[float],
+    most: float,
 ) -> None:
     """A row with the largest difference between two lists of losses, nats."""
     apart = max(abs(a - b) for a, b in zip(one, other, strict=True))
-    rows.add("check", base.label, case, against, value=apart, target=most, at_most=True, unit="nats")
+    rows.add(
+        "check", base.label, case, against, value=apart, target=most, at_most=True, unit="nats"
+    )
 
 
 def check(base: Base, rows: Rows) -> None:
@@ -47,7 +55,9 @@ def check_gpu(cpu: Base, rows: Rows) -> None:
     """The GPU against the CPU in float32; and the verdict, which is in float32 whatever is allowed."""
     gpu, memory = from_folder(cpu.name, cpu.name, "cuda", "float32"), cpu.memory(64)
     check(gpu, rows)
-    compare(rows, gpu, f"losses of {STEPS} steps", "cpu", trace(gpu, memory), trace(cpu, memory), 1e-3)
+    compare(
+        rows, gpu, f"losses of {STEPS} steps", "cpu", trace(gpu, memory), trace(cpu, memory), 1e-3
+    )
     result = memorize(cpu.model, memory, rank=RANK, steps=300)
     unit = Unit.create(gpu.model, RANK)
     for mine, theirs in zip(unit.parameters(), result.unit.parameters(), strict=True):

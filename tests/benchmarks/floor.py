@@ -16,8 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tinymem.memory import Memory
-from tinymem.model import Linear, Model
+from tinymem.base.model import Linear, Model
+from tinymem.data.memory import Memory
 
 SCORES = {"cpu": 1 << 22, "cuda": 1 << 30}  # attention scores at once: heads beyond that take turns
 
@@ -81,7 +81,9 @@ def floor(model: Model, layer: int, memory: Memory, units: int = 1) -> Products:
     return products
 
 
-def gemm_rate(model: Model, seconds: Callable[[Callable[[], object]], float], size: int = 8192) -> float:
+def gemm_rate(
+    model: Model, seconds: Callable[[Callable[[], object]], float], size: int = 8192
+) -> float:
     """FLOP a second of one large square product in the model's dtype."""
     a, b, out = (torch.randn(size, size, dtype=model.dtype, device=model.device) for _ in range(3))
     return 2 * size**3 / seconds(lambda: torch.mm(a, b, out=out))

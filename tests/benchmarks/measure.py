@@ -30,7 +30,11 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def alternate(
-    calls: Mapping[str, Callable[[], object]], device: torch.device, *, most: int = 9, budget: float = 15.0
+    calls: Mapping[str, Callable[[], object]],
+    device: torch.device,
+    *,
+    most: int = 9,
+    budget: float = 15.0,
 ) -> tuple[dict[str, float], int]:
     """Median seconds of one call of each, and of how many timings.
 
@@ -52,10 +56,14 @@ def alternate(
     if sum(once for (once,) in times.values()) < SLOW * len(calls):
         least, times = 3, {name: [] for name in calls}
     start = time.perf_counter()
-    while (done := len(times[name])) < most and (done < least or time.perf_counter() - start < budget):
+    while (done := len(times[name])) < most and (
+        done < least or time.perf_counter() - start < budget
+    ):
         for name in list(calls)[:: -1 if done % 2 else 1]:
             call, count = calls[name], counts[name]
-            times[name].append(seconds(lambda c=call, n=count: [c() for _ in range(n)], device) / count)
+            times[name].append(
+                seconds(lambda c=call, n=count: [c() for _ in range(n)], device) / count
+            )
     return {name: statistics.median(t) for name, t in times.items()}, done
 
 
@@ -108,7 +116,9 @@ def about_machine() -> dict:
     cpu = platform.processor()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+            names = [
+                line.partition(":")[2].strip() for line in file if line.startswith("model name")
+            ]
         cpu = names[0] if names else cpu
     return {
         "system": platform.platform(),

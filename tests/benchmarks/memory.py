@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
-from tinymem.checkpoint import load
-from tinymem.lora import Unit
-from tinymem.memory import Batch, random_memory
-from tinymem.recall import is_certified
-from tinymem.recipe import Recipe
-from tinymem.train import Trainer
+from tinymem.base.checkpoint import load
+from tinymem.data.batch import Batch
+from tinymem.data.memory import random_memory
+from tinymem.experiment.recall import is_certified
+from tinymem.training.recipe import Recipe
+from tinymem.training.train import Trainer
+from tinymem.unit.lora import Unit
 
 from .bases import Base
 from .measure import Rows
@@ -39,7 +40,9 @@ def work(model, memory, lr: float) -> None:
 
 
 def resident(field: str) -> int:
-    line = next(line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(field))
+    line = next(
+        line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(field)
+    )
     return int(line.split()[1]) * 1024
 
 
@@ -54,9 +57,19 @@ def child(folder: str, length: int) -> dict[str, int]:
     return {"before": before, "peak": resident("VmHWM")}
 
 
-def add(rows: Rows, base: Base, length: int, before: int, peak: int, target: float | None, note: str) -> None:
-    fields = {"value": (peak - before) / GB, "target": target, "at_most": True, "unit": "GB", "note": note}
-    rows.add("memory", base.label, f"{length:,} tokens", "weights", peak / GB, before / GB, **fields)
+def add(
+    rows: Rows, base: Base, length: int, before: int, peak: int, target: float | None, note: str
+) -> None:
+    fields = {
+        "value": (peak - before) / GB,
+        "target": target,
+        "at_most": True,
+        "unit": "GB",
+        "note": note,
+    }
+    rows.add(
+        "memory", base.label, f"{length:,} tokens", "weights", peak / GB, before / GB, **fields
+    )
 
 
 def on_cpu(base: Base, rows: Rows, folder: str, length: int) -> None:
@@ -68,7 +81,15 @@ def on_cpu(base: Base, rows: Rows, folder: str, length: int) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     target = 1.0 if base.name == "SmolLM2" else None
-    add(rows, base, length, found["before"], found["peak"], target, "resident; weights: after loading")
+    add(
+        rows,
+        base,
+        length,
+        found["before"],
+        found["peak"],
+        target,
+        "resident; weights: after loading",
+    )
 
 
 def on_gpu(base: Base, rows: Rows, length: int) -> None:

@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tinymem import memft
-from tinymem.lora import Unit
-from tinymem.memory import Batch, Memory
-from tinymem.recipe import Recipe
-from tinymem.train import Trainer
+from tinymem.data.batch import Batch
+from tinymem.data.memory import Memory
+from tinymem.training import memft
+from tinymem.training.recipe import Recipe
+from tinymem.training.train import Trainer
+from tinymem.unit.lora import Unit
 
 from .bases import Base, twin
 
@@ -29,14 +30,18 @@ MANY = 10**6  # steps, of a run that is only timed
 Step = Callable[[], Tensor | None]
 
 
-def make_trainer(base: Base, memories: list[Memory], units: list[Unit], recipes: list[Recipe]) -> Trainer:
+def make_trainer(
+    base: Base, memories: list[Memory], units: list[Unit], recipes: list[Recipe]
+) -> Trainer:
     """tinymem's own loop, one memory a unit."""
     model = twin(base.model)
     batch = Batch(memories, model.config.context, model.device)
     return Trainer(model, units, batch, recipes, [base.lr] * len(units))
 
 
-def tinymem_step(base: Base, memory: Memory, steps: int = MANY, method: str = "sft", units: int = 1) -> Step:
+def tinymem_step(
+    base: Base, memory: Memory, steps: int = MANY, method: str = "sft", units: int = 1
+) -> Step:
     fresh = [Unit.create(base.model, RANK, seed=seed) for seed in range(units)]
     recipe = Recipe(rank=RANK, method=method, steps=steps)
     return make_trainer(base, [memory] * units, fresh, [recipe] * units).step
@@ -64,7 +69,9 @@ def tensors(base: Base, memory: Memory) -> tuple[Tensor, Tensor, slice]:
     return ids, ids[0, start:], slice(start - 1, -1)
 
 
-def peft_step(base: Base, memory: Memory, steps: int = MANY, method: str = "sft", rank: int = RANK) -> Step:
+def peft_step(
+    base: Base, memory: Memory, steps: int = MANY, method: str = "sft", rank: int = RANK
+) -> Step:
     transposed = base.model.family.transposed  # GPT-2
     config = peft.LoraConfig(
         r=rank,

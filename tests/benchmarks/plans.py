@@ -79,9 +79,15 @@ def on_the_gpu(rows: Rows, folder: str | None, sizes: Sizes) -> Plan:
     lengths = sorted({512, *sizes.lengths})
     for name, dtype in ((n, d) for n in ("gpt2-sized", "SmolLM2") for d in ("float32", "bfloat16")):
         if name == "SmolLM2" and folder is None:
-            yield "step", name, partial(rows.skip, "step", f"{name} {dtype}", "all", "needs --model FOLDER")
+            yield (
+                "step",
+                name,
+                partial(rows.skip, "step", f"{name} {dtype}", "all", "needs --model FOLDER"),
+            )
             continue
-        make = partial(from_folder, name, folder) if name == "SmolLM2" else partial(from_shape, name)
+        make = (
+            partial(from_folder, name, folder) if name == "SmolLM2" else partial(from_shape, name)
+        )
         base = make("cuda", dtype)
         yield "step", name, partial(step, base, rows, lengths)
         yield "growth", name, partial(growth, base, rows, lengths, sizes.units, 256)

@@ -5,10 +5,10 @@ import math
 from collections.abc import Callable
 from statistics import median
 
-from tinymem.lora import Unit
-from tinymem.probe import Result, memorize, memorize_together
-from tinymem.recall import judge
-from tinymem.recipe import Recipe
+from tinymem.experiment.probe import Result, memorize, memorize_together
+from tinymem.experiment.recall import judge
+from tinymem.training.recipe import Recipe
+from tinymem.unit.lora import Unit
 
 from .bases import Base
 from .measure import Rows, alternate, seconds
@@ -37,7 +37,9 @@ def run(base: Base, rows: Rows, length: int, steps: int, share: int) -> None:
     smollm2 = (base.name, length, base.device.type) == ("SmolLM2", 256, "cpu")
     note = f"peft computed: one step of {share} timed" if share > 1 else ""
     case = f"{length} tokens, {method}, {steps:,} steps"
-    rows.add("run", base.label, case, "peft", ours, theirs, target=2.0 if smollm2 else None, note=note)
+    rows.add(
+        "run", base.label, case, "peft", ours, theirs, target=2.0 if smollm2 else None, note=note
+    )
 
 
 def certified(base: Base, rows: Rows, length: int, steps: int, whole: bool) -> None:
@@ -67,10 +69,20 @@ def certified(base: Base, rows: Rows, length: int, steps: int, whole: bool) -> N
         unit = trained().attach(base.model)
         verdict = judge(base.model, memory)
         unit.detach()
-        pairs = [(name, report[name], getattr(verdict, name)) for name in ("certified", "recall_exact")]
+        pairs = [
+            (name, report[name], getattr(verdict, name)) for name in ("certified", "recall_exact")
+        ]
         note = "; ".join(f"{name}: {mine} and {paper}" for name, mine, paper in pairs)
         same = float(all(mine == paper for _, mine, paper in pairs))
-        rows.add("certified", base.label, case + ", same verdict", "paper", value=same, target=1.0, note=note)
+        rows.add(
+            "certified",
+            base.label,
+            case + ", same verdict",
+            "paper",
+            value=same,
+            target=1.0,
+            note=note,
+        )
 
 
 def lbfgs(base: Base, rows: Rows, length: int, steps: int, seeds: int) -> None:
@@ -91,7 +103,9 @@ def lbfgs(base: Base, rows: Rows, length: int, steps: int, seeds: int) -> None:
     count = median(counts)
     fields = {"target": 1 / 3, "at_most": True, "unit": "evaluations", "note": "; ".join(notes)}
     found = (count, count / steps) if math.isfinite(count) else (None, 1.0)
-    rows.add("lbfgs", base.label, case, "AdamW", found[0], steps, value=found[1], rounds=seeds, **fields)
+    rows.add(
+        "lbfgs", base.label, case, "AdamW", found[0], steps, value=found[1], rounds=seeds, **fields
+    )
 
 
 def grid(base: Base, rows: Rows, length: int, steps: int, rounds: int = 3) -> None:

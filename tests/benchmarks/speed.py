@@ -37,12 +37,21 @@ def step(base: Base, rows: Rows, lengths: tuple[int, ...]) -> None:
         about = ("step", base.label, f"{memory.length:,} tokens")
         for peer, theirs in times.items():
             at_most = peer == "floor"
-            rows.add(*about, peer, ours, theirs, target=goals.get(peer), at_most=at_most, rounds=rounds)
+            rows.add(
+                *about, peer, ours, theirs, target=goals.get(peer), at_most=at_most, rounds=rounds
+            )
         if "GEMM rate" in goals:
             rate = gemm_rate(base.model, lambda call: alternate({"": call}, base.device)[0][""])
             share = least.flops / ours / rate
             note = f"{least.flops / 1e12:.3g} necessary TFLOP, {rate / 1e12:.4g} TFLOP/s in an 8,192² product"
-            rows.add(*about, "GEMM rate", value=share, target=goals["GEMM rate"], rounds=rounds, note=note)
+            rows.add(
+                *about,
+                "GEMM rate",
+                value=share,
+                target=goals["GEMM rate"],
+                rounds=rounds,
+                note=note,
+            )
 
 
 def short_weights(base: Base, rows: Rows, source: str, length: int) -> None:
@@ -55,7 +64,9 @@ def short_weights(base: Base, rows: Rows, source: str, length: int) -> None:
     rows.add("dtype", base.label, case, "float32", *times.values(), rounds=rounds)
 
 
-def growth(base: Base, rows: Rows, lengths: tuple[int, ...], units: tuple[int, ...], length: int) -> None:
+def growth(
+    base: Base, rows: Rows, lengths: tuple[int, ...], units: tuple[int, ...], length: int
+) -> None:
     """A step beside the floor at each length, and for 1, 2, … units of `length` tokens trained together.
 
     Lengths that `step` has measured already are taken from there.

@@ -10,9 +10,9 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from tinymem.files import read_rows
-from tinymem.fit import Fit, fit_rows
-from tinymem.plot import plot_convergence, plot_law, plot_methods
+from tinymem.experiment.rows import read_rows
+from tinymem.law.fit import Fit, fit_rows
+from tinymem.show.plots import plot_convergence, plot_law, plot_methods
 
 HERE = Path(__file__).parent
 MARK = "<!-- Below this line, draw.py writes. -->"
@@ -21,7 +21,10 @@ NO_OFFSET = ("tiny-lbfgs", "smollm2")
 METHODS = ("tiny-methods", "tiny-phonebook", "smollm2-phonebook")
 RULES = ("tiny-rule", "smollm2-rule")
 RATES = ("tiny-rates", "smollm2-rates")
-DEFAULTS = {"tiny": 0.1, "SmolLM2-135M-Instruct": 1e-2 * 4096 / 576}  # of --lr auto, at widths 256 and 576
+DEFAULTS = {
+    "tiny": 0.1,
+    "SmolLM2-135M-Instruct": 1e-2 * 4096 / 576,
+}  # of --lr auto, at widths 256 and 576
 
 
 def rows_of(name: str) -> list[dict]:
@@ -48,10 +51,21 @@ def law_table(fit: Fit) -> str:
 
     def line(name, constants, law):
         left = "–" if law.leave_one_rank_out is None else f"{law.leave_one_rank_out:.1f} %"
-        return [name, constants, str(law.n), f"{law.r2:.3f}", f"{law.r2_log:.3f}", f"{law.mape:.1f} %", left]
+        return [
+            name,
+            constants,
+            str(law.n),
+            f"{law.r2:.3f}",
+            f"{law.r2_log:.3f}",
+            f"{law.mape:.1f} %",
+            left,
+        ]
 
     def power(law):
-        parts = [f"{n} {getattr(law, n):.2f} ({interval(*law.ci[n])})" for n in ("C", "alpha", "beta", "b")]
+        parts = [
+            f"{n} {getattr(law, n):.2f} ({interval(*law.ci[n])})"
+            for n in ("C", "alpha", "beta", "b")
+        ]
         return "; ".join(parts).replace("alpha", "α").replace("beta", "β")
 
     lines = [line("power law", power(fit.law), fit.law)]
@@ -63,8 +77,18 @@ def law_table(fit: Fit) -> str:
         if not isinstance(law, str)
     ]
     if not isinstance(fit.bits, str):
-        lines.append(line("constant bits", f"κ {fit.bits.kappa:.3f} ({interval(*fit.bits.ci)})", fit.bits))
-    head = ["law", "constants (95 %)", "cells", "R²", "R² of ln ΔL", "mean error of ΔL", "rank left out"]
+        lines.append(
+            line("constant bits", f"κ {fit.bits.kappa:.3f} ({interval(*fit.bits.ci)})", fit.bits)
+        )
+    head = [
+        "law",
+        "constants (95 %)",
+        "cells",
+        "R²",
+        "R² of ln ΔL",
+        "mean error of ΔL",
+        "rank left out",
+    ]
     return table(head, lines)
 
 
@@ -119,14 +143,18 @@ def summary(fits: dict[str, list[Fit]]) -> str:
     for name, group in fits.items():
         for fit in group:
             rows, law = rows_of(name), fit.law
-            parts.append(f"## {name}: {fit.key['model']}, layer {fit.key['layer']}, {fit.key['method']}")
+            parts.append(
+                f"## {name}: {fit.key['model']}, layer {fit.key['layer']}, {fit.key['method']}"
+            )
             parts.append(
                 f"{len(rows)} cells, {law.n} fitted, {law.n_saturated} saturated (final loss ≤ ln 2), "
                 f"{fit.n_unconverged} of the fitted had not converged; {rows[0]['steps']:,} steps.\n"
             )
             parts.append(law_table(fit))
             if not fit.by_ratio:
-                parts.append("\nFinal loss, nats per token:\n\n" + grid_table(rows, "final_loss", "{:.2f}"))
+                parts.append(
+                    "\nFinal loss, nats per token:\n\n" + grid_table(rows, "final_loss", "{:.2f}")
+                )
                 bits = grid_table(rows, "memorized_bits_per_parameter", "{:.2f}")
                 parts.append("\nMemorized bits per parameter:\n\n" + bits)
             parts.append(f"\n![{name}]({name}.png)\n")
@@ -144,11 +172,15 @@ def summary(fits: dict[str, list[Fit]]) -> str:
         }
         fields |= {"final loss": "final_loss", "held-out loss": "held_out_loss"}
         some = f"{rows[0]['memories']} pairs learned, {rows[0]['held_out_memories']} held out"
-        parts.append(f"## {name}: {rows[0]['model']}, {some}\n\n" + method_table(rows, fields) + "\n")
+        parts.append(
+            f"## {name}: {rows[0]['model']}, {some}\n\n" + method_table(rows, fields) + "\n"
+        )
     for name in RATES:
         rows = rows_of(name)
         some = f"{rows[0]['model']}, {rows[0]['length']} random tokens, seed 0"
-        parts.append(f"## {name}: {some}; final loss by learning rate\n\n" + rate_table(rows) + "\n")
+        parts.append(
+            f"## {name}: {some}; final loss by learning rate\n\n" + rate_table(rows) + "\n"
+        )
     return "\n".join([*parts, "![rates](rates.png)", ""])
 
 

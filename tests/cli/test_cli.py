@@ -1,0 +1,262 @@
+"""The command line as a user meets it: exit codes, one-line errors, streams, what stays on disk."""
+
+import contextlib
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tinymem.cli.app import main
+
+FAST = ["--steps", "40", "--length", "12", "--rank", "4"]
+
+
+@pytest.fixture
+def tinymem(monkeypatch, capsys):
+    """Run the command in this process: (exit code, stdout, stderr)."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["tinymem", *map(str, args)])
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as caught:
+            main()
+        signal.signal(signal.SIGTERM, before)
+        out, err = capsys.readouterr()
+        return caught.value.code or 0, out, err
+
+    return run
+
+
+CONTRACT = """
+    model rank length ratio layer site method seed steps lr device dtype trainable_parameters base_loss
+    final_loss delta_loss stored_bits bits_per_parameter memorized_bits converged certified_fraction
+    certified recall_exact token_accuracy first_error min_probability status wall_seconds version
+"""
+FIELDS = set(re.findall(r"\w+", CONTRACT))
+
+
+def test_json_is_one_document_with_the_contracts_fields(tinymem):
+    code, out, _ = tinymem("probe", *FAST, "--json")
+    report = json.loads(out)
+    assert code == 0 and set(report) >= FIELDS
+    assert (report["model"], report["rank"], report["length"], report["layer"]) == (
+        "tiny",
+        4,
+        12,
+        2,
+    )
+
+
+def test_probe_and_recall_in_a_new_process(tinymem, tmp_path):
+    out = tmp_path / "run"
+    code, shown, _ = tinymem(
+        "probe", "--rank", "8", "--length", "16", "--steps", "150", "--out", out
+    )
+    assert code == 0 and "Certified" in shown and "16 of 16 tokens" in shown
+    assert sorted(p.name for p in out.iterdir()) == ["report.json", "unit.safetensors"]
+    again = subprocess.run(
+        [sys.executable, "-m", "tinymem", "recall", out, "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    recalled, report = json.loads(again.stdout), json.loads((out / "report.json").read_text())
+    assert recalled["agrees"] and recalled["certified"] and recalled["recall_exact"]
+    assert recalled["min_probability"] == pytest.approx(report["min_probability"], abs=1e-5)
+
+
+def test_recall_notices_a_unit_that_is_not_the_one_reported(tinymem, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    out = tmp_path / "run"
+    tinymem("probe", "--rank", "8", "--length", "16", "--steps", "150", "--out", out)
+    with safe_open(out / "unit.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        metadata = file.metadata()
+    tensors["layers.2.mlp.lora_B"] *= 0
+    save_file(tensors, out / "unit.safetensors", metadata)
+    code, shown, _ = tinymem("recall", out)
+    assert code == 1 and "Not as reported" in shown
+
+
+def test_stubborn_tokens_are_shown(tinymem):
+    _, shown, _ = tinymem("probe", "--rank", "1", "--length", "64", "--steps", "60")
+    assert "Not certified" in shown and "stubborn tokens" in shown and "‹" in shown
+
+
+def test_linear_sites_text_and_picture(tinymem, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("Mary had a little lamb, its fleece was white as snow.")
+    code, shown, _ = tinymem(
+        *(
+            "probe",
+            "--text",
+            text,
+            "--site",
+            "c_attn",
+            "--layer",
+            "1,3",
+            "--rank",
+            "4",
+            "--steps",
+            "60",
+        ),
+        *("--method", "memft-ot", "--out", tmp_path / "run", "--plot", tmp_path / "run.png"),
+    )
+    assert code == 0 and "tokens of text" in shown and "layers 1, 3" in shown
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "run" / "adapter_config.json").exists()
+    assert tinymem("recall", tmp_path / "run")[0] == 0
+
+
+def test_text_from_stdin():
+    run = subprocess.run(
+        [sys.executable, "-m", "tinymem", "probe", "--text", "-", "--steps", "5", "--json"],
+        input=b"To be, or not to be",
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(run.stdout)["ratio"] == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--rank", "0"], "rank is 0"),
+        (["--rank", "300"], "rank is 300; at layers.2.mlp it can be 1 to 256"),
+        (["--rank", "x"], "--rank"),
+        (["--layer", "9"], "layers 0 to 3"),
+        (["--layer", "-1"], "layers 0 to 3"),
+        (["--layer", "two"], "--layer is 'two'"),
+        (["--layer", "all"], "stands alone"),
+        (["--site", "q_proj"], "it has mlp, c_attn, c_proj, c_fc"),
+        (["--method", "memft"], "memft-ot"),
+        (["--zero-active", "none"], "zero_active"),
+        (["--lr", "fast"], "--lr is 'fast'"),
+        (["--lr", "-1"], "lr is -1.0"),
+        (["--steps", "0"], "steps is 0"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--length", "0"], "--length is 0"),
+        (["--length", "1020"], "1020 target tokens = 10"),
+        (["--length", "1000000000000"], "context of 1024"),
+        (["--ratio", "50"], "needs a natural text"),
+        (["--ratio", "200"], "percentage"),
+        (["--prompt", ""], "prompt is empty"),
+        (["--text", "absent.txt"], "absent.txt: cannot be read"),
+        (["--data", "absent.jsonl"], "absent.jsonl: cannot be read"),
+        (["--data", "a.jsonl", "--text", "b"], "exclude each other"),
+        (["--device", "abacus"], "device 'abacus'"),
+        (["--dtype", "int8"], "dtype 'int8'"),
+        (["--model", "no/such/folder"], "does not exist"),
+        (["--plot", "a.gif"], ".png"),
+        (["--plot", "absent/a.png"], "not a folder"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tinymem, tmp_path, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = tinymem("probe", *args, "--out", "run")
+    assert code == 2 and out == ""
+    assert err.startswith("tinymem: ") and err.count("\n") == 1 and message in err
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_a_folder_with_something_in_it_is_not_overwritten(tinymem, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    code, _, err = tinymem("probe", *FAST, "--out", tmp_path)
+    assert code == 2 and "not empty" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["notes"]
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["probe", "--help"], ["recall", "--help"]])
+def test_help(tinymem, args):
+    code, out, _ = tinymem(*args)
+    assert code == 0 and "Usage" in out
+    assert len(args) < 2 or "Example: tinymem" in out
+
+
+def test_a_run_without_a_usable_unit_does_not_promise_one(tinymem, tmp_path):
+    wild = ("--lr", "999999", "--site", "c_attn, c_proj,c_fc", "--layer", "all")
+    code, shown, _ = tinymem(
+        "probe", "--steps", "40", "--length", "8", *wild, "--out", tmp_path / "a b"
+    )
+    report = json.loads((tmp_path / "a b" / "report.json").read_text())
+    assert (code == 1) == (report["status"] == "diverged")
+    has_unit = (tmp_path / "a b" / "adapter_model.safetensors").exists()
+    assert ("tinymem recall '" in shown) == has_unit
+
+
+def test_many_memories_in_epochs_with_held_out_ones(tinymem, tmp_path):
+    rows = [{"prompt_ids": [n], "target_ids": [n + 7, n + 8]} for n in range(8)]
+    for name, part in (("train", rows[:6]), ("held", rows[6:])):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in part))
+    options = ["--method", "memft-sw", "--epochs", "60", "--batch-size", "2", "--accumulate", "2"]
+    boundaries = ["--boundaries", "4,8,12,16"]
+    files = ["--data", tmp_path / "train", "--held-out", tmp_path / "held", "--json"]
+    code, out, _ = tinymem("probe", *files, *options, *boundaries, "--rank", "4")
+    report = json.loads(out)
+    # 2, 3, 4, 5 of 6 memories for 4 epochs each: 1, 1, 1, 2 steps; then 44 epochs of 2
+    assert code == 0 and report["steps"] == 4 * (1 + 1 + 1 + 2) + 44 * 2
+    assert report["memories"] == 6 and report["held_out_memories"] == 2
+    assert report["exact_match"] == 1.0 and report["held_out_exact_match"] == 0.0
+    code, _, err = tinymem("probe", *files, *options, "--boundaries", "4,3,12,16")
+    assert code == 2 and "rising" in err
+
+
+def test_recall_of_nothing(tinymem, tmp_path):
+    code, _, err = tinymem("recall", tmp_path)
+    assert code == 2 and "is this a run's folder?" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_writes_what_there_is_and_exits_130(tmp_path, how):
+    """On a terminal of its own, so that the progress bar tells when the training is under way."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "tinymem", "probe", "--steps", "1000000", "--out", str(out)]
+    screen, terminal = pty.openpty()
+    process = subprocess.Popen(
+        command,
+        stderr=terminal,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TERM": "xterm"},
+        # A test run started in a script's background hands down "ignore SIGINT"; a user's shell does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    os.close(terminal)
+    seen = b""
+    while b"p>" not in seen or b"left" not in seen:  # "loss … p>½ …", "… left …"
+        seen += os.read(screen, 4096)
+    process.send_signal(how)
+    reader = threading.Thread(target=drain, args=(screen,), daemon=True)
+    reader.start()
+    try:
+        shown, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert b"Interrupted" in shown and b"Traceback" not in seen
+    report = json.loads((out / "report.json").read_text())
+    assert report["status"] == "interrupted" and report["steps"] < 1_000_000
+    assert (out / "unit.safetensors").exists() == (report["steps"] > 0)
+
+
+def drain(screen: int) -> None:
+    with contextlib.suppress(OSError):  # the other end closes
+        while os.read(screen, 4096):
+            pass
+
+
+def test_start_up_does_not_wait_for_torch():
+    """Help must come at once: nothing heavy is imported for it."""
+    code = "import sys, tinymem.cli.app; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert loaded.strip() == "[]"

@@ -1,0 +1,164 @@
+"""The verdict. Oracles: decoding step by step without a cache, and the definition of the certificate."""
+
+import math
+
+import pytest
+import torch
+
+from tests.toy import toy_memory, toy_model
+from tinymem.data.batch import Batch
+from tinymem.data.memory import Memory
+from tinymem.experiment.probe import memorize
+from tinymem.experiment.recall import Verdict, judge, judge_units, teacher_forced
+from tinymem.unit.lora import Unit
+
+
+def slow_decode(model, memory):
+    """Greedy decoding that recomputes everything for each token."""
+    ids = list(memory.prompt_ids)
+    for _ in range(memory.length):
+        ids.append(model(torch.tensor([ids]))[0, -1].argmax().item())
+    return ids[len(memory.prompt_ids) :]
+
+
+def written(rank=4, length=24, steps=120):
+    model = toy_model()
+    memory = toy_memory(length)
+    result = memorize(model, memory, rank=rank, steps=steps, lr=0.05)
+    return result.unit.attach(model).model, memory, result.verdict
+
+
+def test_decoding_equals_decoding_without_a_cache():
+    for rank, steps in ((8, 150), (1, 40)):  # one that recites, one that derails
+        model, memory, verdict = written(rank=rank, steps=steps)
+        assert verdict.decoded == slow_decode(model, memory)
+        assert judge(model, memory) == verdict
+
+
+def test_certified_means_verbatim_means_exact():
+    """The paper's implication chain, over bases, ranks and lengths."""
+    seen = set()
+    for seed in range(4):
+        for rank in (1, 8):
+            model = toy_model(seed)
+            verdict = memorize(
+                model, toy_memory(16, seed=seed), rank=rank, steps=60, lr=0.05
+            ).verdict
+            seen.add((verdict.certified, verdict.recall_exact))
+            assert verdict.recall_exact or not verdict.certified
+            assert verdict.verbatim == verdict.recall_exact
+            assert verdict.certified == (verdict.certified_fraction == 1) == (not verdict.stubborn)
+    assert {(True, True), (False, False)} <= seen  # both ends did occur
+
+
+def test_losses_are_those_of_the_whole_pass():
+    model, memory = toy_model(), toy_memory(12, prompt=5)
+    ids = torch.tensor([memory.prompt_ids + memory.target_ids])
+    expected = -model(ids).log_softmax(-1)[0, 4:-1].gather(1, ids[0, 5:, None]).squeeze(1)
+    verdict = judge(model, memory)
+    assert torch.allclose(torch.tensor(verdict.losses), expected, atol=1e-5)
+    assert torch.allclose(torch.tensor(verdict.probabilities), expected.neg().exp(), atol=1e-6)
+
+
+def test_chunks_do_not_change_the_verdict(monkeypatch):
+    model, batch = toy_model(), Batch([toy_memory(30)], 128, torch.device("cpu"))
+    whole = teacher_forced(model, batch)
+    monkeypatch.setattr("tinymem.training.loss.CHUNK", 97 * 7)  # 7 rows at a time
+    parts = teacher_forced(model, batch)
+    assert torch.allclose(whole[0], parts[0], atol=1e-6) and torch.equal(whole[1], parts[1])
+
+
+def verdict(**fields) -> Verdict:
+    given = dict(
+        losses=[0.1, 0.2, 0.3, 0.4],
+        predicted=[5, 6, 7, 8],
+        decoded=[5, 6, 7, 8],
+        targets=[5, 6, 7, 8],
+        lengths=[4],
+        probabilities=[0.9, 0.8, 0.7, 0.6],
+    )
+    return Verdict(**(given | fields))
+
+
+def test_by_hand():
+    good = verdict()
+    assert good.certified and good.verbatim and good.recall_exact and good.first_error is None
+    assert good.loss == 0.25 and good.min_probability == 0.6 and good.token_accuracy == 1
+
+    derailed = verdict(
+        decoded=[5, 0, 7, 0], predicted=[5, 0, 7, 8], probabilities=[0.9, 0.4, 0.5, 0.6]
+    )
+    assert derailed.stubborn == [1, 2]  # ½ itself proves nothing: two tokens may share it
+    assert derailed.certified_fraction == 0.5 and not derailed.certified and not derailed.verbatim
+    assert derailed.token_accuracy == 0.5 and derailed.first_error == 1
+
+
+def test_sufficient_but_not_necessary():
+    lucky = verdict(probabilities=[0.9, 0.3, 0.7, 0.6])
+    assert lucky.recall_exact and lucky.verbatim and not lucky.certified
+
+
+def test_first_error_counts_within_its_memory():
+    assert verdict(lengths=[1, 3], decoded=[5, 6, 0, 8]).first_error == 1
+
+
+def test_nan_is_never_certified():
+    nan = float("nan")
+    assert not verdict(probabilities=[nan, 0.9, 0.9, 0.9]).certified
+    assert verdict(probabilities=[0.9, nan, 0.9, 0.9]).stubborn == [1]
+
+
+def test_prompts_of_different_lengths_decode_as_if_alone():
+    model = toy_model()
+    memories = [Memory([1, 2], [3] * 5), Memory([4], [5] * 7), Memory([6, 7], [8] * 3)]
+    together = judge(model, memories).decoded
+    alone = [token for m in memories for token in slow_decode(model, m)]
+    assert together == alone
+
+
+def test_a_unit_judged_is_the_unit_attached():
+    model, memory = toy_model(), toy_memory()
+    base = judge(model, memory).loss
+    unit = Unit.create(model, 2).attach(model)
+    assert judge(model, memory).loss == base  # fresh: B = 0
+    unit.loras["layers.2.mlp"].B.data.normal_()
+    assert judge(model, memory).loss != base
+
+
+# --- Units side by side ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", [1 << 14, 60])
+def test_units_side_by_side_get_the_verdicts_that_they_get_alone(monkeypatch, positions):
+    """Also in several parts, with dropout, of mixed ranks, and where one is not finite."""
+    monkeypatch.setattr("tinymem.data.batch.POSITIONS", positions)
+    model, memories = toy_model(), [[toy_memory(12, seed=n)] for n in range(5)]
+    units = [Unit.create(model, rank=1 + n, seed=n, dropout=0.5) for n in range(5)]
+    for n, unit in enumerate(units):
+        unit.loras["layers.2.mlp"].B.data = torch.randn(1 + n, 64) * (math.nan if n == 3 else 0.3)
+    for n, verdict in enumerate(judge_units(model, units, memories)):
+        units[n].attach(model).train(False)
+        alone = judge(model, memories[n])
+        units[n].detach()
+        assert verdict.losses == pytest.approx(alone.losses, abs=1e-5, nan_ok=True)
+        assert (verdict.predicted, verdict.decoded) == (alone.predicted, alone.decoded)
+        assert (verdict.targets, verdict.lengths) == (alone.targets, alone.lengths)
+        assert verdict.probabilities == pytest.approx(alone.probabilities, abs=1e-5, nan_ok=True)
+    assert n == 4
+
+
+@pytest.mark.parametrize("allowed", ["highest", "medium"])
+def test_the_verdict_is_in_full_precision_and_leaves_the_programs_setting_alone(
+    monkeypatch, allowed
+):
+    model, seen = toy_model(), []
+    real = type(model).run
+    look = torch.get_float32_matmul_precision
+    monkeypatch.setattr(type(model), "run", lambda *a, **o: seen.append(look()) or real(*a, **o))
+    before = look()
+    torch.set_float32_matmul_precision(allowed)
+    try:
+        judge(model, toy_memory(3))
+        assert look() == allowed and set(seen) == {"highest"} and len(seen) == 4
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,300 @@
+"""From rows to laws: which rows count, which belong together. Oracle: `fit_law` on columns made by hand."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from tinymem.errors import LawError
+from tinymem.law.bits import BitsLaw, fit_bits
+from tinymem.law.fit import fit_rows
+from tinymem.law.power import LN2, Law, fit_law
+
+BASE, ENTROPY, EACH = 12.0, 7.6, 512  # L₀, H, parameters per rank
+GRID = [(rank, length) for rank in (1, 2, 4, 8, 16) for length in (32, 64, 128, 256, 512)]
+
+
+def planted_row(rank, length, C=30.0, noise=0.0, **fields):
+    """A row as a sweep writes it; ΔL = C r^0.6 ℓ^−0.5 + 0.5, up to the ceiling L₀ − 0.05."""
+    random = np.random.default_rng([rank, length, int(C)])
+    delta = (C * rank**0.6 * length**-0.5 + 0.5) * math.exp(noise * random.normal())
+    final = max(BASE - delta, 0.05)
+    row = {"model": "m", "layer": 2, "site": "mlp", "method": "sft", "ratio": 100, "seed": 0}
+    row |= {"rank": rank, "length": length, "trainable_parameters": EACH * rank, "entropy": ENTROPY}
+    row |= {"base_loss": BASE, "final_loss": final, "delta_loss": BASE - final}
+    return row | {"status": "ok", "converged": True} | fields
+
+
+def planted(**fields):
+    return [planted_row(rank, length, **fields) for rank, length in GRID]
+
+
+def fit_one(rows, **options):
+    fits, refused = fit_rows(rows, **{"draws": 20} | options)
+    assert not refused and len(fits) == 1
+    return fits[0]
+
+
+def columns(rows, *names):
+    return [[row[name] for row in rows] for name in names]
+
+
+# --- One group -----------------------------------------------------------------------------------
+
+
+def test_rows_written_by_hand():
+    """8 √r / √ℓ + 1, and nothing in the rows that is not needed."""
+    rows = [
+        {"rank": r, "length": n, "delta_loss": 8 * (r / n) ** 0.5 + 1}
+        for r in (1, 4, 16)
+        for n in (16, 64, 256)
+    ]
+    fit = fit_one(rows)
+    assert fit.law.constants == pytest.approx((8, 0.5, 0.5, 1), rel=1e-6)
+    assert fit.key == {"model": None, "layer": None, "site": None, "method": None}
+    assert (
+        fit.rows == rows
+        and fit.saturated == [False] * 9
+        and fit.by_ratio == {}
+        and fit.skipped == {}
+    )
+    assert "saturated" in fit.censored and "no trainable_parameters" in fit.bits
+    losses = [
+        {
+            "rank": r["rank"],
+            "length": r["length"],
+            "base_loss": 11,
+            "final_loss": 11 - r["delta_loss"],
+        }
+        for r in rows
+    ]
+    assert fit_one(losses).law.constants == pytest.approx((8, 0.5, 0.5, 1), rel=1e-6)
+
+
+def test_the_laws_are_those_of_the_columns():
+    rows = planted(noise=0.03)
+    fit, full = fit_one(rows, seed=3), [row["final_loss"] <= LN2 for row in rows]
+    cells = columns(rows, "rank", "length", "delta_loss")
+    assert fit.saturated == full and 2 < sum(full) < 10
+    assert fit.law == fit_law(*cells, saturated=full, draws=20, seed=3)
+    cells = columns(rows, "trainable_parameters", "length", "base_loss", "entropy", "delta_loss")
+    ranks = columns(rows, "rank")[0]
+    assert fit.bits == fit_bits(*cells, saturated=full, ranks=ranks, draws=20, seed=3)
+    assert (
+        (fit.bits.n, fit.bits.n_saturated)
+        == (fit.law.n, fit.law.n_saturated)
+        == (25 - sum(full), sum(full))
+    )
+    assert fit_one(rows, offset=False).law == fit_law(
+        *columns(rows, "rank", "length", "delta_loss"), saturated=full, offset=False, draws=20
+    )
+
+
+def test_saturated_rows_are_censored_where_saturation_begins():
+    """At L₀ − ln 2, whatever they reached: that has their own luck in it."""
+    rows = planted(noise=0.1)
+    fit, full = fit_one(rows), np.array([row["final_loss"] <= LN2 for row in rows])
+    ranks, lengths, deltas = map(np.array, columns(rows, "rank", "length", "delta_loss"))
+    marks = np.where(full, BASE - LN2, deltas)
+    assert fit.censored == fit_law(ranks, lengths, marks, saturated=full, censored=True, draws=20)
+    assert fit.rows == rows  # theirs is still what they reached
+    unknown = [row | {"base_loss": None} for row in rows]
+    expected = fit_law(ranks, lengths, deltas, saturated=full, censored=True, draws=20)
+    assert fit_one(unknown).censored == expected != fit.censored
+
+
+def test_what_does_not_count_is_counted():
+    rows = planted()
+    rows[0] |= {"status": "diverged", "delta_loss": None, "final_loss": None}
+    rows[1] |= {"status": "oom", "delta_loss": None, "base_loss": None, "final_loss": None}
+    rows[2] |= {"status": "oom", "delta_loss": 3.0}
+    rows[3] |= {"delta_loss": 0.0}
+    rows[4] |= {"delta_loss": -0.5}
+    rows[5] |= {"delta_loss": math.nan}
+    rows[6] |= {"status": None, "converged": False}
+    rows[-5] |= {"converged": False}  # rank 16, length 32: saturated
+    fit = fit_one(rows)
+    assert fit.saturated[-5] and fit.rows == rows[6:]
+    assert fit.skipped == {"diverged": 1, "oom": 2, "no loss reduction": 2, "loss not finite": 1}
+    assert fit.n_unconverged == 1
+
+
+def test_a_final_loss_follows_from_the_other_two():
+    rows = planted()
+    without = [{name: value for name, value in row.items() if name != "final_loss"} for row in rows]
+    assert fit_one(without).saturated == fit_one(rows).saturated
+    rows[0] |= {"final_loss": 0.694, "delta_loss": BASE - 0.694}
+    rows[1] |= {"final_loss": 0.693, "delta_loss": BASE - 0.693}
+    assert fit_one(rows, offset=False).saturated[:2] == [False, True]  # ln 2 = 0.69315
+    unknown = [
+        {k: v for k, v in row.items() if k in ("rank", "length", "delta_loss")} for row in rows
+    ]
+    assert not any(fit_one(unknown).saturated)
+
+
+def test_constant_bits_need_to_know_every_unsaturated_row():
+    rows, full = planted(), [row["final_loss"] <= LN2 for row in planted()]
+    saturated = full.index(True)
+    rows[saturated] |= {"entropy": None, "trainable_parameters": None}
+    assert isinstance(fit_one(rows).bits, BitsLaw) and fit_one(rows).bits.n_saturated == sum(full)
+    rows[full.index(False)] |= {"entropy": None}
+    assert fit_one(rows).bits == f"1 of {full.count(False)} unsaturated rows have no entropy"
+
+
+def test_several_ratios_have_a_law_together_and_one_each():
+    rows = (
+        planted(ratio=100) + planted(ratio=0, C=20.0, entropy=None) + planted(ratio=50, C=25.0)[:3]
+    )
+    fit = fit_one(rows)
+    assert len(fit.rows) == 53 and list(fit.by_ratio) == [0, 50, 100]
+    assert [fit.by_ratio[ratio].C for ratio in (0, 100)] == pytest.approx([20, 30])
+    assert "3 different ranks" in fit.by_ratio[50]
+    cells = columns(rows, "rank", "length", "delta_loss")
+    assert fit.law == fit_law(*cells, saturated=fit.saturated, draws=20)
+    assert "no entropy" in fit.bits
+
+
+# --- Groups --------------------------------------------------------------------------------------
+
+
+def test_rows_of_another_model_layer_site_or_method_are_another_group():
+    changes = ({}, {"model": "n"}, {"layer": [1, 2]}, {"site": "q_proj"}, {"method": "memft-ot"})
+    rows = [row for n, change in enumerate(changes) for row in planted(C=20.0 + n, **change)]
+    order = np.random.default_rng(0).permutation(len(rows))
+    fits, refused = fit_rows([rows[n] for n in order], draws=2)
+    assert len(fits) == 5 and not refused
+    found = {json.dumps(fit.key): fit.law.C for fit in fits}
+    for n, change in enumerate(changes):
+        key = {"model": "m", "layer": 2, "site": "mlp", "method": "sft"} | change
+        assert found[json.dumps(key)] == pytest.approx(20 + n)
+    assert fits[-1].key["method"] == "memft-ot"  # of as many rows as the others
+
+
+def test_most_rows_come_first():
+    rows = planted(method="sft")[:20] + planted(method="memft-ot") + planted(method="memft-sw")[:20]
+    assert [fit.key["method"] for fit in fit_rows(rows, draws=2)[0]] == [
+        "memft-ot",
+        "sft",
+        "memft-sw",
+    ]
+
+
+def test_a_group_that_cannot_be_fitted_is_named():
+    lame = planted(method="memft-ot")[:10]
+    fits, refused = fit_rows(planted() + lame, draws=2)
+    assert len(fits) == 1 and list(refused) == ["m, 2, mlp, memft-ot"]
+    assert "3 different ranks, found 1 and 2" in refused["m, 2, mlp, memft-ot"]
+    with pytest.raises(
+        LawError, match=r"^m, 2, mlp, memft-ot: the law needs at least 3 different ranks"
+    ):
+        fit_rows(lame)
+    with pytest.raises(LawError, match=r"no row counts \(25 diverged\)"):
+        fit_rows(planted(status="diverged"))
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
+def test_as_dict_is_json():
+    rows = planted(noise=0.03) + planted(noise=0.03, C=20.0, ratio=0, seed=1)
+    rows[7] |= {"status": "oom"}
+    fit = fit_one(rows)
+    found = json.loads(json.dumps(fit.as_dict(), allow_nan=False))
+    assert {name: found[name] for name in fit.key} == fit.key
+    for name in (
+        "C",
+        "alpha",
+        "beta",
+        "b",
+        "r2",
+        "r2_log",
+        "mape",
+        "n",
+        "n_saturated",
+        "leave_one_rank_out",
+    ):
+        assert found[name] == getattr(fit.law, name), name
+        assert found["censored"][name] == getattr(fit.censored, name), name
+        assert found["by_ratio"]["0"][name] == getattr(fit.by_ratio[0], name), name
+    assert found["ci"] == {name: list(ends) for name, ends in fit.law.ci.items()}
+    assert (
+        found["constant_bits"]["kappa"] == fit.bits.kappa and len(found["constant_bits"]["ci"]) == 2
+    )
+    assert found["offset"] is True and found["at_bound"] is fit.law.at_bound
+    assert found["skipped"] == {"oom": 1} and found["n_unconverged"] == 0
+    assert found["grid"] == {
+        "ranks": [1, 2, 4, 8, 16], "lengths": [32, 64, 128, 256, 512], "ratios": [0, 100], "seeds": [0, 1]
+    }  # fmt: skip
+
+
+def test_what_json_cannot_say_is_null_and_a_law_that_is_not_there_is_a_reason():
+    rows = [{"rank": r, "length": n, "delta_loss": 2.0} for r in (1, 2, 4) for n in (8, 16, 32)]
+    found = fit_one(rows, offset=False).as_dict()  # no scatter in ΔL, so no R²
+    json.dumps(found, allow_nan=False)
+    assert found["r2"] is None and found["leave_one_rank_out"] is None and found["offset"] is False
+    assert found["constant_bits"]["reason"] and found["censored"]["reason"]
+
+
+def test_an_offset_that_is_not_fixed_is_kept_and_said():
+    rows = [
+        {"rank": r, "length": n, "delta_loss": 5 + math.log(r / n**0.5)}
+        for r in (1, 4, 16)
+        for n in (16, 64, 256)
+    ]
+    found = fit_one(rows).as_dict()
+    assert found["at_bound"] is True and found["b"] < -10
+    found = fit_one(rows, offset=False).as_dict()
+    assert found["at_bound"] is False and found["b"] == 0
+
+
+# --- Rows that are none --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rank": None}, "rank is None; expected a whole number, 1 or more"),
+        ({"rank": 0}, "rank is 0"),
+        ({"rank": 2.5}, "rank is 2.5"),
+        ({"rank": True}, "rank is True"),
+        ({"length": "64"}, "length is '64'"),
+        ({"length": 10**400}, "length is 1000"),
+        ({"delta_loss": "3"}, "delta_loss is '3'; expected a number"),
+        ({"delta_loss": True}, "delta_loss is True"),
+        ({"base_loss": [1]}, r"base_loss is \[1\]"),
+        ({"final_loss": {}}, "final_loss is {}"),
+        ({"entropy": "high"}, "entropy is 'high'"),
+        ({"ratio": "all"}, "ratio is 'all'"),
+        ({"seed": [1]}, "seed is"),
+        (
+            {"delta_loss": None, "final_loss": None},
+            "has no delta_loss; give it, or base_loss and final_loss",
+        ),
+    ],
+)
+def test_a_bad_row_is_named(change, words):
+    rows = planted()
+    rows[3] |= change
+    with pytest.raises(LawError, match="^row 4: " + words) as error:
+        fit_rows(rows)
+    assert "\n" not in str(error.value)
+    rows[3] |= {"_where": "mine.jsonl, line 9"}
+    with pytest.raises(LawError, match="^mine.jsonl, line 9: " + words):
+        fit_rows(rows)
+
+
+def test_nothing_to_fit():
+    with pytest.raises(LawError, match="no rows"):
+        fit_rows([])
+    with pytest.raises(LawError, match="row 1: expected a dict"):
+        fit_rows([[1, 2, 3]])
+
+
+def test_a_law_and_its_fields():
+    """What `fit --json` promises is what the law has."""
+    fit = fit_one(planted())
+    assert isinstance(fit.law, Law) and isinstance(fit.censored, Law)
+    missing = {field.name for field in dataclasses.fields(Law)} - set(fit.as_dict()) - {"draws"}
+    assert not missing

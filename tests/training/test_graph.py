@@ -1,0 +1,123 @@
+"""Recording a step. No GPU here: stand-ins for torch.cuda, and what a recorded step must not do."""
+
+import contextlib
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.toy import toy_memory, toy_model
+from tinymem.data.batch import Batch
+from tinymem.training import graph, memft
+from tinymem.training.recipe import Recipe
+from tinymem.training.train import Trainer
+from tinymem.unit.lora import Unit
+
+
+class Device:
+    """A stand-in for torch.cuda: `log` tells what was done on which stream."""
+
+    def __init__(self, monkeypatch, fails: bool = False):
+        self.log, self.stream = [], "default"
+        device = self
+
+        class Stream:
+            def wait_stream(self, other):
+                pass
+
+        class CUDAGraph:
+            def replay(self):
+                device.log.append("replay")
+
+        @contextlib.contextmanager
+        def on(name, error=False):
+            before, device.stream = device.stream, name
+            yield
+            device.stream = before
+            if error:
+                raise RuntimeError("operation not permitted when stream is capturing")
+
+        for name, value in {
+            "is_available": lambda: True,
+            "Stream": Stream,
+            "current_stream": Stream,
+            "stream": lambda stream: on("side"),
+            "CUDAGraph": CUDAGraph,
+            "graph": lambda graph: on("recording", error=fails),
+            "synchronize": lambda: None,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+
+    def __call__(self) -> None:
+        self.log.append(self.stream)
+
+
+def test_recorded_once_and_then_replayed(monkeypatch):
+    work = Device(monkeypatch)
+    replay = graph.Replay(work, record=True)
+    for _ in range(6):
+        replay()
+    assert work.log == ["side"] * graph.EAGER + ["recording"] + ["replay"] * (6 - graph.EAGER)
+
+
+def test_where_recording_fails_it_goes_on_without(monkeypatch):
+    work = Device(monkeypatch, fails=True)
+    replay = graph.Replay(work, record=True)
+    for _ in range(6):
+        replay()
+    assert work.log == ["side"] * graph.EAGER + ["recording"] + ["side"] + ["default"] * (
+        5 - graph.EAGER
+    )
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_without_recording_it_is_the_function(monkeypatch, there):
+    work = Device(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    replay = graph.Replay(work, record=not there)
+    for _ in range(5):
+        replay()
+    assert work.log == ["default"] * 5
+
+
+class Recordable(TorchDispatchMode):
+    """Refuses what waits for the device, and what has a shape that depends on the data."""
+
+    WAITS = (
+        "_local_scalar_dense",
+        "equal",
+        "is_nonzero",
+        "nonzero",
+        "masked_select",
+        "_unique",
+        "unique",
+    )
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert not name.startswith(self.WAITS), name
+        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+            assert all(i is None or i.dtype != torch.bool for i in args[1]), f"{name} by a mask"
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_guard_itself():
+    x = torch.ones(3)
+    for waits in (x.sum().item, lambda: x[x > 0], x.nonzero, lambda: torch.equal(x, x)):
+        with pytest.raises(AssertionError), Recordable():
+            waits()
+
+
+@pytest.mark.parametrize("sites", [("mlp",), ("q_proj", "down_proj")])
+def test_a_step_never_waits_and_its_shapes_are_fixed(sites):
+    model = toy_model()
+    recipes = [Recipe(rank=r, method=m, sites=sites) for r in (1, 3) for m in memft.METHODS]
+    units = [Unit.create(model, r.rank, sites=sites) for r in recipes]
+    batch = Batch([toy_memory(12)] * len(units), model.config.context, model.device)
+    trainer = Trainer(model, units, batch, recipes, lrs=[0.01] * len(units))
+    trainer._likely = False  # as on a GPU
+    trainer.step()
+    with Recordable():
+        for _ in range(3):
+            trainer.step()
+    trainer.close()

@@ -1,0 +1,131 @@
+"""L-BFGS in rounds. Oracle: torch's own on the plain loop; and AdamW, which it should beat."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.toy import toy_memory, toy_model
+from tinymem.errors import RecipeError
+from tinymem.experiment.probe import memorize
+from tinymem.training import lbfgs
+from tinymem.unit.lora import Unit
+
+
+def run(steps: int, memory=None, **options):
+    options = {"rank": 4, "steps": steps, "optimizer": "lbfgs"} | options
+    return memorize(toy_model(), memory or toy_memory(24), **options)
+
+
+def test_it_goes_where_torchs_goes_on_the_plain_loop(monkeypatch):
+    monkeypatch.setattr(lbfgs, "FIRST", 8)  # iterations, of the one round
+    model, memory = toy_model(), toy_memory(24)
+    unit = Unit.create(model, 4).attach(model)
+    (lora,) = unit.loras.values()
+    A, B = lora.A, torch.nn.Parameter(lora.B.detach() / lbfgs.B_UNIT)  # what it sees of B
+    del lora.B
+    ids, start, losses = (
+        torch.tensor([memory.prompt_ids + memory.target_ids]),
+        len(memory.prompt_ids),
+        [],
+    )
+    optimizer = torch.optim.LBFGS(
+        [A, B], max_iter=8, history_size=lbfgs.HISTORY, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        lora.B = lbfgs.B_UNIT * B
+        loss = F.cross_entropy(model(ids)[0, start - 1 : -1], ids[0, start:])
+        loss.backward()
+        losses.append(loss.item())
+        return loss
+
+    optimizer.step(closure)
+    assert run(8).training.losses == pytest.approx(losses[:8], abs=1e-4)
+
+
+def test_it_needs_fewer_evaluations_than_adamw():
+    adamw = memorize(toy_model(), toy_memory(24), rank=4, steps=200, lr=0.05).report["final_loss"]
+    result = run(200)
+    reached = next(n for n, loss in enumerate(result.training.losses, start=1) if loss <= adamw)
+    assert reached <= 100 and result.report["final_loss"] <= adamw
+    assert (result.report["optimizer"], result.report["lr"]) == ("lbfgs", None)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 15])
+def test_the_budget_is_kept_and_the_lowest_point_stays(steps):
+    result = run(steps)
+    assert result.report["steps"] == len(result.training.losses) == steps
+    assert result.report["final_loss"] == pytest.approx(min(result.training.losses), abs=1e-5)
+
+
+def test_ctrl_c_leaves_the_lowest_point(monkeypatch):
+    from tinymem.training.train import Trainer
+
+    real, calls = Trainer.gradient, []
+
+    def gradient(self, *args):
+        calls.append(args)
+        if len(calls) == 8:
+            with torch.no_grad():  # as if a line search had gone far
+                self.stack.parameters()[1].mul_(100)
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(lbfgs, "FIRST", 20)  # all in one round
+    monkeypatch.setattr(Trainer, "gradient", gradient)
+    result = run(100)
+    assert (result.report["status"], result.report["steps"]) == ("interrupted", 7)
+    parameters = result.unit.parameters()
+    assert all(p.isfinite().all() and p.abs().max() < 50 for p in parameters)
+
+
+@pytest.mark.parametrize("method", ["sft", "memft-ot", "memft-sw"])
+def test_weights_are_held_in_a_round_and_curvature_is_dropped_when_they_change(monkeypatch, method):
+    made, held = [], []
+    real, rounds = torch.optim.LBFGS, lbfgs.descend
+
+    def make(*args, **options):
+        made.append(1)
+        return real(*args, **options)
+
+    def descend(optimizer, variables, trainer, weights, *rest):
+        held.append(weights)
+        steps = rounds(optimizer, variables, trainer, weights, *rest)
+        assert torch.equal(trainer.weights, weights)  # to the round's end
+        return steps
+
+    monkeypatch.setattr(torch.optim, "LBFGS", make)
+    monkeypatch.setattr(lbfgs, "descend", descend)
+    run(80, method=method)
+    changes = sum(not torch.equal(a, b) for a, b in itertools.pairwise(held))
+    assert len(held) > 3 and len(made) == 1 + changes and (changes == 0) == (method == "sft")
+
+
+def test_a_trial_that_is_not_finite_is_no_end(monkeypatch):
+    from tinymem.training import train
+
+    real, calls = train.token_losses, []
+
+    def losses(*args):
+        calls.append(1)
+        return real(*args) * (math.nan if len(calls) == 5 else 1.0)
+
+    monkeypatch.setattr("tinymem.training.train.token_losses", losses)
+    report = run(60).report
+    assert report["status"] == "ok" and report["final_loss"] < report["base_loss"] / 2
+
+
+def test_no_gradient_is_the_end():
+    result = run(400, method="memft-ot", zero_active="zero", memory=toy_memory(4), rank=8)
+    assert result.report["certified"] and result.report["steps"] < 400
+    assert result.report["status"] == "ok"
+
+
+@pytest.mark.parametrize("options", [{"lr": 0.1}, {"dropout": 0.1}, {"batch_size": 1}])
+def test_what_it_cannot_use_is_refused(options):
+    with pytest.raises(RecipeError, match=next(iter(options))):
+        run(3, **options)

@@ -1,0 +1,286 @@
+"""Units on disk. Oracle: peft, which loads what tinymem writes and writes what tinymem loads."""
+
+import json
+import warnings
+
+import peft
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from tests.toy import toy_memory, toy_model
+from tinymem.base.checkpoint import load
+from tinymem.data.memory import Memory
+from tinymem.errors import AdapterError
+from tinymem.experiment.probe import memorize, read_run, save_run
+from tinymem.training.recipe import Recipe
+from tinymem.unit.adapter import (
+    OWN_FILE,
+    PEFT_CONFIG,
+    PEFT_FILE,
+    load_adapter,
+    read_about,
+    save_adapter,
+)
+from tinymem.unit.lora import Unit
+
+IDS = torch.arange(24)[None]
+TOKENIZER = {
+    "version": "1.0",
+    "added_tokens": [],
+    "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
+}
+
+
+def checkpoint(folder, kind):
+    """A tiny random checkpoint of transformers' own making: (folder, its model)."""
+    torch.manual_seed(0)
+    if kind == "llama":
+        config = transformers.LlamaConfig(
+            vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        )  # fmt: skip
+        model = transformers.LlamaForCausalLM(config)
+    elif kind == "gpt2":
+        config = transformers.GPT2Config(
+            vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=64
+        )
+        model = transformers.GPT2LMHeadModel(config)
+    else:
+        config = transformers.GPTNeoXConfig(
+            vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
+            num_attention_heads=4, max_position_embeddings=64,
+        )  # fmt: skip
+        model = transformers.GPTNeoXForCausalLM(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim == 2:
+                p.mul_(6)
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    return model.eval()
+
+
+def grown(unit, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    for lora in unit.loras.values():
+        lora.B.data.copy_(torch.randn(lora.B.shape, generator=generator) * 0.3)
+    return unit
+
+
+KINDS = [
+    ("llama", ("q_proj", "v_proj", "down_proj"), (0, 2)),
+    ("gpt2", ("c_attn",), (1,)),
+    ("gpt2", ("c_attn", "attn.c_proj", "c_fc"), (0, 1, 2)),
+    ("gpt_neox", ("query_key_value", "dense_4h_to_h"), (0, 1)),
+]
+
+
+@pytest.mark.parametrize(("kind", "sites", "layers"), KINDS)
+def test_peft_loads_our_linear_units_with_equal_logits(tmp_path, kind, sites, layers):
+    theirs = checkpoint(tmp_path, kind)
+    model, _ = load(tmp_path)
+    unit = grown(Unit.create(model, 3, sites=sites, layers=layers))
+    save_adapter(unit, model, tmp_path / "run")
+    before = model(IDS)
+    after = unit.attach(model).model(IDS)
+    assert (after - before).abs().max() > 0.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # peft only warns of missing keys
+        loaded = peft.PeftModel.from_pretrained(theirs, tmp_path / "run")
+    with torch.no_grad():
+        assert torch.allclose(loaded(IDS).logits, after, atol=1e-4)
+    assert (
+        sum(p.numel() for n, p in loaded.named_parameters() if "lora_" in n)
+        == unit.trainable_parameters()
+    )
+
+
+@pytest.mark.parametrize(("kind", "sites", "layers"), KINDS)
+@pytest.mark.parametrize("rslora", [False, True])
+def test_we_load_pefts_units_with_equal_logits(tmp_path, kind, sites, layers, rslora):
+    theirs = checkpoint(tmp_path, kind)
+    config = peft.LoraConfig(
+        r=4, lora_alpha=10, target_modules=[s.rpartition(".")[2] if kind != "gpt2" else s for s in sites],
+        layers_to_transform=None if kind == "gpt2" else list(layers), use_rslora=rslora,
+        fan_in_fan_out=kind == "gpt2", task_type="CAUSAL_LM",
+    )  # fmt: skip
+    wrapped = peft.get_peft_model(theirs, config)
+    torch.manual_seed(3)
+    for name, p in wrapped.named_parameters():
+        if "lora_B" in name:
+            p.data.normal_(0, 0.2)
+    wrapped.save_pretrained(tmp_path / "run")
+    model, _ = load(tmp_path)
+    load_adapter(model, tmp_path / "run")
+    with torch.no_grad():
+        assert torch.allclose(wrapped.eval()(IDS).logits, model(IDS), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sites", "layers", "name"), [(("mlp",), None, OWN_FILE), (("q_proj",), (1, 2), PEFT_FILE)]
+)
+def test_a_saved_run_comes_back_whole(tmp_path, sites, layers, name):
+    model, memory = toy_model(), toy_memory(12)
+    recipe = Recipe(rank=4, sites=sites, layers=layers, steps=60, lr=0.05)
+    result = memorize(model, memory, recipe=recipe)
+    save_run(result, model, recipe, tmp_path)
+    present = {p.name for p in tmp_path.iterdir()}
+    assert present == {name, "report.json"} | ({PEFT_CONFIG} if name == PEFT_FILE else set())
+    about = read_about(tmp_path)
+    assert about["base_weight_hash"] == model.weight_hash
+    assert about["recipe"]["steps"] == 60 and about["rank"] == 4
+    memories, report = read_run(tmp_path)
+    assert memories == [memory] and report == json.loads((tmp_path / "report.json").read_text())
+    fresh = toy_model()
+    unit = load_adapter(fresh, tmp_path)
+    assert unit.model is fresh
+    result.unit.attach(model)
+    assert torch.equal(fresh(IDS), model(IDS))
+
+
+def saved(folder, sites=("mlp",)):
+    model = toy_model()
+    save_adapter(grown(Unit.create(model, 3, sites=sites)), model, folder)
+    path = folder / (OWN_FILE if sites == ("mlp",) else PEFT_FILE)
+    return path, load_file(path), {"format": "pt", "tinymem": json.dumps(read_about(folder))}
+
+
+def refused(folder, message, model=None):
+    model = model or toy_model()
+    before = model(IDS)
+    with pytest.raises(AdapterError, match=message) as caught:
+        load_adapter(model, folder)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+    assert torch.equal(model(IDS), before)  # nothing was attached
+
+
+@pytest.mark.parametrize("sites", [("mlp",), ("q_proj",)])
+def test_tensors_that_do_not_fit(tmp_path, sites):
+    path, good, metadata = saved(tmp_path, sites)
+    first = sorted(good)[0]
+    without = {k: v for k, v in good.items() if k != first}
+    for tensors, message in (
+        (without, "missing"),
+        ({}, "missing"),
+        (good | {"layers.0.mlp.lora_A": torch.zeros(2)}, "fit nowhere"),
+        (good | {first: torch.zeros(5, 7)}, "the base has"),
+        (good | {first: good[first].t().contiguous()}, "the base has"),
+        (good | {first: torch.full_like(good[first], float("nan"))}, "NaN"),
+        (good | {first: torch.full_like(good[first], float("inf"))}, "NaN or inf"),
+    ):
+        save_file(tensors, path, metadata)
+        refused(tmp_path, message)
+    save_file(good, path, metadata)
+    load_adapter(toy_model(), tmp_path)  # and the good one is good
+
+
+def test_another_base_is_refused(tmp_path):
+    saved(tmp_path)
+    refused(tmp_path, "other weights", toy_model(seed=1))
+    refused(tmp_path, "other weights", toy_model(layers=2))
+
+
+def test_damaged_and_absent_files(tmp_path):
+    refused(tmp_path, "no unit.safetensors")
+    (tmp_path / "adapter_model.bin").write_bytes(b"\x80\x04N.")
+    refused(tmp_path, "pickle, which is never loaded")
+    path, _, _ = saved(tmp_path)
+    content = path.read_bytes()
+    for cut in (0, 4, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:cut])
+        refused(tmp_path, "damaged")
+    path.write_bytes(content)
+    (tmp_path / PEFT_FILE).write_bytes(content)
+    refused(tmp_path, "holds both")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"use_dora": True}, "use_dora"),
+        ({"bias": "all"}, "bias"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
+        ({"init_lora_weights": "pissa"}, "pissa"),
+        ({"target_modules": ["nothing"]}, "match nothing"),
+        ({"target_modules": "(["}, "cannot be read"),
+        ({"lora_alpha": "much"}, "cannot be read"),
+        ({"target_modules": 3}, "cannot be read"),
+        ({"target_modules": ["q_proj"], "layers_to_transform": "x"}, "cannot be read"),
+        ({"target_modules": ["q_proj", "k_proj"]}, "missing"),
+    ],
+)
+def test_what_pefts_config_may_not_ask_for(tmp_path, change, message):
+    saved(tmp_path, ("q_proj",))
+    config = json.loads((tmp_path / PEFT_CONFIG).read_text())
+    config["target_modules"] = ["q_proj"] if "target_modules" not in change else []
+    config["layers_to_transform"] = [2]
+    (tmp_path / PEFT_CONFIG).write_text(json.dumps(config | change))
+    refused(tmp_path, message)
+
+
+def test_headers_that_say_nonsense(tmp_path):
+    path, tensors, metadata = saved(tmp_path)
+    about = json.loads(metadata["tinymem"])
+    for change in ({"layers": ["x"]}, {"layers": [9]}, {"layers": None}, {"sites": ["q_proj"]}):
+        save_file(tensors, path, metadata | {"tinymem": json.dumps(about | change)})
+        refused(tmp_path, "a site mlp and a layer of this base")
+    save_file(tensors, path, metadata | {"tinymem": json.dumps(about | {"format_version": 2})})
+    refused(tmp_path, "newer tinymem")
+    save_file(tensors, path, metadata | {"tinymem": "[]"})
+    refused(tmp_path, "newer tinymem")
+    save_file(tensors, path, {"format": "pt"})
+    refused(tmp_path, "a site mlp")
+
+
+def test_a_unit_of_peft_has_no_memory_to_recall(tmp_path):
+    saved(tmp_path)
+    with pytest.raises(AdapterError, match="carries no memory"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"memories": []}, {"memories": [{}]}, {"report": {}}, {"report": [1]}]
+)
+def test_a_run_whose_header_lacks_what_recall_needs(tmp_path, change):
+    path, tensors, metadata = saved(tmp_path)
+    report = memorize(toy_model(), toy_memory(), rank=1, steps=1).report
+    good = {"memories": [{"prompt_ids": [1], "target_ids": [2]}], "report": report}
+    about = json.loads(metadata["tinymem"]) | good
+    save_file(tensors, path, metadata | {"tinymem": json.dumps(about)})
+    assert read_run(tmp_path)[0] == [Memory([1], [2])]
+    save_file(tensors, path, metadata | {"tinymem": json.dumps(about | change)})
+    with pytest.raises(AdapterError, match="carries no memory"):
+        read_run(tmp_path)
+
+
+def test_nothing_half_written(tmp_path, monkeypatch):
+    """A disk that fills up while the unit is written leaves no file of either name."""
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tinymem.unit.adapter.save_file", full)
+    model = toy_model()
+    with pytest.raises(OSError, match="No space"):
+        save_adapter(Unit.create(model, 2), model, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_unit_is_not_saved(tmp_path):
+    model = toy_model()
+    unit = Unit.create(model, 2)
+    unit.loras["layers.2.mlp"].A.data[0, 0] = float("nan")
+    with pytest.raises(AdapterError, match="nothing to save"):
+        save_adapter(unit, model, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memories_survive_as_ids(tmp_path):
+    model, memory = toy_model(), Memory([1, 2], [3, 96], ratio=100, entropy=4.5)
+    save_run(memorize(model, memory, rank=1, steps=2), model, Recipe(rank=1, steps=2), tmp_path)
+    assert read_run(tmp_path)[0] == [memory]

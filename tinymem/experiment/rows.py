@@ -1,0 +1,71 @@
+"""The rows of a sweep: `results.jsonl`, one finished cell a line.
+
+A line is appended by one write and never changed afterwards. A process that is killed therefore
+leaves whole lines and at most one torn last line, which is skipped and reported when the file is read.
+"""
+
+import errno
+import json
+import os
+import re
+from pathlib import Path
+
+from ..errors import DataError, first_line
+from ..files import read_text
+
+RESULTS = "results.jsonl"
+
+
+def results_path(path: Path) -> Path:
+    """The results of a sweep's folder, or the file itself."""
+    return path / RESULTS if path.is_dir() else path
+
+
+def read_rows(path: Path) -> tuple[list[dict], list[str]]:
+    """The rows of a folder or a file, and a sentence about each line that is torn.
+
+    Raises DataError for a file that is missing, is not text, or has a whole line that is not a row.
+    """
+    path, rows, torn = results_path(path), [], []
+    lines = read_text(path).split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if is_torn(line):
+                torn.append(f"{where}: torn, as by a kill while it was written; skipped")
+                continue
+            raise DataError(
+                f"{where}: not JSON ({first_line(error)}); expected one row a line"
+            ) from error
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: expected a JSON object, a row of a sweep")
+        rows.append(row | {"_where": where})
+    return rows, torn
+
+
+def is_torn(line: str) -> bool:
+    """What a killed write leaves: the beginning of an object, in which a brace is still open."""
+    bare = re.sub(r'"(\\.|[^"\\])*("|\\?$)', "", line)  # without its strings
+    return line.startswith("{") and bare.count("{") > bare.count("}")
+
+
+def append_row(path: Path, row: dict) -> None:
+    """One write, flushed to the disk; a torn line before it is ended first.
+
+    Raises OSError if the disk is full.
+    """
+    line = json.dumps(row, allow_nan=False) + "\n"
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        size = os.fstat(file).st_size
+        torn = size and os.pread(file, 1, size - 1) != b"\n"
+        content = (("\n" if torn else "") + line).encode()
+        if os.write(file, content) < len(content):  # part of it is no error to the system
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.fsync(file)
+    finally:
+        os.close(file)
