@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import signal
 import stat
@@ -14,7 +15,7 @@ import pytest
 from tinymem import files
 from tinymem.errors import DataError
 from tinymem.experiment.rows import RESULTS, append_row, read_rows
-from tinymem.files import write_atomically
+from tinymem.files import json_text, write_atomically
 
 # What could fool a reader of torn lines: braces, quotes and backslashes in strings, objects in objects.
 NASTY = {
@@ -223,3 +224,14 @@ def wait_for(what, seconds: float = 120) -> None:
     while not what():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
+def test_json_text_writes_null_for_nan_and_infinity_at_any_depth():
+    value = {"a": [1, math.nan, (math.inf, {"b": -math.inf})], "c": 0.1, "d": "NaN", "e": True}
+    expected = {"a": [1, None, [None, {"b": None}]], "c": 0.1, "d": "NaN", "e": True}
+    assert json.loads(json_text(value)) == json.loads(json_text(value, indent=2)) == expected
+    assert math.isnan(value["a"][1])  # the value itself is left as it was
+    assert json_text({"a": 1}) == '{"a": 1}' and "\n" in json_text({"a": 1}, indent=2)

@@ -1,5 +1,7 @@
-"""UTF-8 reading and atomic writing of whole files."""
+"""UTF-8 reading, JSON text, and atomic writing of whole files."""
 
+import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -21,6 +23,20 @@ def decode_text(content: bytes, where: str) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """The value as JSON text. JSON has no NaN and no infinity; null stands in their place."""
+    return json.dumps(without_nan(value), indent=indent, allow_nan=False)
+
+
+def without_nan(value: object) -> object:
+    """A copy in which None replaces every float that is NaN or infinite, at any depth."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
