@@ -29,9 +29,10 @@ from tests.checkpoints import (
     edit_json,
     tokenizer,
 )
-from tinymem.base.checkpoint import load
+from tinymem.base.checkpoint import load, open_checkpoint
 from tinymem.base.families import read_config
-from tinymem.errors import CheckpointError, RecipeError
+from tinymem.base.progress import Progress
+from tinymem.errors import CheckpointError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 EMBED, HEAD, FIRST = (
@@ -233,27 +234,41 @@ def test_float16_and_float64_files(folder):
         assert model.embed_tokens.weight.equal(stored[EMBED].to(dtype).float())
 
 
-def test_watch_sees_every_tensor(pristine):
-    seen = []
-    load(
-        pristine,
-        device="cpu",
-        watch=lambda items, what: [seen.append(item) or item for item in items],
-    )
-    assert len(seen) == len(load_file(pristine / WEIGHTS))
+class Seen(Progress):
+    """Keeps the items that pass, by what is done with them."""
+
+    def __init__(self):
+        self.items = {}
+
+    def track(self, items, what):
+        self.items[what] = list(items)
+        return self.items[what]
 
 
-def test_before_sees_the_shapes_and_can_refuse_before_a_weight_is_read(folder):
+def test_progress_sees_every_tensor(pristine):
+    seen = Seen()
+    load(pristine, device="cpu", progress=seen)
+    assert len(seen.items["loading weights"]) == len(load_file(pristine / WEIGHTS))
+
+
+def test_opening_reads_no_weights(folder):
     (folder / WEIGHTS).write_bytes(b"not weights")
-    shapes = []
+    checkpoint = open_checkpoint(folder)
+    shapes = checkpoint.shapes()
+    assert {p.device.type for p in shapes.parameters()} == {"meta"}
+    assert shapes.embed_tokens.weight.shape == (VOCAB, WIDTH) and len(shapes.layers) == LAYERS
+    assert (shapes.name, shapes.family) == (str(folder), checkpoint.family)
+    assert checkpoint.tokenizer.largest_id == TOKENS - 1
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.weights("cpu")
 
-    def before(model, tokenizer):
-        shapes.append((model.device.type, len(model.layers), tokenizer.largest_id > 0))
-        raise RecipeError("no")
 
-    with pytest.raises(RecipeError):
-        load(folder, before=before)
-    assert shapes == [("meta", 2, True)]
+def test_one_checkpoint_gives_independent_models(pristine):
+    checkpoint = open_checkpoint(pristine)
+    one, two = checkpoint.weights("cpu"), checkpoint.weights("cpu", "bfloat16")
+    assert one.weight_hash == two.weight_hash and one.dtype != two.dtype
+    assert one.embed_tokens.weight.data_ptr() != two.embed_tokens.weight.data_ptr()
+    assert same(values(one), values(load(pristine, device="cpu")[0]))
 
 
 # The hash says which weights
@@ -796,7 +811,7 @@ def test_devices_and_dtypes_that_do_not_exist(pristine):
 MEASURE = """
 import re, sys
 import torch
-from tinymem.base.checkpoint import load
+from tinymem.base.checkpoint import load, open_checkpoint
 
 def status(key):  # MiB; of this process's own memory, while ru_maxrss starts from its parent's
     return int(re.search(key + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024

@@ -1,29 +1,91 @@
-"""A checkpoint on disk -> a `Model` in memory: strictly, safely, one tensor at a time.
+"""Base models on disk: what a checkpoint holds, and its weights copied into a `Model`.
 
-Strict both ways: every tensor of the files is used or known not to be needed, every parameter is
-filled, every shape is equal, every value is finite. Safe: safetensors only, never a pickle. Frugal:
-files are memory-mapped and copied tensor by tensor, so the peak is the weights plus one tensor.
+Opening and loading are two steps. `open_checkpoint` reads the configuration and the tokenizer, which
+takes a moment, so that an impossible request is refused before gigabytes of weights are read.
+`Checkpoint.weights` then copies the weights tensor by tensor from memory-mapped files; the peak of
+memory is the weights plus one tensor.
+
+Only safetensors are read, never a pickle. Every tensor of the files must be used or be known not to
+be needed, every parameter must be filled, every shape must be equal and every value finite.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import CheckpointError, first_line
 from .families import Family, read_config
 from .hub import INDEX, WAY_OUT, WEIGHTS, download, shard_names
-from .model import Linear, Model
+from .model import Linear, Model, ModelConfig
+from .progress import SILENT, Progress
 from .tokenizer import Tokenizer
 
 SHIPPED = {"tiny": Path(__file__).parents[1] / "tiny"}
 FLOATS = {"F64", "F32", "F16", "BF16"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A base model on disk, whose configuration and tokenizer are read and whose weights are not."""
+
+    name: str  # "tiny", a folder or a hub id, as it was asked for
+    revision: str | None
+    folder: Path
+    config: ModelConfig
+    family: Family
+    tokenizer: Tokenizer
+
+    def shapes(self) -> Model:
+        """The model on the meta device: every module and shape, without weights and their memory."""
+        with torch.device("meta"):
+            model = Model(self.config)
+        model.name, model.revision, model.family = self.name, self.revision, self.family
+        return model.eval().requires_grad_(False)
+
+    def weights(
+        self, device: str = "auto", dtype: str = "auto", progress: Progress = SILENT
+    ) -> Model:
+        """The model with its weights, frozen and in evaluation mode.
+
+        device: "cpu", "cuda", …; "auto" is CUDA where there is one.
+        dtype: "float32" or "bfloat16"; "auto" is float32 on a CPU and bfloat16 on a GPU.
+
+        Raises CheckpointError if the weights do not fit the configuration exactly.
+        """
+        place = pick_device(device)
+        kind = pick_dtype(dtype, place)
+        model = self.shapes()
+        sources = match_names(model, self.family, tensor_files(self.folder), self.folder)
+        check_shapes(model, sources)
+        copy_weights(model, sources, place, kind, progress)
+        return model
+
+
+def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint:
+    """Find a base model, downloading it if need be, and read its configuration and tokenizer.
+
+    name: "tiny" (shipped), a folder with a Hugging Face checkpoint, or a hub id. A folder never
+        touches the network.
+    revision: branch, tag or commit of a hub id.
+
+    Raises CheckpointError, with what is wrong, where, and what to do.
+    """
+    folder = locate(str(name), revision)
+    config, family = read_config(read_json(folder / "config.json"), str(folder / "config.json"))
+    tokenizer = Tokenizer.from_folder(folder)
+    if tokenizer.largest_id >= config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: the tokenizer knows ids up to {tokenizer.largest_id}, the model only "
+            f"{config.vocab_size} tokens; the tokenizer belongs to another model"
+        )
+    return Checkpoint(str(name), revision, folder, config, family, tokenizer)
 
 
 def load(
@@ -32,36 +94,19 @@ def load(
     revision: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
-    before: Callable[[Model, Tokenizer], None] = lambda model, tokenizer: None,
-    watch: Callable[[Iterable, str], Iterable] = lambda items, what: items,
+    progress: Progress = SILENT,
 ) -> tuple[Model, Tokenizer]:
-    """Load a base model and its tokenizer.
+    """Load a base model and its tokenizer: `open_checkpoint`, then `Checkpoint.weights`.
 
-    model: "tiny" (shipped), a folder with a Hugging Face checkpoint, or a hub id. A folder never
-        touches the network.
+    model: "tiny" (shipped), a folder with a Hugging Face checkpoint, or a hub id.
+    revision: branch, tag or commit of a hub id.
     device: "cpu", "cuda", …; "auto" is CUDA where there is one.
-    dtype: "float32", "bfloat16"; "auto" is float32 on a CPU and bfloat16 on a GPU.
-    before: called with the model while it has shapes only, to find out what cannot work before waiting
-        for its weights.
-    watch: wraps the iteration over tensors, for a progress bar.
+    dtype: "float32" or "bfloat16"; "auto" is float32 on a CPU and bfloat16 on a GPU.
 
     Raises CheckpointError, with what is wrong, where, and what to do.
     """
-    folder = locate(str(model), revision)
-    config, family = read_config(read_json(folder / "config.json"), str(folder / "config.json"))
-    tokenizer = Tokenizer.from_folder(folder)
-    if tokenizer.largest_id >= config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer knows ids up to {tokenizer.largest_id}, the model only "
-            f"{config.vocab_size} tokens; the tokenizer belongs to another model"
-        )
-    place = pick_device(device)
-    with torch.device("meta"):  # shapes without memory
-        base = Model(config)
-    base.family, base.name, base.revision = family, str(model), revision
-    before(base, tokenizer)
-    fill(base, tensor_files(folder), place, pick_dtype(dtype, place), watch)
-    return base.eval().requires_grad_(False), tokenizer
+    checkpoint = open_checkpoint(model, revision)
+    return checkpoint.weights(device, dtype, progress), checkpoint.tokenizer
 
 
 def pick_device(name: str) -> torch.device:
@@ -171,76 +216,96 @@ def report_names(where: Path, problem: str, names: list[str]) -> None:
         raise CheckpointError(f"{where}: {problem}: {', '.join(names[:5])}{more}")
 
 
-def fill(model: Model, files: dict[str, Path], device, dtype, watch: Callable) -> None:
-    """Copy the checkpoint's tensors into the (meta) model and set its `weight_hash`."""
-    family: Family = model.family
-    folder = next(iter(files.values())).parent if files else Path(model.name)
-    wanted = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
-    plan, unknown = {}, []  # our name -> (their name, file)
+# --- From the files' tensors to the model's parameters --------------------------------------------
+
+Sources = dict[
+    str, tuple[str, Path]
+]  # a parameter's name -> the tensor's name in its file, the file
+
+
+def match_names(model: Model, family: Family, files: dict[str, Path], folder: Path) -> Sources:
+    """Find a tensor for every parameter; no tensor may be left over that is not known."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    sources: Sources = {}
+    unknown = []
     for theirs, path in files.items():
         ours, known = family.ours(theirs)
-        if ours in wanted:
-            if ours in plan:
+        if ours in parameters:
+            if ours in sources:
                 raise CheckpointError(
-                    f"{folder}: {theirs!r} and {plan[ours][0]!r} are the same parameter"
+                    f"{folder}: {theirs!r} and {sources[ours][0]!r} are the same parameter"
                 )
-            plan[ours] = theirs, path
+            sources[ours] = theirs, path
         elif ours is not None or not known:
             unknown.append(theirs)
     report_names(folder, "tensors that this architecture does not have", unknown)
     optional = {"lm_head.weight"} if model.config.tied else set()
-    missing = sorted(set(wanted) - set(plan) - optional)
-    names = [
-        f"{family.theirs(module)}.{kind}"
-        for module, _, kind in (n.rpartition(".") for n in missing)
-    ]
+    missing = [name.rpartition(".") for name in sorted(set(parameters) - set(sources) - optional)]
+    names = [f"{family.theirs(module)}.{kind}" for module, _, kind in missing]
     report_names(folder, "missing tensors, the checkpoint is incomplete", names)
+    return sources
 
-    for ours, (theirs, path) in plan.items():
+
+def check_shapes(model: Model, sources: Sources) -> None:
+    """Compare shape and type of every stored tensor with what the configuration asks for."""
+    for ours, (theirs, path) in sources.items():
         with open_weights(path) as file:
-            view = file.get_slice(theirs)
-            shape, kind = tuple(view.get_shape()), view.get_dtype()
-        expected = wanted[ours][::-1] if is_transposed(model, ours) else wanted[ours]
+            stored = file.get_slice(theirs)
+            shape, kind = list(stored.get_shape()), stored.get_dtype()
+        expected = list(model.get_parameter(ours).shape)
+        if is_transposed(model, ours):
+            expected.reverse()
         if shape != expected:
             raise CheckpointError(
-                f"{path}: {theirs} has shape {list(shape)}, the config asks for {list(expected)}"
+                f"{path}: {theirs} has shape {shape}, the config asks for {expected}"
             )
         if kind not in FLOATS:
             raise CheckpointError(
                 f"{path}: {theirs} is stored as {kind}; quantised weights are not supported"
             )
 
-    digests = {}
-    for ours, (theirs, path) in watch(sorted(plan.items()), "loading weights"):
-        # Opened anew for each tensor: closing the map gives its pages back.
-        with open_weights(path) as file:
-            stored = file.get_tensor(theirs)
-            low, high = stored.aminmax()  # NaN carries over; no mask of the tensor's size is made
-            if not (low.isfinite() and high.isfinite()):
-                raise CheckpointError(
-                    f"{path}: {theirs} holds NaN or infinite values; download it again"
-                )
-            digest = hashlib.sha256(stored.reshape(-1).view(torch.uint8).numpy())
-            digests[ours] = f"{ours} {stored.dtype} {list(stored.shape)} {digest.hexdigest()}"
-            value = torch.empty(wanted[ours], dtype=dtype, device=device)
-            value.copy_(stored.t() if is_transposed(model, ours) else stored)
-            del stored
+
+def copy_weights(
+    model: Model, sources: Sources, device: torch.device, dtype: torch.dtype, progress: Progress
+) -> None:
+    """Copy the stored tensors into the model, which is on the meta device; set its `weight_hash`.
+
+    The hash is taken of what is stored, so it does not depend on the dtype of the copy.
+    """
+    hashes = []
+    for ours, (theirs, path) in progress.track(sorted(sources.items()), "loading weights"):
+        stored = read_tensor(theirs, path)
+        value = torch.empty(model.get_parameter(ours).shape, dtype=dtype, device=device)
+        value.copy_(stored.t() if is_transposed(model, ours) else stored)
         if ours == "lm_head.weight" and model.config.tied:
             if not torch.equal(value, model.embed_tokens.weight):
                 raise CheckpointError(
                     f"{path}: the config ties {theirs} to the embedding, but they differ"
                 )
-            del digests[ours]
             continue
+        digest = hashlib.sha256(stored.reshape(-1).view(torch.uint8).numpy()).hexdigest()
+        hashes.append(f"{ours} {stored.dtype} {list(stored.shape)} {digest}")
         module, _, kind = ours.rpartition(".")
         setattr(model.get_submodule(module), kind, nn.Parameter(value, requires_grad=False))
+        del stored  # before the next tensor is read
     if model.config.tied:
         model.lm_head.weight = model.embed_tokens.weight
-    model.weight_hash = hashlib.sha256("\n".join(sorted(digests.values())).encode()).hexdigest()
+    model.weight_hash = hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+
+
+def read_tensor(name: str, path: Path) -> Tensor:
+    """One tensor of a file. Raises CheckpointError if a value is not finite."""
+    # The file is opened anew for each tensor: closing the memory map gives its pages back.
+    with open_weights(path) as file:
+        stored = file.get_tensor(name)
+    low, high = stored.aminmax()  # NaN carries over; no mask of the tensor's size is made
+    if not (low.isfinite() and high.isfinite()):
+        raise CheckpointError(f"{path}: {name} holds NaN or infinite values; download it again")
+    return stored
 
 
 def is_transposed(model: Model, name: str) -> bool:
-    """Does the checkpoint hold this weight as [in, out]? (GPT-2's layers do.)"""
+    """Whether the checkpoint holds this weight as [in, out], as GPT-2's do for every Linear."""
     module, _, kind = name.rpartition(".")
     inner = name.startswith("layers.") and isinstance(model.get_submodule(module), Linear)
     return model.family.transposed and kind == "weight" and inner

@@ -13,7 +13,6 @@ thus be run in float32 arithmetic, one weight at a time, by starting from float3
 verdict on a memory (recall.py) does that.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import DataError
+from .progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
@@ -323,16 +323,13 @@ def greedy(
     ids: Tensor,
     steps: int,
     dtype: torch.dtype | None = None,
-    watch: Callable[[Iterable, str], Iterable] = lambda items, what: items,
+    progress: Progress = SILENT,
 ) -> Tensor:
-    """Decode `steps` tokens after ids [B, T], the likeliest each time: long [B, steps].
-
-    watch: wraps the iteration over steps, for a progress bar.
-    """
+    """Decode `steps` tokens after ids [B, T], the likeliest each time: long [B, steps]."""
     batch, seen = ids.shape
     cache = KVCache(model.config, batch, seen + steps, model.device, dtype or model.dtype)
     out = []
-    for _ in watch(range(steps), "decoding"):
+    for _ in progress.track(range(steps), "decoding"):
         h = model.embed(ids, cache.length, dtype)
         h = model.run(h, rope=model.rope(h, cache.length), cache=cache)
         cache.length += ids.shape[1]

@@ -86,7 +86,7 @@ def probe(
         for name, value in (("lengths", length), ("ratios", ratio))
     }
     source = opt.Source(text, data, prompt, chat, held_out=held_out, **one)
-    from ..base.checkpoint import load
+    from ..base.checkpoint import open_checkpoint
     from ..data.memory import check_fits
     from ..experiment.probe import EXIT_CODES, memorize, save_run
     from ..show import report as show
@@ -103,8 +103,10 @@ def probe(
         check_fits([*memories, *source.held_out_memories], shapes.config)
 
     with show.Bars() as bars:
-        where = {"revision": revision, "device": device, "dtype": dtype}
-        base, tokenizer = load(model, **where, before=prepare, watch=bars.watch)
+        checkpoint = open_checkpoint(model, revision)
+        tokenizer = checkpoint.tokenizer
+        prepare(checkpoint.shapes(), tokenizer)
+        base = checkpoint.weights(device, dtype, bars)
         hooks = {"on_metrics": bars.on_metrics(), "watch": bars.watch}
         result = memorize(base, memories, recipe=recipe, held_out=source.held_out_memories, **hooks)
     unsaved, usable = None, False
@@ -192,7 +194,7 @@ def sweep(
     lengths = None if lengths is None else opt.parse_numbers("--lengths", lengths)
     ratios = None if ratios is None else opt.parse_numbers("--ratios", ratios)
     source = opt.Source(text, data, prompt, chat, lengths, ratios, held_out)
-    from ..base.checkpoint import load
+    from ..base.checkpoint import open_checkpoint
     from ..data.memory import check_fits
     from ..experiment.sweep import Workers, check_room, make_grid, run_sweep
     from ..show import report as show
@@ -215,8 +217,9 @@ def sweep(
     with show.Bars(quiet=workers.rank > 0) as bars:
         if workers.count > 1 and device in ("auto", "cuda"):
             device = workers.device(device)
-        where = {"revision": revision, "device": device, "dtype": dtype}
-        base, _ = load(model, **where, before=prepare, watch=bars.watch)
+        checkpoint = open_checkpoint(model, revision)
+        prepare(checkpoint.shapes(), checkpoint.tokenizer)
+        base = checkpoint.weights(device, dtype, bars)
         progress = show.GridBars(bars)
         more = {"source": source.about(), "held_out": source.held_out_memories, "workers": workers}
         rows = run_sweep(base, grid, out, recipe=recipe, progress=progress, **more)
@@ -245,7 +248,7 @@ def recall(
     json_: opt.Json = False,
 ) -> int:
     """Load a saved unit onto its base, decode the memory again, and compare with its report."""
-    from ..base.checkpoint import load
+    from ..base.checkpoint import open_checkpoint
     from ..experiment.probe import read_run, recall_report
     from ..experiment.recall import judge
     from ..show import report as show
@@ -256,9 +259,9 @@ def recall(
     with (
         show.Bars() as bars
     ):  # the base as it was: the run's own revision and dtype, unless told otherwise
-        where = {"revision": revision or report.get("revision"), "device": device}
-        where["dtype"] = report["dtype"] if dtype == "auto" else dtype
-        base, tokenizer = load(name, **where, watch=bars.watch)
+        checkpoint = open_checkpoint(name, revision or report.get("revision"))
+        tokenizer = checkpoint.tokenizer
+        base = checkpoint.weights(device, report["dtype"] if dtype == "auto" else dtype, bars)
         load_adapter(base, run)
         verdict = judge(base, memories, watch=bars.watch)
     again = recall_report(report, verdict, base)
@@ -372,7 +375,7 @@ def read_fits(results: Path, offset: bool):
 
 def measure_text(text: str, fit, model: str | None, device: str) -> tuple[int, float]:
     """Tokens of a text, and its loss on the sweep's base model, with the sweep's own prompt."""
-    from ..base.checkpoint import load
+    from ..base.checkpoint import open_checkpoint
     from ..data.batch import Batch
     from ..data.memory import PROMPT, check_fits, text_memory
     from ..experiment.recall import teacher_forced
@@ -393,12 +396,9 @@ def measure_text(text: str, fit, model: str | None, device: str) -> tuple[int, f
         check_fits(memories, shapes.config)
 
     with show.Bars() as bars:
-        where = {
-            "revision": row.get("revision"),
-            "device": device,
-            "dtype": row.get("dtype", "auto"),
-        }
-        base, _ = load(name, **where, before=prepare, watch=bars.watch)
+        checkpoint = open_checkpoint(name, row.get("revision"))
+        prepare(checkpoint.shapes(), checkpoint.tokenizer)
+        base = checkpoint.weights(device, row.get("dtype", "auto"), bars)
         batch = Batch(memories, base.config.context, base.device)
         return memories[0].length, teacher_forced(base, batch)[0].mean().item()
 

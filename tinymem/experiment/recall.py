@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -159,7 +160,8 @@ def decode(
             steps = memories[group[0]].length
             now, group = group[: together(size + steps)], group[together(size + steps) :]
             prompts = torch.tensor([memories[n].prompt_ids for n in now], device=model.device)
-            ids = greedy(model, prompts, steps, VERDICT_DTYPE, watch).tolist()
+            bar = SimpleNamespace(track=watch)
+            ids = greedy(model, prompts, steps, VERDICT_DTYPE, bar).tolist()
             out |= {n: row[: memories[n].length] for n, row in zip(now, ids, strict=True)}
     return [out[n] for n in range(len(memories))]
 

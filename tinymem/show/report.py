@@ -55,6 +55,8 @@ class Bars:
             self.progress.advance(task)
         self.progress.remove_task(task)
 
+    track = watch
+
     def on_metrics(self) -> Callable[[float, float, float], None]:
         """For one run: shows how far it is, loss and share of tokens above one half."""
         task = self.progress.add_task("writing", total=100, state="")
