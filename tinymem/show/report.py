@@ -1,6 +1,7 @@
 """What a person sees: progress while a run goes on, and its verdict, in colour."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -110,18 +111,21 @@ class GridBars:
         stderr.print(row_line(row), soft_wrap=True)
 
 
-def row_line(row: dict) -> str:
-    """One finished cell in one line."""
+def row_line(row: Mapping[str, Any]) -> str:
+    """One finished cell in one line, the most important first."""
     ratio = "" if row["ratio"] in (None, 100) else f", {row['ratio']} % random"
     cell = f"rank {row['rank']:3}, length {row['length']:4}{ratio}, {row['method']}, seed {row['seed']}: "
     if row["status"] != "ok":
         return cell + f"[bold red]{row['status']}[/]"
     bits = row["memorized_bits_per_parameter"]
-    bits = f", {bits:.2f} memorized bits a parameter" if bits is not None else ""
-    loss = f"loss {row['base_loss']:.2f} → [bold]{number(row['final_loss'])}[/]"
-    notes = "" if row["converged"] else "  [yellow]not converged[/]"
-    notes += "  [green]certified[/]" if row["certified"] else ""
-    return f"{cell}{loss}{bits}, {row['wall_seconds']:.0f} s{notes}"
+    parts = [
+        f"loss {row['base_loss']:.2f} → [bold]{number(row['final_loss'])}[/]",
+        "[green]certified[/]" if row["certified"] else "",
+        "" if row["converged"] else "[yellow]not converged[/]",
+        f"{row['wall_seconds']:.0f} s",
+        "" if bits is None else f"{bits:.2f} memorized bits per parameter",
+    ]
+    return cell + ", ".join(part for part in parts if part)
 
 
 # --- The verdict, on stdout ----------------------------------------------------------------------
