@@ -1,13 +1,15 @@
 """tinymem: how much can a LoRA of rank r remember, exactly?
 
-Names are imported on first use, so that `import tinymem` and `tinymem --help` do not wait for torch.
+Public names are imported when they are first used. `import tinymem` and `tinymem --help` therefore
+do not load torch. The packages in reading order: base, data, unit, training, experiment, law, show, cli.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_HOME = {
+_HOME = {  # public name -> the module that defines it
     "AdapterError": "errors",
     "CheckpointError": "errors",
     "DataError": "errors",
@@ -46,11 +48,46 @@ _HOME = {
 }
 __all__ = ["__version__", *_HOME]
 
+if TYPE_CHECKING:  # the same names for editors and type checkers, which do not run __getattr__
+    from .base.checkpoint import load as load
+    from .base.model import Model as Model, ModelConfig as ModelConfig, greedy as greedy
+    from .base.tokenizer import Tokenizer as Tokenizer
+    from .data.memory import (
+        Memory as Memory,
+        random_memory as random_memory,
+        read_memories as read_memories,
+        text_memory as text_memory,
+    )
+    from .errors import (
+        AdapterError as AdapterError,
+        CheckpointError as CheckpointError,
+        DataError as DataError,
+        LawError as LawError,
+        RecipeError as RecipeError,
+        TinymemError as TinymemError,
+    )
+    from .experiment.probe import (
+        Result as Result,
+        memorize as memorize,
+        memorize_together as memorize_together,
+    )
+    from .experiment.recall import Verdict as Verdict, judge as judge
+    from .experiment.rows import read_rows as read_rows
+    from .experiment.sweep import make_grid as make_grid, run_sweep as run_sweep
+    from .law.bits import BitsLaw as BitsLaw, fit_bits as fit_bits
+    from .law.fit import Fit as Fit, fit_rows as fit_rows
+    from .law.plan import plan_length as plan_length, plan_rank as plan_rank
+    from .law.power import Law as Law, fit_law as fit_law
+    from .training.recipe import Recipe as Recipe
+    from .unit.adapter import load_adapter as load_adapter, save_adapter as save_adapter
+    from .unit.lora import Unit as Unit
+else:
 
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module 'tinymem' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    def __getattr__(name: str) -> object:
+        """Imports a public name from its module on first use."""
+        if name not in _HOME:
+            raise AttributeError(f"module 'tinymem' has no attribute {name!r}")
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
-from safetensors.torch import load as tensors
-from safetensors.torch import save
+from safetensors.torch import load as tensors, save
 
 from tinymem.base.checkpoint import load
 

@@ -16,8 +16,7 @@ import typer
 
 from .. import __version__
 from ..errors import LawError, TinymemError, is_out_of_memory
-from . import data as cli_data
-from . import options as opt
+from . import data as cli_data, options as opt
 
 # torch takes seconds to import, so what needs it is imported inside the commands.
 
