@@ -1,7 +1,8 @@
 """tinymem: how much can a LoRA of rank r remember, exactly?
 
-Public names are imported when they are first used. `import tinymem` and `tinymem --help` therefore
-do not load torch. The packages in reading order: base, data, unit, training, experiment, law, show, cli.
+Public names are imported when they are first used, so that `import tinymem` and `tinymem --help` do
+not load torch. In reading order, the packages are base, data, unit, training, experiment, law, show
+and cli.
 """
 
 import importlib
