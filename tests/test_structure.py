@@ -1,8 +1,12 @@
-"""The shape of the project: reading order, direction of imports, and what the README promises of it."""
+"""The shape of the project: which package may import which, and how long things may get.
+
+Oracle: Python's own parser, which finds every import and every parameter, also inside functions.
+"""
 
 import ast
 import inspect
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,40 +15,102 @@ import tinymem as tm
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tinymem"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-TABLE = re.findall(r"^\| `(\w+)\.py` \|", README, re.MULTILINE)  # modules, in reading order
+FILES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py"))
+
+# The packages in reading order. `tools` is for what surrounds the core; it need not exist.
+ORDER = ["base", "data", "unit", "training", "experiment", "law", "show", "tools", "cli"]
+LOOSE = {"errors", "files"}  # modules at the top that every package may import
+MAY_IMPORT = {package: set(ORDER[:number]) | LOOSE for number, package in enumerate(ORDER)}
+MAY_IMPORT["experiment"] -= {"law"}
+MAY_IMPORT["law"] = {"errors"}
+MAY_IMPORT |= {"errors": set(), "files": {"errors"}, "__main__": {"cli"}, "__init__": set(ORDER)}
+MAY_IMPORT["__init__"] |= {"errors"}
+
+IDEAS = [
+    *("data/memory", "unit/lora", "training/memft", "training/loss", "training/train"),
+    *("experiment/recall", "law/power"),
+]
 
 
-def imported(path: Path) -> set[str]:
-    """Modules of the package that a file imports, at the top or inside a function."""
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def module_name(path: Path) -> str:
+    """`tinymem/law/power.py` -> "law.power"; a package is named by its `__init__`."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def imports(name: str) -> set[str]:
+    """Modules of tinymem that a module imports, at the top or inside a function."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            found |= {node.module} if node.module else {alias.name for alias in node.names}
-    return found - {"__version__"}
+    for node in ast.walk(tree(MODULES[name])):
+        if isinstance(node, ast.Import):
+            absolute = [alias.name for alias in node.names if alias.name.startswith("tinymem")]
+            assert not absolute, f"{name}: {absolute}; imports inside the package are relative"
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        assert not (node.module or "").startswith("tinymem"), f"{name}: use a relative import"
+        if node.level == 0:
+            continue
+        start = name.split(".")[: -node.level] + (node.module.split(".") if node.module else [])
+        for alias in node.names:  # `from . import x` may name a module, or something in __init__
+            candidates = [[*start, alias.name], start, [*start, "__init__"]]
+            found.add(next(c for c in map(".".join, candidates) if c in MODULES))
+    return found - {name}
 
 
-def test_the_readme_lists_every_file_once():
-    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
-    assert sorted(TABLE) == sorted(files)
+def count_lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
 
 
-def test_imports_go_up_the_reading_order_only():
-    for number, name in enumerate(TABLE):
-        later = imported(PACKAGE / f"{name}.py") - set(TABLE[:number])
-        assert not later, f"{name}.py imports {later}, which the README's table lists after it"
+def functions(path: Path) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef)]
 
 
-def test_the_package_never_imports_its_oracles():
-    for path in PACKAGE.glob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        assert not re.search(r"^\s*(import|from)\s+(transformers|peft)\b", text, re.MULTILINE), path
+def where(path: Path, node: ast.AST) -> str:
+    return f"{path.relative_to(ROOT)}:{node.lineno}"
 
 
-@pytest.mark.parametrize("name", ["memory", "lora", "memft", "loss", "train", "recall", "law"])
+# --- Imports ---------------------------------------------------------------------------------
+
+
+def test_the_packages_are_those_of_the_reading_order():
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert packages | {"tools"} == set(ORDER)
+    assert {path.stem for path in PACKAGE.glob("*.py")} == LOOSE | {"__init__", "__main__"}
+    assert all(len(name.split(".")) <= 2 for name in MODULES)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_package_imports_only_what_stands_before_it(name):
+    own = name.split(".")[0]
+    allowed = MAY_IMPORT[own] | ({own} if own in ORDER else set()) | {"__init__"}
+    wrong = {other for other in imports(name) if other.split(".")[0] not in allowed}
+    assert not wrong, f"{name} imports {wrong}; allowed are {sorted(allowed)}"
+
+
+def test_no_circle_between_files():
+    graph = {name: imports(name) - {"__init__"} for name in MODULES}
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError, with the circle
+
+
+# --- Explanations ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", IDEAS)
 def test_files_that_carry_the_idea_begin_with_a_glossary(name):
-    text = (PACKAGE / f"{name}.py").read_text(encoding="utf-8")
-    assert re.search(r"^Glossary.*\n    \S", ast.get_docstring(ast.parse(text)), re.MULTILINE)
+    text = ast.get_docstring(tree(PACKAGE / f"{name}.py"))
+    assert re.search(r"^Glossary.*\n    \S", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_every_module_and_every_public_function_says_what_it_does(path):
+    assert ast.get_docstring(tree(path))
 
 
 @pytest.mark.parametrize("name", sorted(set(tm.__all__) - {"__version__"}))
@@ -53,26 +119,19 @@ def test_public_names_say_what_they_are(name):
     assert doc and not doc.startswith(f"{name}(")  # not the one that a dataclass makes by itself
 
 
+# --- The README ------------------------------------------------------------------------------
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_two_set_up_lines_on_the_first_screen():
     lines = [n for n, line in enumerate(README.splitlines()) if line.startswith("pip install -e ")]
     assert len(lines) == 2 and max(lines) < 30
 
 
-def test_the_readme_names_every_field_of_a_report_and_every_option():
-    from typer.main import get_command
-
-    from tests.cli.test_cli import FIELDS
-    from tinymem.cli.app import app
-
-    words = set(re.findall(r"`([\w-]+)`?", README))
-    assert not FIELDS - words
-    commands = dict(get_command(app).commands)
-    commands |= {f"data {name}": command for name, command in commands.pop("data").commands.items()}
-    for name, command in commands.items():
-        for option in command.params:
-            for flag in option.opts:
-                if flag.startswith("--") and flag != "--help":
-                    assert re.search(rf"[` ]{flag}\b", README), f"{name} {flag}"
+def test_the_readmes_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", README):
+        assert (ROOT / target).exists(), target
 
 
 def test_the_readmes_python_runs(capsys):
