@@ -89,7 +89,7 @@ def test_one_uncertified_cell_lowers_what_counts_as_certified():
     assert loss == math.log(2) and "no certificate" in warning
 
 
-def test_extrapolation_is_said(planted):
+def test_extrapolation_is_warned_of(planted):
     plan = plan_rank(planted, 5000, 5.0)
     assert any(
         "length 5,000 is outside the measured 16 to 512" in warning for warning in plan.warnings
@@ -108,7 +108,7 @@ def test_the_base_loss_is_that_of_the_length():
         base_loss_at([{"length": 10}], 10)
 
 
-def test_a_text_of_its_own_base_loss(planted):
+def test_a_text_with_a_base_loss_of_its_own(planted):
     assert plan_rank(planted, 100, 2.0, base_loss=4.0).rank < plan_rank(planted, 100, 2.0).rank
 
 
@@ -125,7 +125,9 @@ def test_a_ratio_has_its_own_law_and_another_is_warned_of():
 
 
 def test_the_constant_bits_answer_by_hand():
-    """κ = 0.5: rank 1 holds 512 · 0.5 = 256 bits; 60 tokens at 3 of 7.6 nats need 60 · 4.6 / ln 2 = 398."""
+    """κ = 0.5: rank 1 holds 512 · 0.5 = 256 bits. From 7.6 down to 3 nats, 60 tokens need
+    60 · 4.6 / ln 2 = 398 bits, so rank 2.
+    """
     rows = []
     for rank in (1, 2, 4):
         for length in (64, 128, 256):
@@ -138,14 +140,11 @@ def test_the_constant_bits_answer_by_hand():
 def test_json_has_no_infinity(planted):
     json.dumps(plan_rank(planted, 100).as_dict(), allow_nan=False)
     assert whole(math.ceil, math.inf, 1) is None and whole(math.ceil, 3.0000000001, 1) == 3
-    assert (
-        whole(math.ceil, 3.1, 1) == 4
-        and whole(math.floor, 0.2, 0) == 0
-        and whole(math.ceil, 0.0, 1) == 1
-    )
+    assert whole(math.ceil, 3.1, 1) == 4 and whole(math.ceil, 0.0, 1) == 1
+    assert whole(math.floor, 0.2, 0) == 0
 
 
 @pytest.mark.parametrize("loss", [-1.0, math.nan, math.inf])
-def test_a_loss_that_is_none(planted, loss):
+def test_a_loss_that_is_not_valid(planted, loss):
     with pytest.raises(LawError, match="nats per token"):
         plan_rank(planted, 10, loss)

@@ -115,10 +115,8 @@ def show_fits(fits: list[Fit], refused: dict[str, str]) -> None:
         stdout.print(
             "[dim]error: of ΔL, mean; left out: of ranks that the fit did not see; ln R²: of ln ΔL[/]"
         )
-        if not isinstance(fit.censored, str):
-            stdout.print("[dim]censored: with the saturated cells, as “at least this much”[/]")
         ratios = [(f"law of {ratio} % random tokens", law) for ratio, law in fit.by_ratio.items()]
-        for name, law in (("censored fit", fit.censored), ("constant-bits law", fit.bits), *ratios):
+        for name, law in (("constant-bits law", fit.bits), *ratios):
             if isinstance(law, str):
                 stdout.print(f"[dim]no {name}: {escape(law)}[/]")
         stdout.print()
@@ -129,8 +127,6 @@ def show_fits(fits: list[Fit], refused: dict[str, str]) -> None:
 def every_law(fit: Fit) -> list[tuple[str, str, Law | BitsLaw]]:
     """(name, constants, law) of all that could be fitted, the power law first."""
     found = [("power law", exponents(fit.law), fit.law)]
-    if not isinstance(fit.censored, str) and fit.censored.n_saturated:
-        found.append(("  censored", exponents(fit.censored), fit.censored))
     for ratio, law in fit.by_ratio.items():
         if not isinstance(law, str):
             found.append((f"  {ratio} % random", exponents(law), law))

@@ -69,8 +69,6 @@ def law_table(fit: Fit) -> str:
         return "; ".join(parts).replace("alpha", "α").replace("beta", "β")
 
     lines = [line("power law", power(fit.law), fit.law)]
-    if not isinstance(fit.censored, str):
-        lines.append(line("… saturated cells as “at least”", power(fit.censored), fit.censored))
     lines += [
         line(f"… {ratio} % random", power(law), law)
         for ratio, law in fit.by_ratio.items()

@@ -1,0 +1,93 @@
+"""The constant-bits law. Oracles: an example by hand, numpy's lstsq, simulated coverage."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.law.planted import LENGTHS, RANKS
+from tinymem.errors import LawError
+from tinymem.law.bits import fit_bits
+from tinymem.law.power import LN2, fit_law, measures
+
+P, BASE, ENTROPY = 512 * RANKS, np.full(25, 12.0), np.full(25, 7.6)
+BITS = 12 - 7.6 + 0.5 * P * LN2 / LENGTHS
+FULL = BITS > 12 - LN2
+
+
+def test_constant_bits_by_hand():
+    """512 parameters, κ = ½: 256 bits = 177.4 nats, or 2.773 a token, on top of 12 − 7.6."""
+    law = fit_bits(
+        P, LENGTHS, BASE, ENTROPY, np.minimum(BITS, 12), saturated=FULL, ranks=RANKS, draws=50
+    )
+    assert law.kappa == pytest.approx(0.5, rel=1e-9) and law.ci == pytest.approx((0.5, 0.5))
+    assert law.predict(512, 64, 12, 7.6) == pytest.approx(4.4 + 256 * LN2 / 64)
+    assert law.predict(512 * 99, 64, 12, 7.6) == 12  # no more than there is
+    assert law.predict(P, LENGTHS, BASE, ENTROPY)[~FULL] == pytest.approx(BITS[~FULL])
+    assert (law.n, law.n_saturated) == ((~FULL).sum(), FULL.sum())
+    assert (
+        law.r2 == law.r2_log == pytest.approx(1)
+        and law.mape < 1e-9
+        and law.leave_one_rank_out < 1e-9
+    )
+
+
+def test_constant_bits_is_lstsq_of_relative_errors_on_the_power_laws_cells():
+    deltas = BITS * np.exp(0.05 * np.random.default_rng(0).normal(size=25))
+    law = fit_bits(P, LENGTHS, BASE, ENTROPY, deltas, saturated=FULL, ranks=RANKS, draws=50)
+    cells = ~FULL
+    x, y = (P * LN2 / LENGTHS / deltas)[cells], ((deltas - (BASE - ENTROPY)) / deltas)[cells]
+    assert law.kappa == pytest.approx(np.linalg.lstsq(x[:, None], y, rcond=None)[0][0])
+    expected = measures(deltas[cells], law.predict(P, LENGTHS, BASE, ENTROPY)[cells])
+    assert (law.r2, law.r2_log, law.mape) == expected
+    errors = []
+    for rank in np.unique(RANKS[cells]):
+        seen, test = cells & (rank != RANKS), cells & (rank == RANKS)
+        without = fit_bits(*(a[seen] for a in (P, LENGTHS, BASE, ENTROPY, deltas)), draws=2)
+        errors.extend(
+            abs(without.predict(*(a[test] for a in (P, LENGTHS, BASE, ENTROPY))) / deltas[test] - 1)
+        )
+    assert law.leave_one_rank_out == pytest.approx(100 * np.mean(errors))
+    power = fit_law(RANKS, LENGTHS, deltas, saturated=FULL, draws=2)
+    assert (power.n, power.n_saturated) == (law.n, law.n_saturated)
+    few = cells & (RANKS < 8)
+    assert (
+        fit_bits(*(a[few] for a in (P, LENGTHS, BASE, ENTROPY, deltas))).leave_one_rank_out is None
+    )
+
+
+def test_the_interval_of_kappa_covers_it():
+    cells, covered = (a[~FULL] for a in (P, LENGTHS, BASE, ENTROPY)), 0
+    cells = list(cells)
+    for seed in range(200):
+        deltas = BITS[~FULL] * np.exp(0.03 * np.random.default_rng(seed).normal(size=(~FULL).sum()))
+        low, high = fit_bits(*cells, deltas, draws=200, seed=seed).ci
+        covered += low <= 0.5 <= high
+    assert 180 <= covered <= 198
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"entropies": np.r_[math.nan, ENTROPY[1:]]},
+            "1 of 25 cells have no base loss or no entropy",
+        ),
+        ({"delta_losses": np.r_[-1, BITS[1:]]}, "1 of 25 loss reductions"),
+        ({"saturated": [True] * 25}, "none of 25"),
+        ({"saturated": [False] + [True] * 24}, "at least 2 unsaturated cells, found 1"),
+        ({"parameters": 0 * P}, "parameters must be 1 or more"),
+        ({"ranks": [1, 2]}, "2 ranks"),
+        ({"base_losses": [None] * 25}, "no base loss"),
+    ],
+)
+def test_refusals_of_constant_bits(change, words):
+    cells = {
+        "parameters": P,
+        "lengths": LENGTHS,
+        "base_losses": BASE,
+        "entropies": ENTROPY,
+        "delta_losses": BITS,
+    }
+    with pytest.raises(LawError, match=words):
+        fit_bits(**cells | change)
