@@ -16,6 +16,7 @@ import typer
 
 from .. import __version__
 from ..errors import LawError, TinymemError, is_out_of_memory
+from ..files import json_text
 from . import data as cli_data, options as opt
 
 # torch takes seconds to import, so what needs it is imported inside the commands.
@@ -295,7 +296,7 @@ def fit(
         plot_law(fits, plot)
     if json_:
         laws = [fit.as_dict() for fit in fits]
-        print(json.dumps({**laws[0], "groups": laws, "refused": refused}, indent=2))
+        print(json_text({**laws[0], "groups": laws, "refused": refused}, indent=2))
     else:
         from ..show.tables import show_fits
 
