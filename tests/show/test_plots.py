@@ -13,10 +13,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
 from tinymem.errors import TinymemError
+from tinymem.show.axes import BLUE, RED, figure
 from tinymem.show.plots import (
-    BLUE,
-    RED,
-    figure,
     heat_map,
     plot_convergence,
     plot_law,
@@ -163,8 +161,8 @@ def test_predicted_against_measured(full):
         L0 - H + fit.bits.kappa * kept[0]["trainable_parameters"] * LN2 / kept[0]["length"]
     )
     assert power.get_color() != bits.get_color()
-    assert power.get_label() == "power law: R² 0.988, MAPE 3.2 %"
-    assert bits.get_label() == "constant bits: R² 0.950, MAPE 8.8 %"
+    assert power.get_label() == "power law: R² 0.988, mean error 3.2 %"
+    assert bits.get_label() == "constant bits: R² 0.950, mean error 8.8 %"
     (diagonal,) = [line for line in ax.lines if line not in (power, bits)]
     assert np.array_equal(diagonal.get_xdata(), diagonal.get_ydata())
 
@@ -242,8 +240,9 @@ def test_labels_have_units_and_do_not_overlap(full, tmp_path):
 
 
 def test_the_title_is_the_law(full):
-    words = "tiny, layer 2, mlp, sft:   $ΔL = 35\\;r^{0.40}\\;ℓ^{-0.35}$\nfitted to 40 cells; 35 saturated ones"
-    assert full[1].get_suptitle().startswith(words)
+    formula = "$ΔL = 35\\;r^{0.40}\\;ℓ^{-0.35}$"
+    counts = "fitted to 40 cells; 35 saturated ones left out"
+    assert full[1].get_suptitle() == f"tiny, layer 2, mlp, sft:   {formula}\n{counts}"
 
 
 def test_text_an_offset_and_a_strange_name(tmp_path):

@@ -226,7 +226,7 @@ def check_plot(path: Path | None) -> None:
     check_place(path)
     if path.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise DataError(f"--plot {path}: expected a name that ends in .png, .pdf or .svg")
-    from ..show.plots import figure
+    from ..show.axes import figure
 
     figure(1)
 

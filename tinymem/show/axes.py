@@ -1,0 +1,210 @@
+"""What every picture needs: choosing rows, figures, colours, axes, legends, curves and points.
+
+Colours can be told apart by colour-blind eyes: viridis for what has an order, those of Okabe and
+Ito for what has none. matplotlib (the extra `plot`) is imported when the first figure is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from ..errors import TinymemError
+from ..law.power import LN2
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Row = dict[str, Any]  # a finished cell of a sweep, with the fields of a report
+Panel = Callable[["Axes"], None]  # draws one part of a picture
+
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+METHOD_LOOKS = {"sft": (BLUE, "o"), "memft-ot": (RED, "s"), "memft-sw": (GREEN, "^")}
+PERCENT = ("exact_match", "token_accuracy", "certified_fraction")  # 0 to 1, drawn in percent
+LABELS = {
+    "rank": "rank r",
+    "length": "length ℓ (tokens)",
+    "ratio": "random tokens (%)",
+    "lr": "learning rate",
+    "steps": "steps",
+    "method": "method (band: range of seeds)",
+    "delta_loss": "ΔL (nats per token)",
+    "final_loss": "final loss (nats per token)",
+    "exact_match": "memories recited whole (%)",
+    "token_accuracy": "tokens right when decoding (%)",
+    "certified_fraction": "tokens with p > ½ (%)",
+    "bits_per_parameter": "stored bits per parameter",
+    "memorized_bits_per_parameter": "memorized bits per parameter",
+}
+
+
+def group(rows: Iterable[Row], field: str) -> dict[Any, list[Row]]:
+    """The rows by their value in the field, in ascending order; rows without one come first."""
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.get(field), []).append(row)
+    return dict(sorted(groups.items(), key=lambda item: (item[0] is not None, item[0])))
+
+
+def known(rows: Iterable[Row], *fields: str) -> list[Row]:
+    """The rows that have a value in each of the fields."""
+    return [row for row in rows if all(row.get(field) is not None for field in fields)]
+
+
+def largest(rows: Iterable[Row], *fields: str) -> list[Row]:
+    """The largest set of rows that agree in the fields; of several, the one of middle length."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(repr([row.get(field) for field in fields]), []).append(row)
+    size = max(map(len, groups.values()), default=0)
+    tied = [some for some in groups.values() if len(some) == size]
+    tied.sort(key=lambda some: some[0].get("length") or 0)
+    return tied[len(tied) // 2] if tied else []
+
+
+def describe(row: Row, *fields: str) -> str:
+    """The fields that the row has, in words: `tiny, rank 8, 128 tokens, 100 % random`.
+
+    Escapes $, which matplotlib would read as mathematics.
+    """
+    words = {
+        "rank": "rank {}",
+        "layer": "layer {}",
+        "length": "{:,} tokens",
+        "ratio": "{} % random",
+    }
+    words["memories"] = "{:,} memories" if row.get("memories") != 1 else "one memory"
+    parts = [words.get(name, "{}").format(row[name]) for name in fields if known([row], name)]
+    return ", ".join(parts).replace("$", r"\$")
+
+
+def figure(columns: int, rows: int = 1) -> Figure:
+    """An empty figure that needs no screen. Raises TinymemError if matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise TinymemError("pictures need matplotlib: pip install matplotlib") from error
+    return Figure(figsize=(5.5 * columns, 4.2 * rows), layout="constrained")
+
+
+def draw(panels: Sequence[Panel | None], columns: int, path: Path, title: str = "") -> Figure:
+    """Saves a picture of the panels, row by row; None leaves a place empty.
+
+    One legend for the whole picture, below it, explains the lines that have a gid (see `dots`).
+    """
+    if not panels:
+        raise TinymemError("nothing to draw: no row has the fields that this picture shows")
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    fig = figure(columns, rows)
+    for place, panel in enumerate(panels, start=1):
+        if panel is not None:
+            panel(fig.add_subplot(rows, columns, place))
+    fig.suptitle(title)
+    if key := {gid: line for ax in fig.axes for line in ax.lines if (gid := line.get_gid())}:
+        look: dict[str, Any] = {"loc": "outside lower center", "ncols": len(key)}
+        fig.legend(list(key.values()), list(key), frameon=False, **look)
+    fig.savefig(path, dpi=130, format=Path(path).suffix.removeprefix(".") or "png")
+    return fig
+
+
+def shades(values: Iterable[Any]) -> dict[Any, Any]:
+    """For each different value a colour of viridis, in their order; its palest end is left out."""
+    from matplotlib import colormaps
+
+    ordered = sorted(set(values))
+    step = 0.9 / max(1, len(ordered) - 1)
+    return {value: colormaps["viridis"](step * n) for n, value in enumerate(ordered)}
+
+
+def log_axis(ax: Axes, which: str, values: Iterable[float] = ()) -> None:
+    """A logarithmic axis in ordinary numbers: the values given, as many as fit, or round ones."""
+    from matplotlib import ticker
+
+    ax.set(**{f"{which}scale": "log"})
+    ordered = sorted(set(values))
+    shown: list[float] = []
+    for value in ordered:
+        if not shown or value / shown[-1] >= (ordered[-1] / ordered[0]) ** (1 / 12):
+            shown.append(value)
+    if len(ordered) == 1:
+        ax.set(**{f"{which}lim": (ordered[0] / 2, 2 * ordered[0])})
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    low, high = axis.get_view_interval()
+    subs = (1, 2, 3, 4, 6, 8) if high < 20 * low else (1, 2, 5)
+    free = ticker.MaxNLocator(6) if high < 5 * low else ticker.LogLocator(subs=subs)
+    axis.set_major_locator(ticker.FixedLocator(shown) if shown else free)
+    axis.set_major_formatter(
+        ticker.FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:.3g}")
+    )
+    axis.set_minor_locator(ticker.NullLocator())
+
+
+def legend(ax: Axes, field: str) -> None:
+    """Names the lines: to the right of the panel, but inside it for the few methods."""
+    handles, _ = ax.get_legend_handles_labels()
+    if not handles:
+        return
+    look: dict[str, Any] = {"title": LABELS[field].replace(" (", "\n("), "title_fontsize": 8}
+    if field != "method":
+        look |= {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
+        look |= {"ncols": -(-len(handles) // 16)}
+    ax.legend(fontsize=8, **look)
+
+
+def threshold(ax: Axes, value: float, text: str) -> None:
+    """A dashed line across the panel, and what it is."""
+    ax.axhline(value, color="black", lw=0.9, ls="--", zorder=3)
+    place: dict[str, Any] = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points"}
+    ax.annotate(text, (0.99, value), xytext=(0, 2), ha="right", fontsize=8, **place)
+
+
+def curves(
+    ax: Axes, rows: list[Row], x: str, y: str, series: str, title: str, band: bool = True
+) -> None:
+    """For each value of `series` a line through the means of y at each x.
+
+    band: shade from the lowest to the highest y at each x, and mark the means.
+    """
+    colours, scale = shades(row[series] for row in rows), 100 if y in PERCENT else 1
+    for value, members in group(rows, series).items():
+        colour, marker = METHOD_LOOKS.get(value, (colours[value], "o"))
+        places = {at: [scale * row[y] for row in some] for at, some in group(members, x).items()}
+        means = [fmean(ys) for ys in places.values()]
+        label = value if series == "method" else f"{value:,}"
+        ax.plot(list(places), means, color=colour, marker=marker if band else "", ms=4, label=label)
+        if band:
+            low, high = [min(ys) for ys in places.values()], [max(ys) for ys in places.values()]
+            ax.fill_between(list(places), low, high, color=colour, alpha=0.15, lw=0)
+    ax.set(xlabel=LABELS[x], ylabel=LABELS[y])
+    ax.set_title(title, fontsize=10)
+    if y == "final_loss" and any(row[y] < 2 * LN2 for row in rows):
+        threshold(ax, LN2, "ln 2")  # otherwise it lies far below the picture
+    if y in PERCENT:
+        ax.set_ylim(-4, 104)
+    else:
+        log_axis(ax, "y")
+    if rows and x != "ratio":
+        log_axis(ax, "x", (row[x] for row in rows))
+    legend(ax, series)
+
+
+def dots(ax: Axes, rows: list[Row], x: str, y: str, series: str) -> None:
+    """A point for each row: hollow if saturated, a triangle if training had not converged."""
+    colours = shades(row[series] for row in rows)
+    for (value, colour), hollow, moving in product(colours.items(), (False, True), (False, True)):
+        kind = value, hollow, moving
+        some = [r for r in rows if (r[series], r["saturated"], r.get("converged") is False) == kind]
+        if not some:
+            continue
+        look = {"color": colour, "mfc": "none" if hollow else colour, "ms": 4.5, "alpha": 0.8}
+        ax.plot([row[x] for row in some], [row[y] for row in some], "^" if moving else "o", **look)
+        if hollow:
+            ax.plot([], [], "o", color=GREY, mfc="none", gid="saturated: left out of the fit")
+        if moving:
+            ax.plot([], [], "^", color=GREY, gid="training had not converged")
