@@ -1,4 +1,4 @@
-"""The recorded reproduction: what it says follows from its rows."""
+"""The recorded measurements: the laws follow from the rows, and the page shows every picture."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_rows_are_whole(path):
     rows, torn = read_rows(path)
     assert rows and not torn
     assert all(row["status"] == "ok" and row["setting_hash"] for row in rows)
-    assert not any("/" in row["model"] for row in rows)  # no paths of the machine they were made on
+    assert not any("/" in row["model"] for row in rows)  # names of models, not paths
 
 
 def test_every_picture_is_shown_and_is_there():
