@@ -28,7 +28,7 @@ MAY_IMPORT |= {"errors": set(), "files": {"errors"}, "__main__": {"cli"}, "__ini
 MAY_IMPORT["__init__"] |= {"errors"}
 
 IDEAS = [
-    *("data/memory", "unit/lora", "training/memft", "training/loss", "training/train"),
+    *("data/memory", "unit/lora", "training/memft", "training/loss", "training/trainer"),
     *("experiment/recall", "law/power"),
 ]
 

@@ -20,7 +20,7 @@ _HOME = {  # public name -> the module that defines it
     "Memory": "data.memory",
     "random_memory": "data.memory",
     "text_memory": "data.memory",
-    "read_memories": "data.memory",
+    "read_memories": "data.read",
     "Model": "base.model",
     "ModelConfig": "base.model",
     "greedy": "base.model",
@@ -30,12 +30,12 @@ _HOME = {  # public name -> the module that defines it
     "load_adapter": "unit.adapter",
     "save_adapter": "unit.adapter",
     "Recipe": "training.recipe",
-    "Result": "experiment.probe",
+    "Result": "experiment.report",
     "memorize": "experiment.probe",
     "memorize_together": "experiment.probe",
     "Verdict": "experiment.recall",
     "judge": "experiment.recall",
-    "make_grid": "experiment.sweep",
+    "make_grid": "experiment.grid",
     "run_sweep": "experiment.sweep",
     "read_rows": "experiment.rows",
     "Law": "law.power",
@@ -56,9 +56,9 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which do not 
     from .data.memory import (
         Memory as Memory,
         random_memory as random_memory,
-        read_memories as read_memories,
         text_memory as text_memory,
     )
+    from .data.read import read_memories as read_memories
     from .errors import (
         AdapterError as AdapterError,
         CheckpointError as CheckpointError,
@@ -67,14 +67,12 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which do not 
         RecipeError as RecipeError,
         TinymemError as TinymemError,
     )
-    from .experiment.probe import (
-        Result as Result,
-        memorize as memorize,
-        memorize_together as memorize_together,
-    )
+    from .experiment.grid import make_grid as make_grid
+    from .experiment.probe import memorize as memorize, memorize_together as memorize_together
     from .experiment.recall import Verdict as Verdict, judge as judge
+    from .experiment.report import Result as Result
     from .experiment.rows import read_rows as read_rows
-    from .experiment.sweep import make_grid as make_grid, run_sweep as run_sweep
+    from .experiment.sweep import run_sweep as run_sweep
     from .law.bits import BitsLaw as BitsLaw, fit_bits as fit_bits
     from .law.fit import Fit as Fit, fit_rows as fit_rows
     from .law.plan import plan_length as plan_length, plan_rank as plan_rank

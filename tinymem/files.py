@@ -53,6 +53,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         Path(name).unlink(missing_ok=True)
 
 
+def write_text_atomically(path: Path, text: str) -> None:
+    """The whole text in UTF-8, or no file at all. Raises OSError."""
+    content = text.encode()
+    write_atomically(path, lambda temporary: write_bytes(temporary, content))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
 def current_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

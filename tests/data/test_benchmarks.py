@@ -18,7 +18,8 @@ from tinymem.data.benchmarks import (
     to_lines,
     write_rows,
 )
-from tinymem.data.memory import Memory, random_memory, read_memories, text_memory
+from tinymem.data.memory import Memory, random_memory, text_memory
+from tinymem.data.read import read_memories
 from tinymem.errors import DataError
 
 TEXT = "The miller's daughter counted the sacks twice, and wrote both numbers on the door. " * 20

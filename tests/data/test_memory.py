@@ -8,7 +8,8 @@ import torch
 
 import tinymem as tm
 from tinymem.data.batch import Batch
-from tinymem.data.memory import Memory, random_memory, read_memories, text_memory
+from tinymem.data.memory import Memory, random_memory, text_memory
+from tinymem.data.read import read_memories
 from tinymem.errors import DataError
 from tinymem.files import read_text
 

@@ -28,15 +28,18 @@ import tinymem as tm
 from tests.cli.test_cli import FIELDS
 from tests.test_files import wait_for
 from tests.toy import toy_memory, toy_model
-from tinymem import files
 from tinymem.base.checkpoint import SHIPPED
+from tinymem.base.progress import Progress
 from tinymem.cli import app as cli
 from tinymem.data.memory import Memory, first_tokens, random_memory, text_memory
 from tinymem.errors import DataError, RecipeError
-from tinymem.experiment import probe, recall, sweep
+from tinymem.experiment import grid as grids, probe, recall, rows as rows_file, sweep
+from tinymem.experiment.grid import AXES, Cell, make_grid
 from tinymem.experiment.probe import memorize, memorize_together
+from tinymem.experiment.report import Result
 from tinymem.experiment.rows import RESULTS, read_rows
-from tinymem.experiment.sweep import AXES, Cell, Silent, Workers, hash_of, make_grid, run_sweep
+from tinymem.experiment.sweep import hash_of, run_sweep
+from tinymem.experiment.workers import Workers
 from tinymem.training.recipe import Recipe
 
 RECIPE = Recipe(steps=12)
@@ -53,7 +56,7 @@ processes.set_forkserver_preload(
 def alone(monkeypatch):
     """One process, one cell after another; the last part of this file is about batches of cells."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.setattr(sweep, "WIDE", 0)
+    monkeypatch.setattr(grids, "CPU_WIDTH", 0)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +84,7 @@ def undisturbed(model, tmp_path_factory) -> list[dict]:
     """The rows of `toy_grid`, by a sweep that nothing befell."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "WIDE", 0)
+        patch.setattr(grids, "CPU_WIDTH", 0)
         run_sweep(model, toy_grid(), folder, recipe=RECIPE)
     return in_order(rows_of(folder))
 
@@ -227,7 +230,7 @@ def test_every_axis_can_be_extended(model, tmp_path, ran):
 # --- Kills ---------------------------------------------------------------------------------------
 
 
-class Dies(Silent):
+class Dies(Progress):
     """Kills this process, as `kill -9` does, at the number-th call of a method."""
 
     def __init__(self, method: str, number: int):
@@ -238,51 +241,51 @@ class Dies(Silent):
         if self.number == 0 and method == self.method:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def start(self, *_) -> None:
-        self.call("start")
+    def sweep(self, *_) -> None:
+        self.call("sweep")
 
-    def metrics(self, *_) -> None:
-        self.call("metrics")
+    def training(self, *_) -> None:
+        self.call("training")
 
-    def row(self, *_) -> None:
-        self.call("row")
+    def cell(self, *_) -> None:
+        self.call("cell")
 
 
-class Tells(Silent):
+class Tells(Progress):
     """Sets an event once the sweep begins."""
 
     def __init__(self, event):
         self.event = event
 
-    def start(self, *_) -> None:
+    def sweep(self, *_) -> None:
         self.event.set()
 
 
-class Slow(Silent):
+class Slow(Progress):
     """Takes its time over every cell."""
 
-    def metrics(self, *_) -> None:
+    def training(self, *_) -> None:
         time.sleep(0.05)
 
 
-class Waits(Silent):
+class Waits(Progress):
     """Sets an event in its first cell, and stays there until the folder has so many rows."""
 
     def __init__(self, event, folder: Path, rows: int):
         self.event, self.folder, self.rows = event, folder, rows
 
-    def metrics(self, *_) -> None:
+    def training(self, *_) -> None:
         self.event.set()
         wait_for(lambda: count_lines(self.folder / RESULTS) >= self.rows)
 
 
 def work(
-    folder: Path, progress: Silent | None = None, written: int | None = None, environ=()
+    folder: Path, progress: Progress | None = None, written: int | None = None, environ=()
 ) -> None:
     """The toy sweep in a child. written: die with so many bytes of the third row on the disk."""
     torch.set_num_threads(1)
     os.environ.update(environ)
-    sweep.WIDE = int(os.environ.get("WIDE", 0))
+    grids.CPU_WIDTH = int(os.environ.get("WIDE", 0))
     if written is not None:
         count, write = itertools.count(1), os.write
 
@@ -295,7 +298,7 @@ def work(
                 os.kill(os.getpid(), signal.SIGKILL)
             return write(file, content)
 
-        files.os.write = torn
+        rows_file.os.write = torn
     if os.environ.get("SLOW", "no") == os.environ.get("RANK"):
 
         def read_late(path: Path) -> tuple[list[dict], list[str]]:
@@ -332,7 +335,13 @@ def finish(model, folder: Path, undisturbed: list[dict], torn: int = 0) -> None:
 
 @pytest.mark.parametrize(
     ("moment", "done"),
-    [(("start", 1), 0), (("metrics", 1), 0), (("metrics", 4), 1), (("row", 2), 2), (("row", 6), 6)],
+    [
+        (("sweep", 1), 0),
+        (("training", 1), 0),
+        (("training", 4), 1),
+        (("cell", 2), 2),
+        (("cell", 6), 6),
+    ],
 )
 def test_killed_at_a_moment(model, tmp_path, ran, undisturbed, moment, done):
     killed(tmp_path, Dies(*moment))
@@ -382,10 +391,10 @@ def test_torn_at_any_byte(model, tmp_path, monkeypatch, undisturbed, rows, strid
         calls.append((recipe.rank, own[0].length))
         row = reports[Cell(recipe.rank, own[0].length, None, recipe.method, recipe.seed)]
         known = {k: v for k, v in row.items() if not k.startswith("setting")}
-        return [probe.Result(known | {"wall_seconds": 0.0}, own)]
+        return [Result(known | {"wall_seconds": 0.0}, own, None)]
 
     monkeypatch.setattr(sweep, "memorize_together", report)
-    monkeypatch.setattr(files.os, "fsync", lambda file: None)
+    monkeypatch.setattr(rows_file.os, "fsync", lambda file: None)
     path, last = tmp_path / RESULTS, list(grid)[-1]
     whole = path.read_bytes()
     start = whole.rindex(b"\n", 0, -1) + 1 if rows > 1 else 0
@@ -890,7 +899,7 @@ def test_a_grid_that_cannot_be_is_refused_before_its_first_cell(model, tmp_path,
 # --- Several workers -----------------------------------------------------------------------------
 
 
-def pair(folder: Path, *progress: Silent | None, slow: str = ""):
+def pair(folder: Path, *progress: Progress | None, slow: str = ""):
     """Two workers with the environment that torchrun gives them. slow: the one that is slow to read."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -986,17 +995,17 @@ WIDE = {"ranks": (1, 2, 3), "lengths": (4, 6), "methods": ("sft", "memft-ot"), "
 
 @pytest.fixture
 def wide(monkeypatch):
-    monkeypatch.setattr(sweep, "WIDE", 1 << 18)
+    monkeypatch.setattr(grids, "CPU_WIDTH", 1 << 18)
 
 
 def test_what_trains_together_has_the_same_lengths(model, wide):
     grid, recipes = grid_and_recipes(**WIDE)
-    groups = sweep.make_groups(model, grid, recipes)
+    groups = grids.make_groups(model, grid, recipes)
     assert [len(group) for group in groups] == [12, 12]
     assert [{cell.length for cell in group} for group in groups] == [{4}, {6}]
     for options in ({"optimizer": "lbfgs"}, {"batch_size": 1}):
         alone = {cell: dataclasses.replace(recipe, **options) for cell, recipe in recipes.items()}
-        assert [len(group) for group in sweep.make_groups(model, grid, alone)] == [1] * 24
+        assert [len(group) for group in grids.make_groups(model, grid, alone)] == [1] * 24
 
 
 @pytest.mark.parametrize(("limit", "width"), [("memory", 5), ("gain", 3)])
@@ -1004,14 +1013,14 @@ def test_memory_and_gain_decide_how_many(model, wide, monkeypatch, limit, width)
     grid, recipes = grid_and_recipes(**WIDE)
     positions = 3 + 4 - 1
     if limit == "memory":
-        each = sweep.activations(model, 1, positions)
-        monkeypatch.setattr(sweep, "room", lambda device: width * each + each // 2)
+        each = grids.activation_bytes(model, 1, positions)
+        monkeypatch.setattr(grids, "activation_budget", lambda device: width * each + each // 2)
     else:
-        monkeypatch.setattr(sweep, "WIDE", width * positions * 32)
-    groups = sweep.make_groups(model, grid, recipes)
+        monkeypatch.setattr(grids, "CPU_WIDTH", width * positions * 32)
+    groups = grids.make_groups(model, grid, recipes)
     assert max(map(len, groups)) <= width < 12 and len(groups[0]) >= width - 1
     assert sorted(map(str, itertools.chain(*groups))) == sorted(map(str, grid))
-    one = sweep.make_groups(model, dict(list(grid.items())[:2]), recipes, workers=2)
+    one = grids.make_groups(model, dict(list(grid.items())[:2]), recipes, workers=2)
     assert [len(group) for group in one] == [1, 1]  # nobody is left without work
 
 
@@ -1045,15 +1054,15 @@ def test_a_batch_that_is_short_of_memory_is_halved(model, tmp_path, wide, monkey
 
 def test_a_batch_that_is_killed_or_interrupted_is_done_again(model, tmp_path, wide, undisturbed):
     process = processes.Process(
-        target=work, args=(tmp_path, Dies("metrics", 3), None, {"WIDE": "262144"})
+        target=work, args=(tmp_path, Dies("training", 3), None, {"WIDE": "262144"})
     )
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL and len(rows_of(tmp_path)) == 2
     before = (tmp_path / RESULTS).read_bytes()
 
-    class Interrupts(Silent):
-        def row(self, *_) -> None:
+    class Interrupts(Progress):
+        def cell(self, *_) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

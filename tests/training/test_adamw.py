@@ -42,16 +42,16 @@ def test_the_first_step_moves_by_the_rate_against_the_gradients_sign():
     assert torch.allclose(p.flatten(), torch.tensor([-0.1, 0.2]), atol=1e-5)
 
 
-def test_keep_goes_on_with_the_chosen_runs():
-    def train(keep: bool) -> torch.Tensor:
+def test_select_goes_on_with_the_chosen_runs():
+    def train(select: bool) -> torch.Tensor:
         ps = [p.requires_grad_() for p in stacks(0)]
-        optimizer, which = AdamW(ps), torch.tensor([0, 2])
+        optimizer, indices = AdamW(ps), [0, 2]
         for step in range(6):
-            if keep and step == 3:
-                optimizer.keep(which)
+            if select and step == 3:
+                optimizer.select(indices)
                 for p in ps:
-                    p.grad, p.data = None, p.data[which]
-            cut = which if keep and step >= 3 else slice(None)
+                    p.grad, p.data = None, p.data[indices]
+            cut = indices if select and step >= 3 else slice(None)
             for p, g in zip(ps, stacks(step + 1), strict=True):
                 p.grad = g[cut].clone()
             optimizer.step(RATES[cut])

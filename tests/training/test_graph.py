@@ -10,7 +10,7 @@ from tests.toy import toy_memory, toy_model
 from tinymem.data.batch import Batch
 from tinymem.training import graph, memft
 from tinymem.training.recipe import Recipe
-from tinymem.training.train import Trainer
+from tinymem.training.trainer import Trainer
 from tinymem.unit.lora import Unit
 
 
@@ -54,7 +54,7 @@ class Device:
 
 def test_recorded_once_and_then_replayed(monkeypatch):
     work = Device(monkeypatch)
-    replay = graph.Replay(work, record=True)
+    replay = graph.GraphedStep(work, record=True)
     for _ in range(6):
         replay()
     assert work.log == ["side"] * graph.EAGER + ["recording"] + ["replay"] * (6 - graph.EAGER)
@@ -62,7 +62,7 @@ def test_recorded_once_and_then_replayed(monkeypatch):
 
 def test_where_recording_fails_it_goes_on_without(monkeypatch):
     work = Device(monkeypatch, fails=True)
-    replay = graph.Replay(work, record=True)
+    replay = graph.GraphedStep(work, record=True)
     for _ in range(6):
         replay()
     assert work.log == ["side"] * graph.EAGER + ["recording"] + ["side"] + ["default"] * (
@@ -74,7 +74,7 @@ def test_where_recording_fails_it_goes_on_without(monkeypatch):
 def test_without_recording_it_is_the_function(monkeypatch, there):
     work = Device(monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    replay = graph.Replay(work, record=not there)
+    replay = graph.GraphedStep(work, record=not there)
     for _ in range(5):
         replay()
     assert work.log == ["default"] * 5
@@ -115,9 +115,11 @@ def test_a_step_never_waits_and_its_shapes_are_fixed(sites):
     units = [Unit.create(model, r.rank, sites=sites) for r in recipes]
     batch = Batch([toy_memory(12)] * len(units), model.config.context, model.device)
     trainer = Trainer(model, units, batch, recipes, lrs=[0.01] * len(units))
-    trainer._likely = False  # as on a GPU
-    trainer.step()
+    trainer.token_loss.weighted = None  # as on a GPU
+    trainer.gradient()
+    trainer.update()
     with Recordable():
         for _ in range(3):
-            trainer.step()
+            trainer.gradient()
+            trainer.update()
     trainer.close()

@@ -11,6 +11,8 @@ from tests.toy import toy_memory, toy_model
 from tinymem.errors import RecipeError
 from tinymem.experiment.probe import memorize
 from tinymem.training import lbfgs
+from tinymem.training.loss import TokenLoss
+from tinymem.training.trainer import Trainer
 from tinymem.unit.lora import Unit
 
 
@@ -20,7 +22,7 @@ def run(steps: int, memory=None, **options):
 
 
 def test_it_goes_where_torchs_goes_on_the_plain_loop(monkeypatch):
-    monkeypatch.setattr(lbfgs, "FIRST", 8)  # iterations, of the one round
+    monkeypatch.setattr(lbfgs, "FIRST_ITERATIONS", 8)  # iterations, of the one round
     model, memory = toy_model(), toy_memory(24)
     unit = Unit.create(model, 4).attach(model)
     (lora,) = unit.loras.values()
@@ -63,8 +65,6 @@ def test_the_budget_is_kept_and_the_lowest_point_stays(steps):
 
 
 def test_ctrl_c_leaves_the_lowest_point(monkeypatch):
-    from tinymem.training.train import Trainer
-
     real, calls = Trainer.gradient, []
 
     def gradient(self, *args):
@@ -75,7 +75,7 @@ def test_ctrl_c_leaves_the_lowest_point(monkeypatch):
             raise KeyboardInterrupt
         return real(self, *args)
 
-    monkeypatch.setattr(lbfgs, "FIRST", 20)  # all in one round
+    monkeypatch.setattr(lbfgs, "FIRST_ITERATIONS", 20)  # all in one round
     monkeypatch.setattr(Trainer, "gradient", gradient)
     result = run(100)
     assert (result.report["status"], result.report["steps"]) == ("interrupted", 7)
@@ -84,39 +84,75 @@ def test_ctrl_c_leaves_the_lowest_point(monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["sft", "memft-ot", "memft-sw"])
-def test_weights_are_held_in_a_round_and_curvature_is_dropped_when_they_change(monkeypatch, method):
-    made, held = [], []
-    real, rounds = torch.optim.LBFGS, lbfgs.descend
+def test_weights_are_fixed_in_a_round_and_curvature_goes_when_they_change(monkeypatch, method):
+    made, rounds = [], []
+    real_optimizer, real_gradient = torch.optim.LBFGS, Trainer.gradient
 
     def make(*args, **options):
         made.append(1)
-        return real(*args, **options)
+        return real_optimizer(*args, **options)
 
-    def descend(optimizer, variables, trainer, weights, *rest):
-        held.append(weights)
-        steps = rounds(optimizer, variables, trainer, weights, *rest)
-        assert torch.equal(trainer.weights, weights)  # to the round's end
-        return steps
+    def gradient(self, minibatches, weights=None):
+        found = real_gradient(self, minibatches, weights)
+        if weights is None:  # a round begins
+            rounds.append(found.weights.clone())
+        assert torch.equal(found.weights, rounds[-1])  # to the end of the round
+        return found
 
     monkeypatch.setattr(torch.optim, "LBFGS", make)
-    monkeypatch.setattr(lbfgs, "descend", descend)
+    monkeypatch.setattr(Trainer, "gradient", gradient)
     run(80, method=method)
-    changes = sum(not torch.equal(a, b) for a, b in itertools.pairwise(held))
-    assert len(held) > 3 and len(made) == 1 + changes and (changes == 0) == (method == "sft")
+    changes = sum(not torch.equal(a, b) for a, b in itertools.pairwise(rounds))
+    assert len(rounds) > 3 and len(made) == 1 + changes and (changes == 0) == (method == "sft")
 
 
 def test_a_trial_that_is_not_finite_is_no_end(monkeypatch):
-    from tinymem.training import train
-
-    real, calls = train.token_losses, []
+    real, calls = TokenLoss.__call__, []
 
     def losses(*args):
         calls.append(1)
-        return real(*args) * (math.nan if len(calls) == 5 else 1.0)
+        losses, correct = real(*args)
+        return losses * (math.nan if len(calls) == 5 else 1.0), correct
 
-    monkeypatch.setattr("tinymem.training.train.token_losses", losses)
+    monkeypatch.setattr(TokenLoss, "__call__", losses)
     report = run(60).report
     assert report["status"] == "ok" and report["final_loss"] < report["base_loss"] / 2
+
+
+def bowl(unit: torch.Tensor, targets: list[torch.Tensor]):
+    """Σ (p − target)²; the target is another one in each of the rounds."""
+    rounds = iter(targets)
+    state = {"target": None}
+
+    def evaluate(new_round: bool):
+        if new_round:
+            before, state["target"] = state["target"], next(rounds, None)
+            if state["target"] is None:
+                return None
+            changed = before is None or not torch.equal(before, state["target"])
+        difference = unit - state["target"]
+        unit.grad = 2 * difference
+        return lbfgs.Evaluation(difference.square().sum().item(), new_round and changed)
+
+    return evaluate
+
+
+def test_minimize_by_hand():
+    """A quadratic needs two evaluations a round, and the last round decides where it ends."""
+    p = torch.zeros(3)
+    targets = [torch.tensor([1.0, -2.0, 3.0]), torch.tensor([0.5, 0.0, -1.0])]
+    lbfgs.minimize(lbfgs.Variables([p]), bowl(p, targets), budget=50)
+    assert torch.allclose(p, targets[-1], atol=1e-4)
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 9])
+def test_minimize_keeps_its_budget(budget):
+    p, calls = torch.zeros(3), []
+    evaluate = bowl(p, [torch.tensor([1.0, -2.0, 3.0])] * 99)
+    lbfgs.minimize(
+        lbfgs.Variables([p]), lambda new: calls.append(new) or evaluate(new), budget=budget
+    )
+    assert calls[0] and len(calls) <= budget
 
 
 def test_no_gradient_is_the_end():

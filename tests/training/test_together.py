@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from tests.toy import toy_memory, toy_model
+from tinymem.base.progress import Progress
 from tinymem.data.batch import Batch
 from tinymem.errors import RecipeError
 from tinymem.experiment.probe import memorize, memorize_together
 from tinymem.training import memft, prefix
 from tinymem.training.prefix import Prefix
 from tinymem.training.recipe import Recipe
-from tinymem.training.train import Trainer, train
+from tinymem.training.train import train
+from tinymem.training.trainer import Trainer
 from tinymem.unit.lora import Unit
 
 
@@ -95,7 +97,8 @@ def test_what_is_beyond_a_units_own_rank_stays_zero():
     batch = Batch([toy_memory(8)] * len(runs), 128, model.device)
     trainer = Trainer(model, units, batch, runs, [r.lr for r in runs])
     for _ in range(5):
-        trainer.step()
+        trainer.gradient()
+        trainer.update()
     for n, recipe in enumerate(runs):
         a, b = trainer.stack.parameters()
         assert not a[n, :, recipe.rank :].any() and not b[n, recipe.rank :].any()
@@ -117,11 +120,12 @@ def test_what_cannot_train_together_is_refused():
 
 
 def test_ctrl_c_keeps_every_run():
-    def stop(done, loss, share):
-        if done == 0.4:
-            raise KeyboardInterrupt
+    class Stops(Progress):
+        def training(self, done, loss, certified):
+            if done == 0.4:
+                raise KeyboardInterrupt
 
-    results = memorize_together(toy_model(), [toy_memory(8)] * 9, recipes(), on_metrics=stop)
+    results = memorize_together(toy_model(), [toy_memory(8)] * 9, recipes(), progress=Stops())
     assert [(r.report["status"], r.report["steps"]) for r in results] == [("interrupted", 20)] * 9
     assert all(r.unit.parameters()[1].any() for r in results)
 
@@ -155,6 +159,6 @@ def test_computing_layers_again_changes_nothing_and_keeps_less(monkeypatch):
         return losses, kept
 
     whole, kept = run()
-    monkeypatch.setattr(prefix, "ROOM", {"cpu": 0})
+    monkeypatch.setattr(prefix, "ACTIVATION_BUDGET", {"cpu": 0})
     again, less = run()
     assert again == pytest.approx(whole, abs=1e-6) and less < kept

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from tests.toy import toy_memory, toy_model
+from tinymem.base.progress import Progress
 from tinymem.data.batch import Batch
 from tinymem.data.memory import Memory
 from tinymem.errors import DataError, RecipeError
 from tinymem.experiment.probe import memorize
 from tinymem.training import memft
-from tinymem.training.loss import token_losses
+from tinymem.training.loss import TokenLoss
 from tinymem.training.recipe import Recipe, schedule
 from tinymem.training.record import Training
 from tinymem.training.train import train
@@ -121,14 +122,18 @@ def test_stop_when_certified_stops_early_and_is_true():
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch):
-    calls = iter(range(1000))
+    calls, real = iter(range(1000)), TokenLoss.__call__
 
     def losses(*args):
-        return token_losses(*args) * (math.nan if next(calls) >= 25 else 1.0)
+        losses, correct = real(*args)
+        return losses * (math.nan if next(calls) >= 25 else 1.0), correct
 
-    monkeypatch.setattr("tinymem.training.train.token_losses", losses)
+    monkeypatch.setattr(TokenLoss, "__call__", losses)
     report = memorize(toy_model(), toy_memory(), rank=2, steps=50).report
-    assert (report["status"], report["steps"]) == ("diverged", 30)  # at the next look after step 25
+    assert (report["status"], report["steps"]) == (
+        "diverged",
+        30,
+    )  # at the next check after step 25
     assert report["final_loss"] is None and not report["certified"] and not report["converged"]
 
 
@@ -139,11 +144,12 @@ def test_a_run_that_ends_above_its_start_has_diverged():
 
 
 def test_ctrl_c_keeps_what_there_is():
-    def stop_at_20(done, loss, share):
-        if done == 0.2:
-            raise KeyboardInterrupt
+    class StopsAt20(Progress):
+        def training(self, done, loss, certified):
+            if done == 0.2:
+                raise KeyboardInterrupt
 
-    result = memorize(toy_model(), toy_memory(), rank=4, steps=100, lr=LR, on_metrics=stop_at_20)
+    result = memorize(toy_model(), toy_memory(), rank=4, steps=100, lr=LR, progress=StopsAt20())
     assert (result.report["status"], result.report["steps"]) == ("interrupted", 20)
     assert result.report["final_loss"] < result.report["base_loss"]
 

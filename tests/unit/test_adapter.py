@@ -13,7 +13,8 @@ from tests.toy import toy_memory, toy_model
 from tinymem.base.checkpoint import load
 from tinymem.data.memory import Memory
 from tinymem.errors import AdapterError
-from tinymem.experiment.probe import memorize, read_run, save_run
+from tinymem.experiment.probe import memorize
+from tinymem.experiment.report import read_run, save_run
 from tinymem.training.recipe import Recipe
 from tinymem.unit.adapter import (
     OWN_FILE,

@@ -153,7 +153,7 @@ def test_the_prefix_gives_the_whole_models_logits(sites, layers):
     memories = [toy_memory(9, prompt=2, seed=1), toy_memory(4, prompt=7, seed=2)]
     batch = Batch(memories, 128, model.device)
     unit = grown_unit(model, sites, layers).attach(model)
-    cached = model.lm_head(Prefix(model, unit, batch).states())
+    cached = model.lm_head(Prefix(model, unit, batch).states(batch))
     rows = []
     for m in memories:
         ids = torch.tensor([m.prompt_ids + m.target_ids])

@@ -21,6 +21,7 @@ from . import data as cli_data, options as opt
 
 # torch takes seconds to import, so what needs it is imported inside the commands.
 
+EXIT_CODES = {"ok": 0, "diverged": 1, "oom": 1, "interrupted": 130}
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_data.app, name="data")
 
@@ -88,9 +89,11 @@ def probe(
     source = opt.Source(text, data, prompt, chat, held_out=held_out, **one)
     from ..base.checkpoint import open_checkpoint
     from ..data.memory import check_fits
-    from ..experiment.probe import EXIT_CODES, memorize, save_run
+    from ..experiment.probe import memorize
+    from ..experiment.report import save_run
     from ..show import report as show
-    from ..unit.sites import plan_unit
+    from ..show.progress import Bars
+    from ..unit.sites import unit_shapes
 
     memories = []
 
@@ -98,17 +101,17 @@ def probe(
         """Find out what cannot work before the weights are read."""
         nonlocal recipe
         recipe = replace(recipe, layers=opt.parse_layers(layer, shapes.config.num_layers))
-        plan_unit(shapes, recipe.rank, recipe.sites, recipe.layers)
+        unit_shapes(shapes, recipe.rank, recipe.sites, recipe.layers)
         memories.extend(source.prepare(tokenizer, shapes.config.context)(length, ratio, seed))
         check_fits([*memories, *source.held_out_memories], shapes.config)
 
-    with show.Bars() as bars:
+    with Bars() as bars:
         checkpoint = open_checkpoint(model, revision)
         tokenizer = checkpoint.tokenizer
         prepare(checkpoint.shapes(), tokenizer)
         base = checkpoint.weights(device, dtype, bars)
-        hooks = {"on_metrics": bars.on_metrics(), "watch": bars.watch}
-        result = memorize(base, memories, recipe=recipe, held_out=source.held_out_memories, **hooks)
+        others = source.held_out_memories
+        result = memorize(base, memories, recipe=recipe, held_out=others, progress=bars)
     unsaved, usable = None, False
     try:
         if out is not None:
@@ -196,9 +199,12 @@ def sweep(
     source = opt.Source(text, data, prompt, chat, lengths, ratios, held_out)
     from ..base.checkpoint import open_checkpoint
     from ..data.memory import check_fits
-    from ..experiment.sweep import Workers, check_room, make_grid, run_sweep
+    from ..experiment.grid import check_grid, make_grid
+    from ..experiment.sweep import run_sweep
+    from ..experiment.workers import Workers
     from ..show import report as show
-    from ..unit.sites import plan_unit
+    from ..show.progress import Bars
+    from ..unit.sites import unit_shapes
 
     grid = {}
 
@@ -206,23 +212,22 @@ def sweep(
         nonlocal recipe
         recipe = replace(recipe, layers=opt.parse_layers(layer, shapes.config.num_layers))
         for rank in axes["ranks"]:
-            plan_unit(shapes, rank, recipe.sites, recipe.layers)
+            unit_shapes(shapes, rank, recipe.sites, recipe.layers)
         make = source.prepare(tokenizer, shapes.config.context)
         grid.update(make_grid(make, lengths=lengths or [None], ratios=ratios or [None], **axes))
-        check_room(grid, shapes)
+        check_grid(grid, shapes)
         if source.held_out_memories:
             check_fits(source.held_out_memories, shapes.config)
 
     workers = Workers()
-    with show.Bars(quiet=workers.rank > 0) as bars:
+    with Bars(quiet=workers.rank > 0) as bars:
         if workers.count > 1 and device in ("auto", "cuda"):
             device = workers.device(device)
         checkpoint = open_checkpoint(model, revision)
         prepare(checkpoint.shapes(), checkpoint.tokenizer)
         base = checkpoint.weights(device, dtype, bars)
-        progress = show.GridBars(bars)
         more = {"source": source.about(), "held_out": source.held_out_memories, "workers": workers}
-        rows = run_sweep(base, grid, out, recipe=recipe, progress=progress, **more)
+        rows = run_sweep(base, grid, out, recipe=recipe, progress=bars, **more)
     if workers.rank == 0:
         rows = [{name: value for name, value in row.items() if name != "_where"} for row in rows]
         if json_:
@@ -249,21 +254,22 @@ def recall(
 ) -> int:
     """Load a saved unit onto its base, decode the memory again, and compare with its report."""
     from ..base.checkpoint import open_checkpoint
-    from ..experiment.probe import read_run, recall_report
     from ..experiment.recall import judge
+    from ..experiment.report import read_run, recall_report
     from ..show import report as show
+    from ..show.progress import Bars
     from ..unit.adapter import load_adapter
 
     memories, report = read_run(run)
     name = model or report["model"]
     with (
-        show.Bars() as bars
+        Bars() as bars
     ):  # the base as it was: the run's own revision and dtype, unless told otherwise
         checkpoint = open_checkpoint(name, revision or report.get("revision"))
         tokenizer = checkpoint.tokenizer
         base = checkpoint.weights(device, report["dtype"] if dtype == "auto" else dtype, bars)
         load_adapter(base, run)
-        verdict = judge(base, memories, watch=bars.watch)
+        verdict = judge(base, memories, progress=bars)
     again = recall_report(report, verdict, base)
     if json_:
         print(json.dumps(again, indent=2))
@@ -379,7 +385,7 @@ def measure_text(text: str, fit, model: str | None, device: str) -> tuple[int, f
     from ..data.batch import Batch
     from ..data.memory import PROMPT, check_fits, text_memory
     from ..experiment.recall import teacher_forced
-    from ..show import report as show
+    from ..show.progress import Bars
 
     content = opt.read_source(text)
     row = fit.rows[0]
@@ -395,7 +401,7 @@ def measure_text(text: str, fit, model: str | None, device: str) -> tuple[int, f
         )
         check_fits(memories, shapes.config)
 
-    with show.Bars() as bars:
+    with Bars() as bars:
         checkpoint = open_checkpoint(name, row.get("revision"))
         prepare(checkpoint.shapes(), checkpoint.tokenizer)
         base = checkpoint.weights(device, row.get("dtype", "auto"), bars)

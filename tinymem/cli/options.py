@@ -155,7 +155,8 @@ class Source:
 
     def prepare(self, tokenizer, context: int) -> Callable[[int | None, int | None, int], list]:
         """For a model with so long a context: a function from (length, ratio, seed) to memories."""
-        from ..data.memory import PROMPT, first_tokens, random_memory, read_memories, text_memory
+        from ..data.memory import PROMPT, first_tokens, random_memory, text_memory
+        from ..data.read import read_memories
 
         for length in self.lengths or ():
             if self.data is None and length >= context:  # before so many are drawn

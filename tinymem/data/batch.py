@@ -1,71 +1,73 @@
-"""Memories side by side in one padded tensor."""
+"""Memories side by side in one padded tensor, with the place of every target token."""
 
 from collections.abc import Sequence
 from copy import copy
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from .memory import Memory, check_context
 
-POSITIONS = 1 << 14  # of hidden states and keys held at once
+POSITIONS = 1 << 14  # whose hidden states and keys are in memory at the same time
 
 
-def together(positions: int) -> int:
-    """How many sequences of so many positions are computed at once."""
+def sequences_per_pass(positions: int) -> int:
+    """How many sequences of this length, in tokens, fit in one forward pass."""
     return max(1, POSITIONS // positions)
 
 
 class Batch:
-    """Memories side by side, padded on the right, with the place of every target token.
+    """M memories, padded on the right to T positions, with N target tokens in all.
 
-    ids       long [M, T]   prompt and target without its last token, which nothing follows
-    rows      2 × long [N]  (memory, position) of the N states that predict a target token
+    ids       long [M, T]   prompt and target without its last token: nothing is predicted from it
+    rows      2 × long [N]  (memory, position) of the hidden state that predicts each target token
     targets   long [N]      the tokens to predict there, memory after memory
-    members   which memories of the whole batch these are: all of it, or what `select` picked
-    tokens    likewise, which of its target tokens
+    members   of a selection: the memories' places [M] in the batch that they were selected from
+    tokens    of a selection: the target tokens' places [N] there
 
     Padding needs no mask: attention is causal, so no position sees what comes after it.
     """
 
     def __init__(self, memories: Sequence[Memory], context: int, device: torch.device):
-        """Raises DataError if a memory is longer than the context."""
+        """Raises DataError if a memory is longer than the context, in tokens."""
         check_context(memories, context)
-        inputs = [(m.prompt_ids + m.target_ids)[:-1] for m in memories]
-        ids = torch.zeros(len(inputs), max(map(len, inputs)), dtype=torch.long)
-        for row, sequence in zip(ids, inputs, strict=True):
-            row[: len(sequence)] = torch.tensor(sequence)
+        inputs = [torch.tensor([*m.prompt_ids, *m.target_ids[:-1]]) for m in memories]
+        self.ids = pad_sequence(inputs, batch_first=True).to(device)
+        self.targets = torch.tensor([i for m in memories for i in m.target_ids]).to(device)
         self.prompts = np.array([len(m.prompt_ids) for m in memories])
         self.lengths = np.array([m.length for m in memories])
-        self.ids, self.members, self.tokens = ids.to(device), slice(None), slice(None)
-        self.targets = torch.tensor([i for m in memories for i in m.target_ids]).to(device)
-        self._place(np.arange(len(memories)))
+        self.rows = self._rows()
+        self.members: Tensor | slice = slice(None)
+        self.tokens: Tensor | slice = slice(None)
 
-    def _place(self, which: np.ndarray) -> np.ndarray:
-        """Sets `rows` for the memories `which`; returns where their tokens are among all targets [N]."""
-        lengths = self.lengths[which]
-        t = np.arange(lengths.sum()) - np.repeat(
-            lengths.cumsum() - lengths, lengths
-        )  # place in its target
-        memory = np.repeat(np.arange(len(which)), lengths)
-        position = np.repeat(self.prompts[which] - 1, lengths) + t
-        self.rows = tuple(
-            torch.from_numpy(np.stack([memory, position])).to(self.ids.device).unbind()
-        )
-        return np.repeat((self.lengths.cumsum() - self.lengths)[which], lengths) + t
+    def _in_target(self) -> np.ndarray:
+        """The place of each target token in its own target: 0, 1, …, 0, 1, … [N]."""
+        first = self.lengths.cumsum() - self.lengths
+        return np.arange(self.lengths.sum()) - np.repeat(first, self.lengths)
 
-    def select(self, which: np.ndarray) -> "Batch":
-        """The memories `which` alone, in that order, padded no further than they need."""
+    def _rows(self) -> tuple[Tensor, ...]:
+        memory = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        position = np.repeat(self.prompts - 1, self.lengths) + self._in_target()
+        return torch.from_numpy(np.stack([memory, position])).to(self.ids.device).unbind()
+
+    def select(self, indices: np.ndarray | None) -> "Batch":
+        """The memories `indices`, in that order, padded no further than they need; None: all."""
+        if indices is None:
+            return self
         part, device = copy(self), self.ids.device
-        part.tokens = torch.from_numpy(part._place(which)).to(device)
-        part.members = torch.from_numpy(which).to(device)
-        part.prompts, part.lengths = self.prompts[which], self.lengths[which]
+        part.prompts, part.lengths = self.prompts[indices], self.lengths[indices]
+        first = (self.lengths.cumsum() - self.lengths)[indices]
+        tokens = np.repeat(first, part.lengths) + part._in_target()
+        part.members = torch.from_numpy(indices).to(device)
+        part.tokens = torch.from_numpy(tokens).to(device)
         part.ids = self.ids[part.members, : (part.prompts + part.lengths).max() - 1]
-        part.targets = self.targets[part.tokens]
+        part.targets, part.rows = self.targets[part.tokens], part._rows()
         return part
 
-    def keep(self, which: np.ndarray) -> "Batch":
-        """The memories `which` as a batch of their own."""
-        part = self.select(which)
+    def subset(self, indices: np.ndarray) -> "Batch":
+        """The memories `indices` as a batch of their own, no longer a selection."""
+        part = self.select(indices)
         part.members = part.tokens = slice(None)
         return part

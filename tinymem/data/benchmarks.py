@@ -1,53 +1,56 @@
-"""The benchmarks, as rows of JSON lines that `read_memories` (and so `--data`) reads back.
+"""The benchmarks, as rows of JSON lines that `read_memories` (and so `--data`) reads.
 
     random        ids drawn uniformly from the vocabulary
-    long-context  one text, a growing share of its tokens random (the paper's r0 … r100)
+    long-context  one text, in which a growing share of the tokens is random (the paper's r0 … r100)
     phonebook     "First Last:" → ten digits, many short memories
-    rule          f(x, y) = 3x + 5y + 7, memories that follow a rule, and others of it to ask for later
+    rule          f(x, y) = 3x + 5y + 7: memories that follow a rule, and others to ask for later
 
-Random tokens are stored as ids (see memory.py), words and digits as text. The same arguments and the
-same seed give the same rows, through numpy's default_rng.
+Random tokens are stored as ids (see memory.py), words and digits as text. The same arguments and
+the same seed give the same rows.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..base.tokenizer import Tokenizer
 from ..errors import DataError
-from ..files import write_atomically
+from ..files import write_text_atomically
 from .memory import PROMPT, Memory, random_memory, text_memory
 
+Row = dict[str, Any]
 RATIOS = (0, 20, 40, 60, 80, 100)
 LARGEST_LIMIT = 1000  # of rule_rows, which shuffles all limit² pairs
 
-# 128 × 160 = 20,480 names of the English-speaking world, put together by chance: nobody is meant.
+# 128 × 160 = 20,480 English names, combined at random: no real person is meant.
 GIVEN = """
-    Aaron Abigail Adam Adrian Alan Albert Alice Allison Amanda Amber Amy Andrea Andrew Angela Anna Anthony
-    Arthur Ashley Barbara Benjamin Bernard Beth Betty Beverly Brandon Brenda Brian Bruce Calvin Carl Carol
-    Caroline Catherine Charles Charlotte Cheryl Christine Claire Clara Craig Cynthia Daniel David Deborah
-    Dennis Diana Donald Donna Dorothy Douglas Edith Edward Eleanor Elizabeth Emily Emma Eric Ethan Eugene
-    Evelyn Frances Frank Fred Gary George Gerald Gloria Grace Gregory Hannah Harold Harry Heather Helen
-    Henry Howard Hugh Irene Isaac Jacob James Jane Janet Jason Jean Jennifer Jeremy Jessica Joan John
-    Joseph Joyce Judith Julia Karen Keith Kenneth Kevin Laura Lawrence Leonard Linda Louis Lucy Margaret
-    Maria Mark Martha Martin Mary Matthew Megan Michael Nancy Nathan Nicole Olivia Oscar Pamela Patrick Paul
-    Peter Rachel Ralph Rebecca Richard Robert Ruth
+    Aaron Abigail Adam Adrian Alan Albert Alice Allison Amanda Amber Amy Andrea Andrew Angela Anna
+    Anthony Arthur Ashley Barbara Benjamin Bernard Beth Betty Beverly Brandon Brenda Brian Bruce
+    Calvin Carl Carol Caroline Catherine Charles Charlotte Cheryl Christine Claire Clara Craig
+    Cynthia Daniel David Deborah Dennis Diana Donald Donna Dorothy Douglas Edith Edward Eleanor
+    Elizabeth Emily Emma Eric Ethan Eugene Evelyn Frances Frank Fred Gary George Gerald Gloria Grace
+    Gregory Hannah Harold Harry Heather Helen Henry Howard Hugh Irene Isaac Jacob James Jane Janet
+    Jason Jean Jennifer Jeremy Jessica Joan John Joseph Joyce Judith Julia Karen Keith Kenneth Kevin
+    Laura Lawrence Leonard Linda Louis Lucy Margaret Maria Mark Martha Martin Mary Matthew Megan
+    Michael Nancy Nathan Nicole Olivia Oscar Pamela Patrick Paul Peter Rachel Ralph Rebecca Richard
+    Robert Ruth
 """
 SURNAMES = """
-    Abbott Adams Alexander Allen Anderson Andrews Armstrong Arnold Atkinson Austin Bailey Baker Baldwin
-    Ball Banks Barker Barnes Barrett Bates Bell Bennett Berry Bishop Black Blake Bradley Brooks Brown
-    Bryant Burgess Burke Burns Burton Butler Byrne Campbell Carpenter Carr Carroll Carter Chambers Chapman
-    Clark Clarke Cole Coleman Collins Cook Cooper Cox Crawford Cross Curtis Davidson Davis Dawson Dean
-    Dixon Doyle Duncan Dunn Edwards Elliott Ellis Evans Ferguson Fisher Fletcher Ford Foster Fowler Fox
-    Fraser Freeman Fuller Gardner Gibson Gilbert Gordon Graham Grant Gray Green Griffin Hall Hamilton
-    Hansen Harper Harris Harrison Hart Harvey Hawkins Hayes Henderson Hicks Hill Holland Holmes Hudson
-    Hughes Hunt Hunter Jenkins Jennings Jensen Johnson Jones Jordan Kelly Kennedy King Knight Lambert Lane
-    Larson Lawson Lewis Lloyd Long Marsh Marshall Mason Matthews Miller Mills Mitchell Moore Morgan Morris
-    Morrison Murphy Murray Newman Nichols Olson Owens Palmer Parker Payne Perkins Perry Phillips Porter
-    Powell Price Reed Reynolds Riley Roberts Rogers Russell Shaw Simpson Spencer Stone Turner Walker
-    Ward White
+    Abbott Adams Alexander Allen Anderson Andrews Armstrong Arnold Atkinson Austin Bailey Baker
+    Baldwin Ball Banks Barker Barnes Barrett Bates Bell Bennett Berry Bishop Black Blake Bradley
+    Brooks Brown Bryant Burgess Burke Burns Burton Butler Byrne Campbell Carpenter Carr Carroll
+    Carter Chambers Chapman Clark Clarke Cole Coleman Collins Cook Cooper Cox Crawford Cross Curtis
+    Davidson Davis Dawson Dean Dixon Doyle Duncan Dunn Edwards Elliott Ellis Evans Ferguson Fisher
+    Fletcher Ford Foster Fowler Fox Fraser Freeman Fuller Gardner Gibson Gilbert Gordon Graham Grant
+    Gray Green Griffin Hall Hamilton Hansen Harper Harris Harrison Hart Harvey Hawkins Hayes
+    Henderson Hicks Hill Holland Holmes Hudson Hughes Hunt Hunter Jenkins Jennings Jensen Johnson
+    Jones Jordan Kelly Kennedy King Knight Lambert Lane Larson Lawson Lewis Lloyd Long Marsh
+    Marshall Mason Matthews Miller Mills Mitchell Moore Morgan Morris Morrison Murphy Murray Newman
+    Nichols Olson Owens Palmer Parker Payne Perkins Perry Phillips Porter Powell Price Reed Reynolds
+    Riley Roberts Rogers Russell Shaw Simpson Spencer Stone Turner Walker Ward White
 """
 
 
@@ -58,11 +61,11 @@ def random_rows(
     seed: int = 0,
     prompt: str = PROMPT,
     chat: bool = True,
-) -> list[dict]:
+) -> list[Row]:
     """`count` random memories of `length` tokens; row i is `random_memory` of seed + i.
 
-    A longer one begins with the shorter one of the same seed. All have the same prompt, so they are
-    for one unit each: a single unit could only ever recite one of them.
+    With the same seed, a longer memory begins with the shorter one. All rows have the same prompt,
+    so each needs a unit of its own: a single unit could recite only one of them.
     """
     _at_least(1, count=count)
     seeds = range(seed, seed + count)
@@ -79,26 +82,34 @@ def long_context_rows(
     seed: int = 0,
     prompt: str = PROMPT,
     chat: bool = True,
-) -> list[dict]:
-    """The first `length` tokens of `text` (None: all), one row for each ratio; each is `text_memory`'s.
+) -> list[Row]:
+    """The first `length` tokens of `text` (None: all), one row for each ratio, by `text_memory`.
 
     Rows are nested: the random tokens of a ratio are also in every higher one, at the same places.
     """
     _at_least(0, seed=seed)
     if not ratios or len(set(ratios)) < len(ratios):
         raise DataError(f"ratios are {list(ratios)}; expected at least one, and each of them once")
-    how = {"length": length, "seed": seed, "prompt": prompt, "chat": chat}
-    return [_row(text_memory(tokenizer, text, ratio=ratio, **how), seed) for ratio in ratios]
+    return [
+        _row(
+            text_memory(
+                tokenizer, text, length=length, ratio=ratio, seed=seed, prompt=prompt, chat=chat
+            ),
+            seed,
+        )
+        for ratio in ratios
+    ]
 
 
-def phonebook_rows(count: int, seed: int = 0) -> list[dict]:
+def phonebook_rows(count: int, seed: int = 0) -> list[Row]:
     """`count` distinct names, each with ten digits: a 1, then nine that are uniformly random.
 
-    An entry's entropy is therefore 9 ln 10 = 20.7 nats = 29.9 bits, not 10 ln 10. The fixed 1 makes
-    them nobody's numbers in North America, where no area code begins with 1 (nor with 0, but ten digits
-    from 0 are an ordinary number in France or Australia). In the paper's files the first digit is 6, 7,
-    8 or 9. Their form is kept: no space before the digits, which would be a target token that is always
-    the same; and a smaller book is the beginning of a larger one of the same seed.
+    The entropy of an entry is therefore 9 ln 10 = 20.7 nats (29.9 bits), not 10 ln 10. The fixed 1
+    makes them nobody's numbers in North America, where no area code begins with 1. (Ten digits that
+    begin with 0 would be ordinary numbers in France or Australia; in the paper's files the first
+    digit is 6, 7, 8 or 9.) As in the paper's files, no space stands before the digits: it would be
+    a target token that is always the same. A smaller book is the beginning of a larger one of the
+    same seed.
     """
     names = [f"{given} {surname}" for given in GIVEN.split() for surname in SURNAMES.split()]
     _at_least(1, count=count)
@@ -107,9 +118,7 @@ def phonebook_rows(count: int, seed: int = 0) -> list[dict]:
         raise DataError(f"{count} entries were asked for, but there are only {len(names)} names")
     random = np.random.default_rng(seed)
     chosen = random.permutation(names)[:count].tolist()
-    digits = random.integers(
-        10, size=(count, 9)
-    ).tolist()  # row by row, so a prefix of a larger book's
+    digits = random.integers(10, size=(count, 9)).tolist()  # row by row: a larger book begins alike
     rest = ["".join(map(str, row)) for row in digits]
     return [
         {"prompt": f"{name}:", "completion": f"1{r}"} for name, r in zip(chosen, rest, strict=True)
@@ -118,41 +127,41 @@ def phonebook_rows(count: int, seed: int = 0) -> list[dict]:
 
 def rule_rows(
     count: int, held_out: int, seed: int = 0, limit: int = 100
-) -> tuple[list[dict], list[dict]]:
-    """The paper's rule f(x, y) = 3x + 5y + 7 at distinct pairs x, y < limit: (training, held-out) rows.
+) -> tuple[list[Row], list[Row]]:
+    """The paper's rule f(x, y) = 3x + 5y + 7 at distinct x, y < limit: (training, held-out) rows.
 
-    No held-out pair is in training, and they do not depend on `count`, so that units trained on more
-    and more examples answer the same questions. Written "f(12,7)=" → "78": without spaces, because
-    tokenizers that split a number from the space before it (Llama 3's, Qwen's) would make that space a
-    target token of its own, the same in every answer. With byte-level BPE, prompt and answer tokenized
-    apart are the tokens of both together.
+    No held-out pair is in training. The held-out pairs do not depend on `count`, so that units
+    trained on more and more examples answer the same questions. The form is "f(12,7)=" → "78",
+    without spaces: tokenizers that split a number from the space before it (Llama 3's, Qwen's)
+    would make that space a target token of its own, the same in every answer. With byte-level BPE,
+    prompt and answer tokenized apart give the tokens of both together.
     """
     _at_least(1, count=count, limit=limit)
     _at_least(0, held_out=held_out, seed=seed)
     if limit > LARGEST_LIMIT:
         raise DataError(f"limit is {limit}; expected {LARGEST_LIMIT} or less")
     if count + held_out > limit**2:
-        raise DataError(
-            f"{count} + {held_out} pairs were asked for, but below {limit} there are {limit**2}"
-        )
+        asked = f"{count} + {held_out} pairs were asked for"
+        raise DataError(f"{asked}, but below {limit} there are {limit**2}")
     pairs = np.random.default_rng(seed).permutation(limit**2)[: held_out + count].tolist()
     points = [divmod(pair, limit) for pair in pairs]
-    rows = [{"prompt": f"f({x},{y})=", "completion": str(3 * x + 5 * y + 7)} for x, y in points]
+    rows: list[Row] = [
+        {"prompt": f"f({x},{y})=", "completion": str(3 * x + 5 * y + 7)} for x, y in points
+    ]
     return rows[held_out:], rows[:held_out]
 
 
-def to_lines(rows: Sequence[dict]) -> str:
+def to_lines(rows: Sequence[Row]) -> str:
     """JSON lines, each with its line end."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def write_rows(rows: Sequence[dict], path: str | Path) -> None:
+def write_rows(rows: Sequence[Row], path: str | Path) -> None:
     """Write JSON lines in UTF-8: the whole file or, where that fails (OSError), nothing."""
-    content = to_lines(rows).encode()
-    write_atomically(Path(path), lambda temporary: temporary.write_bytes(content))
+    write_text_atomically(Path(path), to_lines(rows))
 
 
-def _row(memory: Memory, seed: int) -> dict:
+def _row(memory: Memory, seed: int) -> Row:
     ids = {"prompt_ids": list(memory.prompt_ids), "target_ids": list(memory.target_ids)}
     return {**ids, "ratio": memory.ratio, "entropy": memory.entropy, "seed": seed}
 

@@ -1,39 +1,40 @@
-"""The verdict: will the model recite the memory, and how sure is that?
+"""The verdict: does the model recite the memory, and how certain is that?
 
 Certificate (the phase transition of arXiv 2605.30260). If every target token has p > ½ given the
-prompt and the target before it, then each is the argmax there; by induction greedy decoding, which
-starts from the same prompt, yields the target verbatim. One parallel pass is proof, without decoding.
+prompt and the target before it, then each of them is the argmax there. By induction greedy
+decoding, which starts from the same prompt, yields the target verbatim: one parallel pass is a
+proof.
 
 Glossary
     p_t         probability of target token t, given the prompt and the target before it
-    certified   every p_t > ½                  sufficient
-    verbatim    every argmax is the target     necessary and sufficient, from the same pass
-    decoded     real greedy decoding           the cross-check, with a KV cache
+    certified   every p_t > ½: sufficient for recall
+    verbatim    every argmax is the target: necessary and sufficient, from the same pass
+    decoded     what greedy decoding, with a KV cache, really yields: the cross-check
+    stubborn    a token with p_t ≤ ½; the mean loss hides it, and decoding may derail there
 
-Mean loss hides a single *stubborn* token (p ≤ ½); decoding may derail there and stay off the rails.
-All three are computed in float32, whatever the model was trained in, and whatever shorter products the
-program allows (TF32): in bfloat16 a p close to ½, or two close logits, fall differently from one way of
-computing to the next.
+All of this is computed in float32, whatever dtype the model was trained in and whatever shorter
+products the program allows (TF32). In bfloat16 a p close to ½, or two logits that are close, come
+out differently in different batch shapes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..base.model import Model, greedy
-from ..data.batch import Batch, together
+from ..base.progress import SILENT, Progress
+from ..data.batch import Batch, sequences_per_pass
 from ..data.memory import Memory, check_fits
 from ..training.loss import log_probabilities
 from ..unit.lora import Unit
+from ..unit.stack import Stack
 
 VERDICT_DTYPE = torch.float32
-Watch = Callable[[Iterable, str], Iterable]
 
 
 @contextmanager
@@ -49,22 +50,23 @@ def full_precision() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Per target token, memory after memory; each a list of length N."""
+    """The verdict on one or more memories. The lists have a value for each target token [N]."""
 
     losses: list[float]  # nats
     predicted: list[int]  # the argmax given the true prefix
-    decoded: list[int]  # what greedy decoding wrote there
+    decoded: list[int]  # what greedy decoding yields there
     targets: list[int]
-    lengths: list[int]  # N split into memories
+    lengths: list[int]  # of the memories, in tokens; their sum is N
     probabilities: list[float]
 
     @property
     def loss(self) -> float:
-        """L, mean over the target tokens, nats per token."""
+        """L, the mean over the target tokens, nats per token."""
         return sum(self.losses) / len(self.losses)
 
     @property
     def certified_fraction(self) -> float:
+        """Share of the tokens with p_t > ½."""
         return sum(p > 0.5 for p in self.probabilities) / len(self.probabilities)
 
     @property
@@ -74,16 +76,17 @@ class Verdict:
 
     @property
     def min_probability(self) -> float:
+        """The lowest p_t."""
         return min(self.probabilities)
 
     @property
     def stubborn(self) -> list[int]:
-        """Positions of the tokens with p ≤ ½."""
+        """Positions of the tokens with p_t ≤ ½."""
         return [t for t, p in enumerate(self.probabilities) if not p > 0.5]
 
     @property
     def verbatim(self) -> bool:
-        """Every argmax of the parallel pass is the target: decoding will recite it."""
+        """Every argmax of the parallel pass is the target, so that decoding recites it."""
         return self.predicted == self.targets
 
     @property
@@ -93,10 +96,9 @@ class Verdict:
 
     @property
     def token_accuracy(self) -> float:
-        """Share of tokens that free decoding got right."""
-        return sum(a == b for a, b in zip(self.decoded, self.targets, strict=True)) / len(
-            self.targets
-        )
+        """Share of the tokens that free decoding got right."""
+        pairs = zip(self.decoded, self.targets, strict=True)
+        return sum(a == b for a, b in pairs) / len(self.targets)
 
     @property
     def exact_match(self) -> float:
@@ -105,7 +107,7 @@ class Verdict:
 
     @property
     def first_error(self) -> int | None:
-        """Position, in its memory, of the first token that decoding got wrong; None if there is none."""
+        """Position, in its memory, of the first token that decoding got wrong; None without one."""
         for one in self.each():
             for t, (a, b) in enumerate(zip(one.decoded, one.targets, strict=True)):
                 if a != b:
@@ -114,12 +116,36 @@ class Verdict:
 
     def each(self) -> Iterator["Verdict"]:
         """The verdicts on the memories one by one."""
-        tokens = (self.losses, self.predicted, self.decoded, self.targets, self.probabilities)
         for end, length in zip(accumulate(self.lengths), self.lengths, strict=True):
-            losses, predicted, decoded, targets, p = (
-                values[end - length : end] for values in tokens
+            part = slice(end - length, end)
+            yield Verdict(
+                losses=self.losses[part],
+                predicted=self.predicted[part],
+                decoded=self.decoded[part],
+                targets=self.targets[part],
+                lengths=[length],
+                probabilities=self.probabilities[part],
             )
-            yield Verdict(losses, predicted, decoded, targets, [length], p)
+
+
+def judge(
+    model: Model, memories: Memory | Sequence[Memory], progress: Progress = SILENT
+) -> Verdict:
+    """Judge the memories on the model as it stands (attach a unit first to judge the unit).
+
+    Raises DataError if a memory is longer than the context, or has ids beyond the vocabulary.
+    """
+    memories = check_fits(memories, model.config)
+    batch = Batch(memories, model.config.context, model.device)
+    losses, predicted = teacher_forced(model, batch)
+    return Verdict(
+        losses=losses.tolist(),
+        predicted=predicted.tolist(),
+        decoded=[i for ids in decode(model, memories, progress) for i in ids],
+        targets=batch.targets.tolist(),
+        lengths=[m.length for m in memories],
+        probabilities=(-losses).exp().tolist(),
+    )
 
 
 @torch.no_grad()
@@ -127,26 +153,21 @@ class Verdict:
 def teacher_forced(
     model: Model, batch: Batch, dtype: torch.dtype = VERDICT_DTYPE
 ) -> tuple[Tensor, Tensor]:
-    """One parallel pass: ℓ_t [N] in nats, and the argmax [N], for every target token."""
-    memories, parts = np.arange(len(batch.ids)), []
-    for start in range(0, len(memories), together(batch.ids.shape[1])):
-        part = batch.select(memories[start : start + together(batch.ids.shape[1])])
+    """One parallel pass: ℓ_t [N] in nats, and the argmax [N], of every target token."""
+    losses, predicted = [], []
+    size = sequences_per_pass(batch.ids.shape[1])
+    for indices in np.split(np.arange(len(batch.ids)), range(size, len(batch.ids), size)):
+        part = batch.select(indices)
         x = model.norm(model.run(model.embed(part.ids, dtype=dtype))[part.rows])
         for rows, logp in log_probabilities(x, model.lm_head.weight):
-            losses = -logp.gather(-1, part.targets[rows, None]).squeeze(-1)
-            parts.append((losses, logp.argmax(-1)))
-    losses, predicted = zip(*parts, strict=True)
+            losses.append(-logp.gather(-1, part.targets[rows, None]).squeeze(-1))
+            predicted.append(logp.argmax(-1))
     return torch.cat(losses), torch.cat(predicted)
-
-
-def is_certified(model: Model, batch: Batch) -> bool:
-    """Does every target token have p > ½, in the verdict's arithmetic?"""
-    return bool(((-teacher_forced(model, batch)[0]).exp() > 0.5).all())
 
 
 @full_precision()
 def decode(
-    model: Model, memories: Sequence[Memory], watch: Watch = lambda items, what: items
+    model: Model, memories: Sequence[Memory], progress: Progress = SILENT
 ) -> list[list[int]]:
     """Greedy decoding from each prompt, as many tokens as its target has.
 
@@ -158,53 +179,34 @@ def decode(
         group.sort(key=lambda n: -memories[n].length)
         while group:
             steps = memories[group[0]].length
-            now, group = group[: together(size + steps)], group[together(size + steps) :]
+            count = sequences_per_pass(size + steps)
+            now, group = group[:count], group[count:]
             prompts = torch.tensor([memories[n].prompt_ids for n in now], device=model.device)
-            bar = SimpleNamespace(track=watch)
-            ids = greedy(model, prompts, steps, VERDICT_DTYPE, bar).tolist()
+            ids = greedy(model, prompts, steps, VERDICT_DTYPE, progress).tolist()
             out |= {n: row[: memories[n].length] for n, row in zip(now, ids, strict=True)}
     return [out[n] for n in range(len(memories))]
-
-
-def judge(
-    model: Model, memories: Memory | Sequence[Memory], watch: Watch = lambda items, what: items
-) -> Verdict:
-    """Judge the memories on the model as it stands (attach a unit first to judge the unit).
-
-    watch: wraps the iteration over decoded tokens, for a progress bar.
-    Raises DataError if a memory is longer than the context, or beyond the vocabulary.
-    """
-    memories = check_fits(memories, model.config)
-    batch = Batch(memories, model.config.context, model.device)
-    losses, predicted = teacher_forced(model, batch)
-    return Verdict(
-        losses=losses.tolist(),
-        predicted=predicted.tolist(),
-        decoded=[i for ids in decode(model, memories, watch) for i in ids],
-        targets=batch.targets.tolist(),
-        lengths=[m.length for m in memories],
-        probabilities=(-losses).exp().tolist(),
-    )
 
 
 def judge_units(
     model: Model,
     units: Sequence[Unit],
     memories: Sequence[Sequence[Memory]],
-    watch: Watch = lambda items, what: items,
+    progress: Progress = SILENT,
 ) -> Iterator[Verdict]:
-    """The verdict on each unit and its own memories, in turn; none is left attached.
+    """The verdict on each unit and its own memories, in turn; no unit is left attached.
 
-    Units of one memory each, all of the same lengths, are judged as a stack, as many as fit at once.
+    Units that have one memory each, all of the same lengths, are judged as a stack, as many at once
+    as fit in one forward pass.
     """
     first = memories[0][0]
-    width = together(len(first.prompt_ids) + first.length) if len(memories[0]) == 1 else 1
+    one_each = len(memories[0]) == 1
+    width = sequences_per_pass(len(first.prompt_ids) + first.length) if one_each else 1
     for start in range(0, len(units), width):
         part, own = units[start : start + width], memories[start : start + width]
-        unit = Unit.stack(part) if len(part) > 1 else part[0]
+        unit = Stack(part) if len(part) > 1 else part[0]
         unit.attach(model).train(False)  # no dropout
         try:
-            verdict = judge(model, [m for ms in own for m in ms], watch)
+            verdict = judge(model, [m for ms in own for m in ms], progress)
         finally:
             unit.detach()
         yield from verdict.each() if len(part) > 1 else [verdict]

@@ -1,7 +1,8 @@
 """The rows of a sweep: `results.jsonl`, one finished cell a line.
 
 A line is appended by one write and never changed afterwards. A process that is killed therefore
-leaves whole lines and at most one torn last line, which is skipped and reported when the file is read.
+leaves whole lines and at most one torn last line, which is skipped and reported when the file is
+read.
 """
 
 import errno

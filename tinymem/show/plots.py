@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..experiment.probe import Result
+    from ..experiment.report import Result
     from ..law.bits import BitsLaw
     from ..law.fit import Fit
     from ..law.power import Law

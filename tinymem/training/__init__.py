@@ -1,1 +1,7 @@
-"""."""
+"""How a memory is written into a unit.
+
+`recipe` says what decides a run, `memft` weights the tokens, `loss` computes the loss of every
+token. `trainer` is one step: losses, weights, weighted mean, gradient, update. `train` is the loop.
+What surrounds them: `record` keeps what the loop measured, `prefix` computes the layers below the
+unit only once, `adamw` and `lbfgs` are the optimizers, `graph` replays a step on a GPU.
+"""

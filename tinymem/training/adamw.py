@@ -3,8 +3,9 @@
     m ← β₁ m + (1 − β₁) g          v ← β₂ v + (1 − β₂) g²
     p ← p − η · m/(1 − β₁ᵗ) / (√(v/(1 − β₂ᵗ)) + ε)
 
-Parameters are stacks [K, …] (lora.py), and each run has its own rate η and its own gradient norm. All is
-done in place and on the device: a step can be recorded once and replayed.
+Parameters are stacks [K, …] (unit/stack.py); each run has its own learning rate η and its own
+gradient norm. Everything is done in place and on the device, so that a GPU can record a step and
+replay it.
 """
 
 from collections.abc import Sequence
@@ -22,28 +23,30 @@ class AdamW:
         self.parameters = list(parameters)
         self.m = [torch.zeros_like(p) for p in self.parameters]
         self.v = [torch.zeros_like(p) for p in self.parameters]
-        # Steps done. float32 would give 1 − 0.999ᵗ only four digits at first.
+        # Steps done. In float32, 1 − 0.999ᵗ would have only four digits at first.
         self.t = torch.zeros((), device=self.parameters[0].device, dtype=torch.float64)
 
     @torch.no_grad()
     def step(self, rate: Tensor) -> None:
-        """One update from the parameters' gradients; rate [K]."""
+        """One update from the gradients of the parameters; rate [K]."""
         self.t += 1
         first, second = ((1 - beta**self.t).float() for beta in BETAS)
         for p, m, v in zip(self.parameters, self.m, self.v, strict=True):
+            assert p.grad is not None
             m.lerp_(p.grad, 1 - BETAS[0])
             v.mul_(BETAS[1]).addcmul_(p.grad, p.grad, value=1 - BETAS[1])
             p.sub_(rate[:, None, None] * (m / first) / ((v / second).sqrt() + EPSILON))
 
-    def keep(self, which: Tensor) -> None:
-        """Go on with the runs `which` (long [n]) alone."""
-        self.m, self.v = ([moment[which] for moment in moments] for moments in (self.m, self.v))
+    def select(self, indices: Sequence[int]) -> None:
+        """Go on with these runs alone."""
+        self.m, self.v = ([one[list(indices)] for one in moment] for moment in (self.m, self.v))
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Sequence[Tensor], most: Tensor) -> None:
-    """Scale each run's gradients, over all parameters [K, …], to a norm of at most `most` [K]."""
-    norm = sum(p.grad.square().sum((1, 2)) for p in parameters).sqrt()
-    scale = (most / (norm + 1e-6)).clamp(max=1.0)
-    for p in parameters:
-        p.grad *= scale[:, None, None]
+def clip_gradients(parameters: Sequence[Tensor], limit: Tensor) -> None:
+    """Scale each run's gradients, over all parameters [K, …], to a norm of at most `limit` [K]."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.stack([g.square().sum((1, 2)) for g in gradients]).sum(0).sqrt()
+    scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+    for g in gradients:
+        g *= scale[:, None, None]

@@ -1,123 +1,152 @@
-"""L-BFGS (Liu and Nocedal 1989): fewer steps, because writing a memory is not stochastic.
+"""L-BFGS (Liu and Nocedal 1989): fewer gradients, because writing a memory is not stochastic.
 
-The loss of a memory is a deterministic function of a few thousand variables, and its gradient is exact.
-L-BFGS estimates the curvature from the last gradients, and searches along each direction until the loss
-has fallen enough (strong Wolfe conditions). Both need a function that stays the same, and MemFT's weights
-change. So a run goes in rounds: the weights are those of the round's start and held throughout it. Where
-they differ from the last round's, the estimate of the curvature is dropped, and the round is a short one:
-tokens that the held weights leave out are forgotten in a long one.
+The loss of a memory is a deterministic function of a few thousand variables, and its gradient is
+exact. L-BFGS estimates the curvature from the last gradients, and searches along each direction
+until the loss has fallen enough (strong Wolfe conditions). Both need a function that stays the
+same, but the weights of MemFT change. A run therefore goes in rounds, and the weights of a round
+are fixed. When the weights have changed, the curvature estimate is dropped, and the next round is a
+short one, because a long round forgets the tokens that its fixed weights leave out.
 
-What takes the time is evaluations of the gradient: these are counted as the run's steps. There is no
-learning rate, and nothing is clipped. The estimate takes the memory of 2 × HISTORY units.
+The time goes into evaluations of the gradient, so these are counted as the steps of the run. There
+is no learning rate, and nothing is clipped. The estimate takes the memory of 2 × HISTORY units.
 
-The first estimate of the curvature takes all variables alike, but B, which starts at zero, ends far above A.
-So B is measured in units of B_UNIT. On the shipped model (128 random tokens, ranks 1 to 16, 13 runs) that
-brings the evaluations until AdamW's loss of 600 steps from 67 to 225 down to 58 to 169; in units of 2 or 10
-some runs take more than 200.
+The first estimate of the curvature treats all variables alike, but B, which starts at zero, ends
+far above A. So B is measured in units of B_UNIT. On the shipped model (128 random tokens, ranks 1
+to 16, 13 runs) L-BFGS then reaches AdamW's loss of 600 steps after 58 to 169 evaluations instead of
+67 to 225. In units of 2 or 10, some runs take more than 200.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 ITERATIONS = 25  # of a round; most take one evaluation
-FIRST = 5  # of a round with new weights
+FIRST_ITERATIONS = 5  # of a round whose weights are new
 HISTORY = 100  # gradients that the curvature is estimated from
 B_UNIT = 5.0
 
 
-class Spent(Exception):
-    """The run has had all of its evaluations."""
+class Evaluation(NamedTuple):
+    """The loss at the present values, and whether it is another function than in the last round."""
+
+    loss: float
+    changed: bool
 
 
 class Variables:
-    """A and B of a stack as L-BFGS sees them: `values`, A and B / B_UNIT, with gradients to match."""
+    """A and B of a unit as L-BFGS sees them: `values` are A and B / B_UNIT."""
 
-    def __init__(self, stack):
-        self.parameters = stack.parameters()  # A, B, A, B, …
-        self.units = [1.0, B_UNIT] * (len(self.parameters) // 2)
-        self.values = [
-            p.detach() / unit for p, unit in zip(self.parameters, self.units, strict=True)
-        ]
+    def __init__(self, parameters: Sequence[Tensor]):
+        """parameters: A, B, A, B, …"""
+        self.parameters = list(parameters)
+        self.units = [B_UNIT if n % 2 else 1.0 for n in range(len(self.parameters))]
+        self.values = [p.detach() / u for p, u in zip(self.parameters, self.units, strict=True)]
 
     def write(self) -> None:
-        """The units become what the variables say."""
+        """Copy the values into the parameters."""
         for p, value, unit in zip(self.parameters, self.values, self.units, strict=True):
             p.data.copy_(value).mul_(unit)
 
     def read_gradient(self) -> None:
+        """The gradient of the values, from that of the parameters."""
         for p, value, unit in zip(self.parameters, self.values, self.units, strict=True):
+            assert p.grad is not None
             value.grad = p.grad * unit
 
-
-def minimize(trainer, plan: Sequence, log) -> None:
-    """Train the one run of `trainer` (train.py) for as many evaluations as the plan has steps."""
-    steps, held, optimizer, variables = 0, None, None, Variables(trainer.stack)
-    while steps < len(plan):
-        trainer.gradient(plan[steps])
-        log.record(steps)
-        if not log.look(steps):
-            return
-        steps += 1
-        log.done(steps)
-        if held is None or not torch.equal(held, trainer.weights):
-            optimizer = None
-        fresh, held = optimizer is None, trainer.weights.clone()
-        optimizer = optimizer or torch.optim.LBFGS(
-            variables.values,
-            max_eval=10 * ITERATIONS,
-            history_size=HISTORY,
-            tolerance_grad=0.0,
-            tolerance_change=0.0,
-            line_search_fn="strong_wolfe",
-        )
-        optimizer.param_groups[0]["max_iter"] = FIRST if fresh else ITERATIONS
-        before = steps
-        try:
-            steps = descend(optimizer, variables, trainer, held, plan, steps, log)
-        except Spent:
-            return
-        if steps == before and fresh:  # no way down from here
-            return
-        if steps == before:
-            held = None
+    def copy(self) -> list[Tensor]:
+        return [value.clone() for value in self.values]
 
 
-def descend(
-    optimizer, variables: Variables, trainer, held: Tensor, plan: Sequence, steps: int, log
-) -> int:
-    """One round from a point whose gradient is known; returns the evaluations done until then.
+class BudgetSpent(Exception):
+    """Ends torch's line search when the evaluations are used up."""
 
-    Ended before its time, by Spent or Ctrl-C, it leaves the lowest point that it saw.
+
+def minimize(
+    variables: Variables, evaluate: Callable[[bool], Evaluation | None], budget: int
+) -> None:
+    """Minimise a loss in rounds, with at most `budget` evaluations.
+
+    evaluate: called with whether a round begins; returns the loss and leaves the gradient in the
+        parameters of the variables. The function may change only when a round begins. None ends
+        the minimisation.
     """
-    minibatches, known = plan[steps - 1], True
-    lowest, best = trainer.loss.item(), [value.clone() for value in variables.values]
+    used, optimizer = 0, None
+    while used < budget:
+        start = evaluate(True)
+        used += 1
+        if start is None:
+            return
+        fresh = optimizer is None or start.changed
+        if optimizer is None or start.changed:
+            optimizer = new_optimizer(variables)
+        optimizer.param_groups[0]["max_iter"] = FIRST_ITERATIONS if fresh else ITERATIONS
+        descent = Descent(variables, evaluate, start.loss, budget - used)
+        descent.run(optimizer)
+        used += descent.used
+        if descent.used == 0:  # the line search found no lower loss
+            if fresh:
+                return
+            optimizer = None  # try again without the old curvature
 
-    def evaluate() -> float:
-        nonlocal steps, known, lowest, best
-        if not known:
-            if steps == len(plan):
-                raise Spent
-            variables.write()
-            trainer.gradient(minibatches, held)
-            log.record(steps)
-            steps += 1
-            log.done(steps)
-        variables.read_gradient()
-        known, loss = False, trainer.loss.item()
-        if loss < lowest:
-            lowest, best = loss, [value.clone() for value in variables.values]
+
+def new_optimizer(variables: Variables) -> torch.optim.LBFGS:
+    return torch.optim.LBFGS(
+        variables.values,
+        max_eval=10 * ITERATIONS,
+        history_size=HISTORY,
+        tolerance_grad=0.0,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
+
+
+class Descent:
+    """One round, from a point whose loss and gradient are known.
+
+    If it ends early, by its budget or Ctrl-C, the variables are those of the lowest loss seen.
+    """
+
+    def __init__(
+        self,
+        variables: Variables,
+        evaluate: Callable[[bool], Evaluation | None],
+        loss: float,
+        budget: int,
+    ):
+        self.variables, self.evaluate, self.budget = variables, evaluate, budget
+        self.known: float | None = loss  # of the present values, until torch has asked for it
+        self.lowest, self.best = loss, variables.copy()
+        self.used = 0  # evaluations
+
+    def run(self, optimizer: torch.optim.LBFGS) -> None:
+        complete = False
+        step: Any = optimizer.step
+        try:
+            step(self.closure)
+            complete = all(bool(value.isfinite().all()) for value in self.variables.values)
+        except BudgetSpent:
+            pass
+        finally:
+            if not complete:
+                for value, lower in zip(self.variables.values, self.best, strict=True):
+                    value.copy_(lower)
+            self.variables.write()
+
+    def closure(self) -> float:
+        """The loss that torch's optimizer asks for, with the gradient in the values."""
+        loss, self.known = self.known, None
+        if loss is None:
+            if self.used == self.budget:
+                raise BudgetSpent
+            self.variables.write()
+            found = self.evaluate(False)
+            assert found is not None
+            self.used += 1
+            loss = found.loss
+        self.variables.read_gradient()
+        if loss < self.lowest:
+            self.lowest, self.best = loss, self.variables.copy()
         return loss if math.isfinite(loss) else math.inf
-
-    whole = False
-    try:
-        optimizer.step(evaluate)
-        whole = all(value.isfinite().all() for value in variables.values)
-    finally:
-        if not whole:
-            for value, lower in zip(variables.values, best, strict=True):
-                value.copy_(lower)
-        variables.write()
-    return steps

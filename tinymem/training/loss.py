@@ -1,112 +1,137 @@
-"""Every target token's loss, and where it pulls, without ever holding all the logits.
+"""Per-token loss and its gradient, in chunks; the [N, V] logits are never stored at once.
 
 Glossary
-    x_t   [d]   last hidden state, normalised, at the place that predicts target token t
-    W     [V, d] the head;  z_t = W x_t are the logits
-    ℓ_t   = −ln softmax(z_t)[target t], nats
-    g_t   = ∂ℓ_t/∂x_t = Wᵀ (softmax(z_t) − onehot(target t))
+    x_t   [d]     last hidden state, normalised, at the position that predicts target token t
+    W     [V, d]  the head; z_t = W x_t are the logits
+    ℓ_t           −ln softmax(z_t)[target t], nats
+    g_t   [d]     ∂ℓ_t/∂x_t = Wᵀ (softmax(z_t) − onehot(target t))
 
-A weight w_t only scales g_t, and the head is frozen, so loss and gradient come out of one pass over the
-rows, a chunk at a time: [N, V] never exists. A row with w_t = 0 needs no g_t. Which rows these are is
-known only after all losses, so a row's g_t is made at once where it will probably be asked for, and
-otherwise if it is.
+The head is frozen and a weight w_t only scales g_t, so one pass over the rows gives both ℓ_t and
+g_t. A row with w_t = 0 needs no g_t, but the weights are known only after all losses. Therefore the
+forward pass computes g_t for the rows that are expected to have a weight, and the backward pass
+adds those that were missed. The expectation decides what a step costs, not what it computes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 25  # logits held at once: 128 MB
-Room = dict[object, Tensor]  # memory for them, to be used again: fresh memory is slow on a CPU
-Likely = Callable[[Tensor, slice], Tensor]  # losses [n] of rows, and which these are -> bool [n]
+from .memft import LN2
+
+CHUNK = 1 << 25  # logits in memory at once: 128 MB in float32
+Buffers = dict[object, Tensor]  # memory for logits that is used again: new memory is slow on a CPU
 
 
-def token_losses(
-    x: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    likely: Likely | None = None,
-    correct: Tensor | None = None,
-    room: Room | None = None,
-) -> Tensor:
-    """ℓ_t [N], nats, float32, from x [N, d], the head's weight [V, d] and targets long [N].
+class TokenLoss:
+    """ℓ_t of a batch's target tokens, through a frozen head."""
 
-    likely: says which rows will probably have a gradient (a guess: it decides the cost, not the result).
-    None: all of them, and nothing that is done depends on the data.
-    correct: bool [N] to be filled in, is the argmax the target?
-    room: empty at first; the same one for every step.
-    """
-    return _TokenLosses.apply(x, weight, targets, likely, correct, {} if room is None else room)
+    def __init__(self, head: Tensor, tokens: int, *, skip_zero_weights: bool, compare: bool):
+        """head: W [V, d]. tokens: target tokens N of the whole batch.
+
+        skip_zero_weights: compute no g_t for rows that are expected to have weight 0. What is
+            computed then depends on the data, which a recorded CUDA graph does not allow.
+        compare: also find out whether each argmax is the target (memft-sw needs it).
+        """
+        self.head, self.compare = head, compare
+        self.buffers: Buffers = {}
+        # Had the token a weight in the last step? Then it is expected to have one in this step.
+        self.weighted: Tensor | None = None
+        if skip_zero_weights:
+            self.weighted = torch.ones(tokens, dtype=torch.bool, device=head.device)
+
+    def __call__(
+        self, x: Tensor, targets: Tensor, tokens: Tensor | slice = slice(None)
+    ) -> tuple[Tensor, Tensor | None]:
+        """(ℓ_t [n] in nats, float32; is the argmax the target? bool [n]) from x [n, d].
+
+        targets: long [n]. tokens: which of the batch's N tokens these are.
+        """
+        correct = torch.zeros_like(targets, dtype=torch.bool) if self.compare else None
+        return _TokenLoss.apply(x, self, targets, tokens, correct), correct
 
 
-def rows_of(room: Room, key: object, dtype: torch.dtype, rows: int, weight: Tensor) -> Tensor:
-    """Logits [rows, V] in `room`, not filled in; one piece of memory for each key."""
-    if key not in room or len(room[key]) < rows:
-        room[key] = torch.empty(rows, len(weight), dtype=dtype, device=weight.device)
-    return room[key][:rows]
+class _TokenLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        loss: TokenLoss,
+        targets: Tensor,
+        tokens: Tensor | slice,
+        correct: Tensor | None,
+    ) -> Tensor:
+        head, buffers = loss.head, loss.buffers
+        losses = torch.empty(len(x), device=x.device)
+        g = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        expected = None if loss.weighted is None else loss.weighted[tokens].clone()
+        for rows, logp in log_probabilities(x, head, buffers):
+            losses[rows] = -logp.gather(-1, targets[rows, None]).squeeze(-1)
+            if correct is not None:
+                correct[rows] = logp.argmax(-1) == targets[rows]
+            if g is None:
+                continue
+            if expected is None:
+                g[rows] = hidden_gradient(logp, targets[rows], head)
+                continue
+            expected[rows] |= losses[rows] > LN2
+            some = expected[rows].nonzero().squeeze(1)
+            if len(some):
+                if len(some) < len(logp):
+                    picked = logits_buffer(buffers, "picked", logp.dtype, len(logp), head)
+                    logp = torch.index_select(logp, 0, some, out=picked[: len(some)])
+                g[rows].index_copy_(0, some, hidden_gradient(logp, targets[rows][some], head))
+        ctx.loss, ctx.tokens, ctx.g, ctx.expected = loss, tokens, g, expected
+        ctx.save_for_backward(x, targets)
+        return losses
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        loss: TokenLoss = ctx.loss
+        if loss.weighted is not None:
+            x, targets = ctx.saved_tensors
+            missed = ((grad != 0) & ~ctx.expected).nonzero().squeeze(1)
+            for rows, logp in log_probabilities(x[missed], loss.head, loss.buffers):
+                ctx.g[missed[rows]] = hidden_gradient(logp, targets[missed[rows]], loss.head)
+            loss.weighted[ctx.tokens] = grad != 0
+        return (ctx.g * grad[:, None]).to(ctx.g.dtype), None, None, None, None
 
 
 def log_probabilities(
-    x: Tensor, weight: Tensor, room: Room | None = None
+    x: Tensor, head: Tensor, buffers: Buffers | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """ln softmax(z_t) [n, V] in float32, chunk after chunk of rows, each in the same piece of memory."""
-    size = max(1, CHUNK // len(weight))
-    same = weight.dtype == x.dtype
-    columns = len(weight) if same else max(1, CHUNK // weight.shape[1])  # of a weight that is cast
-    room = {} if room is None else room
-    most, dtypes = min(size, len(x)), (x.dtype, torch.float32)
-    logits, wide = (rows_of(room, dtype, dtype, most, weight) for dtype in dtypes)
+    """ln softmax(W x_t) [n, V] in float32, chunk by chunk of rows, all in the same memory."""
+    buffers = {} if buffers is None else buffers
+    size = max(1, CHUNK // len(head))
+    # A head of another dtype is cast a part at a time, so that no copy of it is made.
+    columns = len(head) if head.dtype == x.dtype else max(1, CHUNK // head.shape[1])
+    most = min(size, len(x))
+    logits = logits_buffer(buffers, x.dtype, x.dtype, most, head)
+    wide = logits_buffer(buffers, torch.float32, torch.float32, most, head)
     for start in range(0, len(x), size):
         rows = slice(start, min(start + size, len(x)))
         count = rows.stop - start
-        for first in range(0, len(weight), columns):
+        for first in range(0, len(head), columns):
             part = slice(first, first + columns)
-            torch.mm(x[rows], weight[part].to(x.dtype).t(), out=logits[:count, part])
+            torch.mm(x[rows], head[part].to(x.dtype).t(), out=logits[:count, part])
         if wide is not logits:
             wide[:count] = logits[:count]
         yield rows, torch.log_softmax(wide[:count], -1, out=wide[:count])
 
 
-def pull(logp: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-    """g_t [n, d] from ln softmax(z_t) [n, V], which is used up."""
+def logits_buffer(
+    buffers: Buffers, key: object, dtype: torch.dtype, rows: int, head: Tensor
+) -> Tensor:
+    """Memory for logits [rows, V], with old values in it; the same memory for the same key."""
+    if key not in buffers or len(buffers[key]) < rows:
+        buffers[key] = torch.empty(rows, len(head), dtype=dtype, device=head.device)
+    return buffers[key][:rows]
+
+
+def hidden_gradient(logp: Tensor, targets: Tensor, head: Tensor) -> Tensor:
+    """g_t [n, d] from ln softmax(z_t) [n, V], whose memory is overwritten."""
     p = logp.exp_()
     p[torch.arange(len(p), device=p.device), targets] -= 1
-    return p.to(weight.dtype) @ weight
-
-
-class _TokenLosses(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, targets, likely, correct, room):
-        losses = torch.empty(len(x), device=x.device)
-        ctx.g = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
-        ctx.known = None if likely is None else torch.zeros_like(targets, dtype=torch.bool)
-        for rows, logp in log_probabilities(x, weight, room):
-            losses[rows] = -logp.gather(-1, targets[rows, None]).squeeze(-1)
-            if correct is not None:
-                correct[rows] = logp.argmax(-1) == targets[rows]
-            if ctx.g is None:
-                continue
-            if likely is None:
-                ctx.g[rows] = pull(logp, targets[rows], weight)
-                continue
-            ctx.known[rows] = likely(losses[rows], rows)
-            some = ctx.known[rows].nonzero().squeeze(1)
-            if len(some):
-                if len(some) < len(logp):
-                    picked = rows_of(room, "picked", logp.dtype, len(logp), weight)[: len(some)]
-                    logp = torch.index_select(logp, 0, some, out=picked)
-                ctx.g[rows].index_copy_(0, some, pull(logp, targets[rows][some], weight))
-        ctx.room = room
-        ctx.save_for_backward(x, weight, targets)
-        return losses
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        x, weight, targets = ctx.saved_tensors
-        if ctx.known is not None:
-            missing = ((grad != 0) & ~ctx.known).nonzero().squeeze(1)
-            for rows, logp in log_probabilities(x[missing], weight, ctx.room):
-                ctx.g[missing[rows]] = pull(logp, targets[missing[rows]], weight)
-        return (ctx.g * grad[:, None]).to(x.dtype), None, None, None, None, None
+    return p.to(head.dtype) @ head

@@ -1,16 +1,17 @@
-"""MemFT: spend the gradient where memory fails (arXiv 2605.30260; `memft-ot` is its Eq. 8).
+"""MemFT: weights that spend the gradient on tokens that are not yet remembered (arXiv 2605.30260).
 
-A token is sure to be recalled when its probability exceeds θ = ½, that is, when its loss is below
-−ln θ = ln 2. Mean loss spends most of the gradient on tokens long past that point. MemFT weights the
-tokens instead; the loss that is back-propagated is Σ w_t ℓ_t / Σ w_t.
+A token is certain to be recalled when its probability exceeds θ = ½, that is, when its loss is
+below −ln θ = ln 2. Plain fine-tuning (sft) spends much of the gradient on tokens far beyond that
+point. MemFT weights the tokens instead; the loss that is back-propagated is Σ w_t ℓ_t / Σ w_t.
+`memft-ot` (only threshold) is Eq. 8 of the paper; `memft-sw` is its sliding window.
 
 Glossary
     losses     ℓ_t  [..., ℓ]  nats, detached: weights carry no gradient
     weights    w_t  [..., ℓ]  between 0 and 1
     threshold  θ              a probability; −ln θ is a loss
 
-Each method is a pure function of the losses, without data-dependent branches, so a step never waits
-for the device. Leading dimensions are independent runs.
+Each method is a pure function of the losses, without branches that depend on the data, so that a
+step never waits for the device. Leading dimensions are independent runs.
 """
 
 import math
@@ -52,7 +53,8 @@ class Window(NamedTuple):
 
 
 def first_window(losses: Tensor) -> Window:
-    """The state before the first step. The anchor is nowhere yet, so the first one counts as moved."""
+    """The state before the first step. The anchor is nowhere yet, so the first one counts as
+    moved."""
     nowhere = torch.full_like(losses[..., 0], -1)
     return Window(nowhere, torch.zeros_like(nowhere), torch.ones_like(nowhere))
 
@@ -71,7 +73,7 @@ def memft_sw_weights(
     """Sliding window: a soft threshold, times a window that starts at the first error.
 
         w_t = sigmoid(κ (ℓ_t + ln θ)) · m_t
-        m_t = exp(−max(t − a, 0) / τ)  for t < a + window · e,  else floor;  1 where there is no error
+        m_t = exp(−max(t − a, 0) / τ)  for t < a + window · e,  else floor;  1 without any error
 
     correct [..., ℓ]: is the argmax at t the target? The anchor a is the first t where it is not.
     e grows by ½ a step, up to 4, once a has stood still for 3 steps, and returns to 1 when a moves.
@@ -100,17 +102,23 @@ def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
 
 
 class Weigher:
-    """The weights of K runs' tokens, each by its own (method, zero_active); remembers memft-sw's windows."""
+    """Weights of K runs' tokens, each run by its own method.
+
+    It keeps the windows of memft-sw from one step to the next.
+    """
 
     def __init__(self, kinds: Sequence[tuple[str, str]], device: torch.device):
+        """kinds: (method, zero_active) of each run; see `Recipe.weighting`."""
         runs = {kind: [n for n, k in enumerate(kinds) if k == kind] for kind in kinds}
-        self.runs = {kind: torch.tensor(which, device=device) for kind, which in runs.items()}
+        self.kinds = list(kinds)
+        self.runs = {kind: torch.tensor(indices, device=device) for kind, indices in runs.items()}
         self.needs_correct = any(method == "memft-sw" for method, _ in kinds)
-        self.leaves_out = any(method == "memft-ot" for method, _ in kinds)  # some weights will be 0
+        self.has_zero_weights = any(method == "memft-ot" for method, _ in kinds)
         self.window = first_window(torch.empty(len(kinds), 1, device=device))
 
     def __call__(self, losses: Tensor, correct: Tensor | None) -> Tensor:
-        """[K, ℓ] from losses [K, ℓ], and, for memft-sw, whether the argmax is right [K, ℓ]."""
+        """w_t [K, ℓ] from ℓ_t [K, ℓ]; for memft-sw also from whether each argmax is right [K,
+        ℓ]."""
         weights = torch.empty_like(losses)
         for (method, zero_active), runs in self.runs.items():
             if method == "sft":
@@ -118,8 +126,15 @@ class Weigher:
             elif method == "memft-ot":
                 weights[runs] = memft_ot_weights(losses[runs], zero_active=zero_active)
             else:
+                assert correct is not None
                 window = Window(*(state[runs] for state in self.window))
                 weights[runs], window = memft_sw_weights(losses[runs], correct[runs], window)
                 for state, new in zip(self.window, window, strict=True):
-                    state[runs] = new
+                    state[runs] = new  # in place: a recorded CUDA graph reads the same memory
         return weights
+
+    def select(self, indices: Sequence[int]) -> "Weigher":
+        """The weights of these runs alone, with their windows as they are."""
+        part = Weigher([self.kinds[n] for n in indices], self.window.anchor.device)
+        part.window = Window(*(state[list(indices)] for state in self.window))
+        return part

@@ -1,109 +1,84 @@
-"""What runs leave behind: losses, shares, traces; and which runs are done.
+"""Records losses, certified shares and token probabilities of each run.
 
-The loop only writes to tensors on the device; every few steps `look` waits for them, once.
+`add` writes to tensors on the device and waits for nothing; `recent` and `finish` read them back.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .recipe import Minibatches
+from .trainer import StepResult
 
-STILL = 0.01  # nats per token
+CONVERGED = 0.01  # nats per token
 SNAPSHOTS = 200  # of every token's p, over a run
 
 
 @dataclass
 class Training:
-    """What a run left behind, beside the unit itself."""
+    """The course of one run."""
 
     status: str = "ok"  # ok, diverged or interrupted
     steps: int = 0  # done
     losses: list[float] = field(default_factory=list)  # mean ℓ_t before each step, nats
     certified: list[float] = field(default_factory=list)  # share of tokens with p_t > ½, likewise
-    trace: list[tuple[int, list[float]]] = field(
-        default_factory=list
-    )  # (step, every p_t), of full batches
+    trace: list[tuple[int, list[float]]] = field(default_factory=list)  # (step, p_t of every token)
 
     @property
     def converged(self) -> bool:
-        """Had the loss stopped falling? It fell by less than STILL over the last 30 % of the steps.
+        """Did the loss fall by less than CONVERGED over the last 30 % of the steps?
 
-        A weak test: on the shipped model (ranks 1 and 8, 128 random tokens, learning rates 0.03 to 0.2),
-        going from 300 to 1,000 steps lowered the final loss by about 5 to 20 times that fall.
+        A weak test: on the shipped model (ranks 1 and 8, 128 random tokens, learning rates 0.03 to
+        0.2), 1,000 steps instead of 300 lowered the final loss by about 5 to 20 times that fall.
         """
         count = len(self.losses)
         window = max(1, count // 25)
         before = self.losses[int(0.7 * count) :][:window]
-        fall = (
-            sum(before) / window - sum(self.losses[-window:]) / window
-            if len(before) == window
-            else math.inf
-        )
-        return self.status == "ok" and fall < STILL
+        if self.status != "ok" or len(before) < window:
+            return False
+        return sum(before) / window - sum(self.losses[-window:]) / window < CONVERGED
 
 
-class Log:
-    """What the runs of a trainer (train.py) leave behind; and which of them go on."""
+class Record:
+    """What was measured in each step of `runs` runs."""
 
-    def __init__(
-        self,
-        trainer,
-        plan: Sequence[Minibatches],
-        epoch: int,
-        certify: Callable[[int], bool],
-        on_metrics: Callable[[float, float, float], None],
-    ):
-        self.trainer, self.plan, self.epoch = trainer, plan, epoch
-        self.certify, self.on_metrics = certify, on_metrics
-        count = len(trainer.units)
-        self.runs = [Training() for _ in range(count)]
-        self.going = list(range(count))  # runs that train on
-        self.metrics = torch.zeros(2, len(plan), count, device=trainer.model.device)
-        self.column = torch.arange(count, device=trainer.model.device)  # of `going`, in metrics
-        self.traces: list[tuple[int, list[int], Tensor]] = []
+    def __init__(self, steps: int, runs: int, device: torch.device):
+        self.count = 0  # gradients recorded
+        self.runs = [Training() for _ in range(runs)]
+        self.running = list(range(runs))
+        self._columns = torch.arange(runs, device=device)  # of the running ones
+        self._metrics = torch.zeros(2, steps, runs, device=device)  # mean loss, share certified
+        self._traces: list[tuple[int, list[int], Tensor]] = []
 
-    def record(self, step: int) -> None:
-        """What the gradient of this step has brought to light; nothing is waited for."""
-        self.metrics[:, step].index_copy_(1, self.column, self.trainer.metrics)
-        if self.plan[step][-1] is None and step % max(1, len(self.plan) // SNAPSHOTS) == 0:
-            self.traces.append((step, self.going, (-self.trainer.losses).exp()))
+    def add(self, found: StepResult, whole: bool) -> None:
+        """Of the running runs; whole: the step saw all memories, so that p_t of all is known."""
+        metrics = torch.stack([found.mean, found.certified])
+        self._metrics[:, self.count].index_copy_(1, self._columns, metrics)
+        if whole and self.count % max(1, self._metrics.shape[1] // SNAPSHOTS) == 0:
+            self._traces.append((self.count, self.running, (-found.losses).exp()))
+        self.count += 1
 
-    def look(self, step: int) -> bool:
-        """Runs that diverged, and those certified that should stop then, leave. Does any go on?"""
-        recent = self.metrics[:, max(0, step + 1 - self.epoch) : step + 1, self.going].mean(1).cpu()
-        self.on_metrics(step / len(self.plan), *recent.mean(1).tolist())
-        on = []
-        for place, (run, loss, share) in enumerate(zip(self.going, *recent.tolist(), strict=True)):
-            self.runs[run].steps = step
-            if not math.isfinite(loss):
-                self.runs[run].status = "diverged"
-            elif not (self.trainer.recipes[place].stop_when_certified and share > 1 - 1e-6):
-                on.append(place)
-            else:
-                with self.trainer.alone(place):
-                    if not self.certify(run):
-                        on.append(place)
-        if 0 < len(on) < len(self.going):
-            self.trainer.keep(on)
-        if len(on) < len(self.going):
-            self.going = [self.going[place] for place in on]
-            self.column = torch.tensor(self.going, dtype=torch.long, device=self.column.device)
-        return bool(on)
+    def recent(self, steps: int) -> tuple[list[float], list[float]]:
+        """Mean loss and certified share of each running run, over the last so many steps."""
+        first = max(0, self.count - steps)
+        losses, shares = self._metrics[:, first : self.count, self._columns].mean(1).tolist()
+        return losses, shares
 
-    def done(self, steps: int) -> None:
-        """The runs that go on have done so many steps."""
-        for run in self.going:
-            self.runs[run].steps = steps
+    def stop(self, runs: Sequence[int], steps: int, status: str) -> None:
+        """These runs end here, after so many steps."""
+        for run in runs:
+            self.runs[run].steps, self.runs[run].status = steps, status
+        self.running = [run for run in self.running if run not in runs]
+        self._columns = torch.tensor(self.running, dtype=torch.long, device=self._columns.device)
 
-    def finish(self) -> list[Training]:
-        metrics = self.metrics.cpu()
+    def finish(self, steps: int, status: str) -> list[Training]:
+        """The running runs end too; returns the course of every run."""
+        self.stop(self.running, steps, status)
+        metrics = self._metrics.cpu()
         for n, run in enumerate(self.runs):
             run.losses, run.certified = metrics[:, : run.steps, n].tolist()
-        for step, going, p in self.traces:
-            for run, row in zip(going, p.tolist(), strict=True):
-                self.runs[run].trace.append((step, row))
+        for step, running, p in self._traces:
+            for n, row in zip(running, p.tolist(), strict=True):
+                self.runs[n].trace.append((step, row))
         return self.runs

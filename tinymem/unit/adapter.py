@@ -1,63 +1,57 @@
-"""Units on disk: safetensors, with what they are in the file's header.
+"""Units on disk: safetensors, described by JSON in the file's header.
 
-Linear sites    adapter_model.safetensors + adapter_config.json, peft's layout: peft loads it as it is
+Linear sites    adapter_model.safetensors and adapter_config.json, which peft loads too:
                 lora_A.weight [r, d_in], lora_B.weight [d_out, r], lora_alpha = r
-site mlp        unit.safetensors, tinymem's own, for peft has no such unit
+site mlp        unit.safetensors, tinymem's own layout, since peft has no such unit:
                 layers.K.mlp.lora_A [d, r], layers.K.mlp.lora_B [r, d]
 
-In both, the header's metadata has a key `tinymem`: JSON with the base model's name and weight hash,
-the memory as ids, the recipe and the report. Loading is strict: another base, or a tensor that is
-missing, extra, of another shape or not finite, is an error, and nothing is attached.
+In both, the key `tinymem` of the header's metadata is JSON with the name and the weight hash of the
+base model, the memory as ids, the recipe and the report. Loading is strict: it is an error if the
+base is another one, or if a tensor is missing, extra, of another shape or not finite. After an
+error, nothing is attached.
 """
 
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ..base.model import Model
 from ..errors import AdapterError
-from ..files import write_atomically
+from ..files import write_atomically, write_text_atomically
 from .lora import LoRA, Unit
-from .sites import layer_of, linear_paths, sizes
+from .sites import ends_with, layer_of, linear_paths, widths
 
-OWN_FILE, PEFT_FILE, PEFT_CONFIG = (
-    "unit.safetensors",
-    "adapter_model.safetensors",
-    "adapter_config.json",
-)
+OWN_FILE, PEFT_FILE = "unit.safetensors", "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
 FORMAT_VERSION = 1
 PEFT_PREFIX = "base_model.model."
-# Fields of peft's config that change nothing about what its tensors mean, or that are read below.
+# Fields of peft's config that are read below, or do not change what the tensors mean.
 PEFT_HARMLESS = {
-    *(
-        "peft_type",
-        "task_type",
-        "base_model_name_or_path",
-        "revision",
-        "inference_mode",
-        "peft_version",
-    ),
+    *("peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode"),
     *("r", "lora_alpha", "use_rslora", "rank_pattern", "target_modules", "layers_to_transform"),
     *("lora_dropout", "fan_in_fan_out", "layers_pattern", "auto_mapping", "ensure_weight_tying"),
-    *("megatron_core", "qalora_group_size"),  # set even where their feature is off
+    *("megatron_core", "qalora_group_size", "peft_version"),  # set even where their feature is off
 }
 
 
 def base_hash(model: Model) -> str:
-    """The checkpoint's weight hash, or for a model that came from no checkpoint, one of its weights."""
+    """The weight hash of the checkpoint, or of the weights themselves where there was none."""
     if model.weight_hash is None:
         digest = hashlib.sha256()
         for name, value in sorted(model.named_parameters()):
             if ".lora." not in name:
-                digest.update(
-                    f"{name.replace('.part.', '.')} {value.dtype} {list(value.shape)}".encode()
-                )
-                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+                name = name.replace(".part.", ".")
+                digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+                stored = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
+                digest.update(stored.numpy().data)
         model.weight_hash = digest.hexdigest()
     return model.weight_hash
 
@@ -69,8 +63,8 @@ def is_finite(unit: Unit) -> bool:
 # --- Saving ------------------------------------------------------------------------------------
 
 
-def save_adapter(unit: Unit, model: Model, folder: str | Path, **about: object) -> None:
-    """Write a unit of `model` into `folder`. `about` (memories, recipe, report, …) goes into the header.
+def save_adapter(unit: Unit, model: Model, folder: str | Path, **about: Any) -> None:
+    """Write a unit of `model` into `folder`; `about` (memories, recipe, report) goes to the header.
 
     Raises AdapterError if the unit holds values that are not finite.
     """
@@ -78,7 +72,7 @@ def save_adapter(unit: Unit, model: Model, folder: str | Path, **about: object) 
         raise AdapterError("the unit holds NaN or infinite values; there is nothing to save")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    about = {
+    header = {
         "format_version": FORMAT_VERSION,
         "base": model.name,
         "base_weight_hash": base_hash(model),
@@ -87,8 +81,8 @@ def save_adapter(unit: Unit, model: Model, folder: str | Path, **about: object) 
         "rank": unit.rank,
         **about,
     }
-    metadata = {"format": "pt", "tinymem": json.dumps(about)}
-    tensors, targets = {}, []
+    tensors: dict[str, Tensor] = {}
+    targets: list[str] = []
     for path, lora in unit.loras.items():
         A, B = lora.A.detach().cpu(), lora.B.detach().cpu()
         if path.endswith(".mlp"):
@@ -98,43 +92,45 @@ def save_adapter(unit: Unit, model: Model, folder: str | Path, **about: object) 
             targets.append(theirs)
             tensors[f"{PEFT_PREFIX}{theirs}.lora_A.weight"] = A.t().contiguous()
             tensors[f"{PEFT_PREFIX}{theirs}.lora_B.weight"] = B.t().contiguous()
-    name = PEFT_FILE if targets else OWN_FILE
     if targets:
-        config = {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": model.name,
-            "inference_mode": True,
-            "r": unit.rank,
-            "lora_alpha": unit.rank,  # no scaling: alpha / r = 1
-            "lora_dropout": 0.0,
-            "bias": "none",
-            "fan_in_fan_out": bool(model.family and model.family.transposed),
-            "target_modules": targets,  # whole paths, so exactly these
-        }
-        text = json.dumps(config, indent=2) + "\n"
-        write_atomically(folder / PEFT_CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+        text = json.dumps(peft_config(unit, model, targets), indent=2) + "\n"
+        write_text_atomically(folder / PEFT_CONFIG, text)
+    metadata = {"format": "pt", "tinymem": json.dumps(header)}
+    name = PEFT_FILE if targets else OWN_FILE
     write_atomically(folder / name, lambda path: save_file(tensors, path, metadata))
+
+
+def peft_config(unit: Unit, model: Model, targets: list[str]) -> dict[str, Any]:
+    """The adapter_config.json by which peft puts the LoRAs where they belong."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": model.name,
+        "inference_mode": True,
+        "r": unit.rank,
+        "lora_alpha": unit.rank,  # alpha / r = 1: no scaling
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": bool(model.family and model.family.transposed),
+        "target_modules": targets,  # whole paths, so that nothing else matches
+    }
 
 
 # --- Loading -----------------------------------------------------------------------------------
 
 
-def read_about(folder: Path) -> dict:
-    """The metadata of a saved unit; {} for one that peft wrote. Raises AdapterError."""
+def read_about(folder: Path) -> dict[str, Any]:
+    """The header of a saved unit; {} for one that peft wrote. Raises AdapterError."""
     return _read(Path(folder))[1]
 
 
-def _read(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     files = [folder / name for name in (OWN_FILE, PEFT_FILE) if (folder / name).exists()]
     if not files:
         pickle = next((p.name for p in folder.glob("adapter_model.bin")), None)
-        found = (
-            f"found {pickle}, a pickle, which is never loaded"
-            if pickle
-            else "is this a run's folder?"
-        )
-        raise AdapterError(f"{folder}: no {OWN_FILE} and no {PEFT_FILE}; {found}")
+        found = f"found {pickle}, a pickle, which is never loaded" if pickle else ""
+        hint = found or "is this a run's folder?"
+        raise AdapterError(f"{folder}: no {OWN_FILE} and no {PEFT_FILE}; {hint}")
     if len(files) > 1:
         raise AdapterError(f"{folder}: holds both {OWN_FILE} and {PEFT_FILE}; keep one")
     try:
@@ -149,124 +145,129 @@ def _read(folder: Path) -> tuple[dict[str, torch.Tensor], dict]:
         )
     for name, value in tensors.items():
         if not value.is_floating_point() or not torch.isfinite(value).all():
-            raise AdapterError(
-                f"{files[0]}: {name} holds NaN or infinite values, or is not of floats"
-            )
+            raise AdapterError(f"{files[0]}: {name} holds NaN or infinite values, or no floats")
     return tensors, about
 
 
 def load_adapter(model: Model, folder: str | Path) -> Unit:
     """Load a saved unit, tinymem's or peft's, and attach it to `model`.
 
-    Raises AdapterError if it belongs to another base (peft's say no more than a name, so there only
-    shapes can tell), or if a tensor is missing, extra, of another shape, or not finite.
+    Raises AdapterError if the unit belongs to another base, or if a tensor is missing, extra, of
+    another shape or not finite. peft's files hold only a name of the base, so of these only the
+    shapes can be checked.
     """
     folder = Path(folder)
     tensors, about = _read(folder)
     if about and about.get("base_weight_hash") != base_hash(model):
         raise AdapterError(
-            f"{folder}: written for the base {about.get('base')!r} with other weights than those of "
-            f"{model.name!r}; load the base it was trained on"
+            f"{folder}: written for the base {about.get('base')!r} with other weights than those "
+            f"of {model.name!r}; load the base it was trained on"
         )
-    own = (folder / OWN_FILE).exists()
-    config = {} if own else _peft_config(folder)
-    wanted = _own_paths(model, about, folder) if own else _peft_paths(model, config, folder)
-    unit = Unit({})
-    for path, theirs in wanted.items():
-        names = [f"{theirs}.lora_A", f"{theirs}.lora_B"]
-        if not own:
-            names = [f"{PEFT_PREFIX}{name}.weight" for name in names]
-        for name in names:
-            if name not in tensors:
-                raise AdapterError(f"{folder}: tensor {name} is missing")
-        A, B = (tensors.pop(name).float() for name in names)
-        if not own:
-            A, B = A.t(), B.t()
-        d_in, d_out = sizes(model, path)
-        rank = A.shape[-1]
-        if A.shape != (d_in, rank) or B.shape != (rank, d_out) or rank < 1:
-            raise AdapterError(
-                f"{folder}: at {theirs}, A B is {list(A.shape)} times {list(B.shape)}; the base has "
-                f"{d_in} inputs and {d_out} outputs there"
-            )
-        lora = LoRA(d_in, d_out, rank)
-        lora.A.data, lora.B.data = (
-            A.contiguous(),
-            (B * (1.0 if own else _peft_scale(config, rank))).contiguous(),
-        )
-        unit.loras[path] = lora.to(model.device)
+    if (folder / OWN_FILE).exists():
+        path = _own_path(model, about, folder)
+        loras = {path: _pop_lora(model, tensors, path, f"{path}.lora_A", f"{path}.lora_B", folder)}
+    else:
+        config, loras = _read_peft_config(folder), {}
+        for path, theirs in _peft_paths(model, config, folder).items():
+            name_A, name_B = (f"{PEFT_PREFIX}{theirs}.lora_{part}.weight" for part in "AB")
+            lora = _pop_lora(model, tensors, path, name_A, name_B, folder, transposed=True)
+            lora.B.data *= _peft_scale(config, lora.A.shape[1])
+            loras[path] = lora
     if tensors:
-        raise AdapterError(
-            f"{folder}: tensors that fit nowhere in this base: {', '.join(sorted(tensors)[:5])}"
-        )
+        names = ", ".join(sorted(tensors)[:5])
+        raise AdapterError(f"{folder}: tensors that fit nowhere in this base: {names}")
+    unit = Unit(loras)
     unit.train(False)
     return unit.attach(model)
 
 
-def _own_paths(model: Model, about: dict, folder: Path) -> dict[str, str]:
-    layers = about.get("layers")
-    if about.get("sites") != ["mlp"] or layers not in [[k] for k in range(len(model.layers))]:
+def _pop_lora(
+    model: Model,
+    tensors: dict[str, Tensor],
+    path: str,
+    name_A: str,
+    name_B: str,
+    folder: Path,
+    transposed: bool = False,
+) -> LoRA:
+    """The LoRA at `path`, from two of the tensors, which are taken out. Raises AdapterError."""
+    for name in (name_A, name_B):
+        if name not in tensors:
+            raise AdapterError(f"{folder}: tensor {name} is missing")
+    A, B = tensors.pop(name_A).float(), tensors.pop(name_B).float()
+    if transposed:
+        A, B = A.t(), B.t()
+    (d_in, d_out), rank = widths(model, path), A.shape[-1]
+    if A.shape != (d_in, rank) or B.shape != (rank, d_out) or rank < 1:
+        site = name_A.removeprefix(PEFT_PREFIX).partition(".lora_A")[0]
         raise AdapterError(
-            f"{folder / OWN_FILE}: the header does not say a site mlp and a layer of this base"
+            f"{folder}: at {site}, A B is {list(A.shape)} times {list(B.shape)}; the base has "
+            f"{d_in} inputs and {d_out} outputs there"
         )
-    return {f"layers.{k}.mlp": f"layers.{k}.mlp" for k in layers}
+    lora = LoRA(d_in, d_out, rank)
+    lora.A.data, lora.B.data = A.contiguous(), B.contiguous()
+    return lora.to(model.device)
 
 
-def _peft_config(folder: Path) -> dict:
+def _own_path(model: Model, about: Mapping[str, Any], folder: Path) -> str:
+    layers = about.get("layers")
+    if about.get("sites") == ["mlp"]:
+        for layer in range(len(model.layers)):
+            if layers == [layer]:
+                return f"layers.{layer}.mlp"
+    raise AdapterError(
+        f"{folder / OWN_FILE}: the header does not say a site mlp and a layer of this base"
+    )
+
+
+def _read_peft_config(folder: Path) -> dict[str, Any]:
     path = folder / PEFT_CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        re.compile(config["target_modules"] if isinstance(config["target_modules"], str) else "")
+        targets, layers = config["target_modules"], config.get("layers_to_transform")
+        re.compile(targets if isinstance(targets, str) else "")
         config["lora_alpha"] = float(config["lora_alpha"])
-        for key in ("target_modules", "layers_to_transform"):
-            if not isinstance(config.get(key), str | int | list | None):
-                raise TypeError(f"{key} is {config[key]!r}")
-        if isinstance(config["target_modules"], int) or isinstance(
-            config.get("layers_to_transform"), str
-        ):
-            raise TypeError("target_modules are names, layers_to_transform numbers")
+        if not isinstance(targets, str | list | None):
+            raise TypeError(f"target_modules is {targets!r}")
+        if not isinstance(layers, int | list | None):
+            raise TypeError(f"layers_to_transform is {layers!r}")
     except (OSError, ValueError, TypeError, KeyError, re.error) as error:
         raise AdapterError(f"{path}: cannot be read as peft's ({error!r})") from error
     if config.get("peft_type") != "LORA":
-        raise AdapterError(
-            f"{path}: peft_type {config.get('peft_type')!r} is not supported (only LORA)"
-        )
+        kind = config.get("peft_type")
+        raise AdapterError(f"{path}: peft_type {kind!r} is not supported (only LORA)")
     if config.get("bias", "none") != "none":
         raise AdapterError(f"{path}: bias {config['bias']!r} is not supported (only 'none')")
-    if (
-        isinstance(config.get("init_lora_weights"), str)
-        and config["init_lora_weights"] != "gaussian"
-    ):
-        raise AdapterError(
-            f"{path}: {config['init_lora_weights']} changes the base's weights; not supported"
-        )
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start != "gaussian":
+        raise AdapterError(f"{path}: {start} changes the base's weights; not supported")
     for key, value in config.items():
         if value and key not in PEFT_HARMLESS | {"bias", "init_lora_weights"}:
             raise AdapterError(f"{path}: {key} = {value!r} is not supported")
     return config
 
 
-def _peft_scale(config: dict, rank: int) -> float:
+def _peft_scale(config: Mapping[str, Any], rank: int) -> float:
     """peft adds alpha/r (or, with rslora, alpha/√r) times A B; here the factor goes into B."""
     return config["lora_alpha"] / (rank**0.5 if config.get("use_rslora", False) else rank)
 
 
-def _peft_paths(model: Model, config: dict, folder: Path) -> dict[str, str]:
-    """Our path -> the family's path of every module the config says has a LoRA."""
+def _peft_paths(model: Model, config: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Our path -> the family's path of every module that the config gives a LoRA."""
     targets, layers = config.get("target_modules") or [], config.get("layers_to_transform")
     layers = [layers] if isinstance(layers, int) else layers
 
-    def hit(theirs: str) -> bool:
+    def is_target(theirs: str) -> bool:
         if targets == "all-linear":
             return True
         if isinstance(targets, str):
             return re.fullmatch(targets, theirs) is not None
-        return any(f".{theirs}".endswith(f".{target}") for target in targets)
+        return any(ends_with(theirs, target) for target in targets)
 
     wanted = {
         ours: theirs
         for ours, theirs in linear_paths(model)
-        if hit(theirs) and (not layers or layer_of(ours) in layers)
+        if is_target(theirs) and (not layers or layer_of(ours) in layers)
     }
     if not wanted:
         raise AdapterError(

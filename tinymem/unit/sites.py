@@ -1,32 +1,34 @@
-"""Where a unit may sit: module paths by site name and layer, and their sizes."""
+"""Where a unit may sit: from site names and layer numbers to module paths and their widths.
 
-from collections.abc import Iterable, Sequence
+All of this needs the shapes of a model only, not its weights.
+"""
+
+from collections.abc import Iterator, Sequence
 
 from ..base.model import Linear, Model
 from ..errors import RecipeError
 
 
+def default_layer(model: Model) -> int:
+    """Two thirds of the depth: layer 24 of 36, as in the paper for Qwen3-8B."""
+    return model.config.num_layers * 2 // 3
+
+
 def layer_of(path: str) -> int:
+    """layers.3.mlp -> 3."""
     return int(path.split(".")[1])
 
 
-def sizes(model: Model, path: str) -> tuple[int, int]:
-    """Widths going in and coming out at a site."""
-    part = model.get_submodule(path)
-    d = model.config.hidden_size
-    return (part.in_features, part.out_features) if isinstance(part, Linear) else (d, d)
-
-
-def linear_paths(model: Model) -> Iterable[tuple[str, str]]:
-    """(our path, the family's own path) of every Linear in the layers; the head is not for LoRA."""
+def linear_paths(model: Model) -> Iterator[tuple[str, str]]:
+    """(our path, the family's own path) of every Linear in the layers; the head is left out."""
     for path, module in model.named_modules():
         if isinstance(module, Linear) and path.startswith("layers."):
             yield path, model.family.theirs(path) if model.family else path
 
 
-def default_layer(model: Model) -> int:
-    """Two thirds of the depth: 24 of 36, as in the paper for Qwen3-8B."""
-    return model.config.num_layers * 2 // 3
+def ends_with(path: str, name: str) -> bool:
+    """Does the path end with this name, whole: attn.c_proj with c_proj, but not with proj?"""
+    return f".{path}".endswith(f".{name}")
 
 
 def find_sites(
@@ -34,8 +36,8 @@ def find_sites(
 ) -> list[str]:
     """Module paths of the sites in the layers (default: `default_layer`).
 
-    A Linear answers to the end of its path, in tinymem's names or its family's own: `q_proj`,
-    `c_attn`, `attn.c_proj`. Raises RecipeError for one that matches nothing.
+    A Linear is named by the end of its path, in tinymem's names or in its family's own: `q_proj`,
+    `c_attn`, `attn.c_proj`. Raises RecipeError for a name that matches nothing.
     """
     count = model.config.num_layers
     layers = [default_layer(model)] if layers is None else sorted(set(layers))
@@ -48,16 +50,12 @@ def find_sites(
         raise RecipeError("name at least one site and one layer")
     if "mlp" in sites:
         if len(sites) > 1 or len(layers) > 1:
-            raise RecipeError(
-                "the site mlp stands alone, in one layer; several are for Linear sites"
-            )
+            raise RecipeError("the site mlp stands alone, in one layer; name Linear sites instead")
         return [f"layers.{layers[0]}.mlp"]
-    found = {}
+    found: dict[str, list[str]] = {}
     for path, own in linear_paths(model):
         for site in sites:
-            if layer_of(path) in layers and (
-                f".{path}".endswith(f".{site}") or f".{own}".endswith(f".{site}")
-            ):
+            if layer_of(path) in layers and (ends_with(path, site) or ends_with(own, site)):
                 found.setdefault(site, []).append(path)
     for site in sites:
         if site not in found:
@@ -66,15 +64,21 @@ def find_sites(
     return list(dict.fromkeys(path for paths in found.values() for path in paths))
 
 
-def plan_unit(
+def widths(model: Model, path: str) -> tuple[int, int]:
+    """(d_in, d_out): the numbers that go into a site and come out of it, for each token."""
+    part, d = model.get_submodule(path), model.config.hidden_size
+    return (part.in_features, part.out_features) if isinstance(part, Linear) else (d, d)
+
+
+def unit_shapes(
     model: Model, rank: int, sites: Sequence[str], layers: Sequence[int] | None = None
 ) -> dict[str, tuple[int, int]]:
-    """Module path -> (d_in, d_out) of a unit's LoRAs. Needs the model's shapes only.
+    """Module path -> (d_in, d_out) of each of a unit's LoRAs.
 
-    Raises RecipeError for a site, layer or rank that the model does not have room for.
+    Raises RecipeError for a site, a layer or a rank that the model does not have room for.
     """
-    plan = {path: sizes(model, path) for path in find_sites(model, sites, layers)}
-    for path, widths in plan.items():
-        if not 1 <= rank <= min(widths):
-            raise RecipeError(f"rank is {rank}; at {path} it can be 1 to {min(widths)}")
-    return plan
+    shapes = {path: widths(model, path) for path in find_sites(model, sites, layers)}
+    for path, sides in shapes.items():
+        if not 1 <= rank <= min(sides):
+            raise RecipeError(f"rank is {rank}; at {path} it can be 1 to {min(sides)}")
+    return shapes

@@ -1,0 +1,217 @@
+"""What a run leaves behind: its result, the fields of its report, and the folder it is saved in.
+
+Bits (ΔL is the paper's, arXiv 2605.30260; stored and memorized bits are tinymem's)
+    L₀, L       mean loss of the target without and with the unit, nats per token
+    H           entropy of a target of uniformly random tokens, nats per token
+    ΔL          L₀ − L
+    stored      ΔL · ℓ / ln 2, bits
+    memorized   max(0, H − L) · ℓ / ln 2, bits, where the target is random: what the unit knows
+                about the memory itself. Stored bits also count the unlearning of the base model's
+                prior, L₀ − H
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..base.model import Model
+from ..data.memory import Memory
+from ..errors import AdapterError
+from ..files import json_text, without_nan, write_text_atomically
+from ..training.memft import LN2
+from ..training.recipe import Recipe
+from ..training.record import Training
+from ..unit.adapter import is_finite, read_about, save_adapter
+from ..unit.lora import Unit
+from .recall import Verdict
+
+
+@dataclass
+class Result:
+    """A finished run. `unit` is detached: `result.unit.attach(model)` puts it back in place."""
+
+    report: dict[str, Any]  # the fields of `Report`
+    memories: list[Memory]
+    unit: Unit
+    verdict: Verdict | None = None
+    held_out: Verdict | None = None  # on memories that were not trained on
+    training: Training = field(default_factory=Training)
+
+
+def about(meaning: str, unit: str = "") -> Any:
+    """A field of the report, with what the reference page says of it."""
+    return field(metadata={"meaning": meaning, "unit": unit})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The report of one run: `report.json`, and most of a sweep's row. None: not known."""
+
+    model: str = about("the base model: tiny, a hub id or a folder")
+    revision: str | None = about("branch, tag or commit of a hub id")
+    rank: int = about("rank r of the unit")
+    length: int = about("length ℓ of the target, of all memories together", "tokens")
+    memories: int = about("memories in the unit")
+    ratio: int | None = about("share of the target that is random tokens", "percent")
+    layer: int | list[int] = about("layer of the unit, from 0; a list of several")  # noqa: RUF009
+    site: str = about("mlp, or the names of Linear sites with commas between")
+    method: str = about("how the tokens were weighted: sft, memft-ot or memft-sw")
+    seed: int = about("seed of the random tokens and of the unit")
+    steps: int = about("steps done; for lbfgs, evaluations of the gradient")
+    optimizer: str = about("adamw or lbfgs")
+    lr: float | None = about("the largest learning rate of the run; null for lbfgs")
+    device: str = about("where the base model was: cpu, cuda")
+    dtype: str = about("dtype of the base model; units are float32")
+    trainable_parameters: int = about("values in A and B")
+    entropy: float | None = about("H of the target; null unless all of it is random", "nats/token")
+    base_loss: float | None = about("L₀, mean loss of the target without the unit", "nats/token")
+    final_loss: float | None = about("L, mean loss of the target with the unit", "nats/token")
+    delta_loss: float | None = about("ΔL = L₀ − L", "nats/token")
+    stored_bits: float | None = about("ΔL · ℓ / ln 2", "bits")
+    bits_per_parameter: float | None = about("stored bits by parameter", "bits/parameter")
+    memorized_bits: float | None = about("max(0, H − L) · ℓ / ln 2; null where H is", "bits")
+    memorized_bits_per_parameter: float | None = about(
+        "memorized bits by parameter", "bits/parameter"
+    )
+    converged: bool = about("the loss fell by < 0.01 nats/token over the last 30 % of the steps")
+    certified_fraction: float | None = about("share of the target tokens with p > ½", "0 to 1")
+    certified: bool | None = about("every target token has p > ½: proof of recall")
+    verbatim: bool | None = about("every argmax is the target token, given the true prefix")
+    recall_exact: bool | None = about("greedy decoding yields the whole target")
+    exact_match: float | None = about("share of the memories that decoding recites whole", "0 to 1")
+    token_accuracy: float | None = about("share of the tokens that decoding got right", "0 to 1")
+    first_error: int | None = about("position of the first token that decoding got wrong", "tokens")
+    min_probability: float | None = about("lowest p of a target token", "0 to 1")
+    held_out_memories: int = about("memories that were judged, but not trained on")
+    held_out_loss: float | None = about("mean loss of the held-out targets", "nats/token")
+    held_out_exact_match: float | None = about(
+        "share of them that decoding recites whole", "0 to 1"
+    )
+    held_out_token_accuracy: float | None = about("share of their tokens decoded right", "0 to 1")
+    status: str = about("ok, diverged, oom (out of memory) or interrupted")
+    wall_seconds: float = about("time of the run; of runs trained together, each one's share", "s")
+    version: str = about("of tinymem")
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready: NaN and infinity, which JSON lacks, become None."""
+        return {name: without_nan(value) for name, value in asdict(self).items()}
+
+
+VERDICT_FIELDS = (  # of a report, and properties of a verdict
+    *("certified_fraction", "certified", "verbatim", "recall_exact", "exact_match"),
+    *("token_accuracy", "first_error", "min_probability"),
+)
+
+
+def make_report(
+    model: Model, result: Result, recipe: Recipe, base_loss: float | None, seconds: float
+) -> dict[str, Any]:
+    """The report of a run; None in the fields that it did not get as far as."""
+    unit, verdict, memories = result.unit, result.verdict, result.memories
+    length, ratios = sum(m.length for m in memories), {m.ratio for m in memories}
+    layers, parameters = unit.layers, unit.trainable_parameters()
+    status, loss = result.training.status, verdict.loss if verdict else None
+    judged = verdict is not None and math.isfinite(verdict.loss)
+    worse = verdict is not None and base_loss is not None and not verdict.loss <= base_loss
+    if verdict and status == "ok" and worse and not verdict.certified:
+        status = "diverged"  # the loss may be a number, but it is not lower than before
+    bits = count_bits(memories, parameters, base_loss, loss if judged else None)
+    found = {name: getattr(verdict, name) if judged else None for name in VERDICT_FIELDS}
+    others = result.held_out if judged else None
+    return Report(
+        model=model.name,
+        revision=model.revision,
+        rank=recipe.rank,
+        length=length,
+        memories=len(memories),
+        ratio=ratios.pop() if len(ratios) == 1 else None,
+        layer=layers[0] if len(layers) == 1 else layers,
+        site=",".join(recipe.sites),
+        method=recipe.method,
+        seed=recipe.seed,
+        steps=result.training.steps,
+        optimizer=recipe.optimizer,
+        lr=recipe.learning_rate(model),
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        trainable_parameters=parameters,
+        base_loss=base_loss,
+        final_loss=loss,
+        converged=judged and status == "ok" and result.training.converged,
+        held_out_memories=len(others.lengths) if others else 0,
+        held_out_loss=others.loss if others else None,
+        held_out_exact_match=others.exact_match if others else None,
+        held_out_token_accuracy=others.token_accuracy if others else None,
+        status=status,
+        wall_seconds=round(seconds, 3),
+        version=__version__,
+        **bits,
+        **found,
+    ).as_dict()
+
+
+def count_bits(
+    memories: Sequence[Memory], parameters: int, base_loss: float | None, loss: float | None
+) -> dict[str, Any]:
+    """The fields entropy, delta_loss and bits, from the definitions at the top of this file."""
+    length = sum(m.length for m in memories)
+    known = [m.entropy * m.length for m in memories if m.entropy is not None]
+    entropy = sum(known) / length if len(known) == len(memories) else None
+    delta = base_loss - loss if base_loss is not None and loss is not None else None
+    stored = delta * length / LN2 if delta is not None else None
+    memorized = None
+    if entropy is not None and loss is not None:
+        memorized = max(0.0, entropy - loss) * length / LN2
+    return {
+        "entropy": entropy,
+        "delta_loss": delta,
+        "stored_bits": stored,
+        "bits_per_parameter": stored / parameters if stored is not None else None,
+        "memorized_bits": memorized,
+        "memorized_bits_per_parameter": memorized / parameters if memorized is not None else None,
+    }
+
+
+def save_run(result: Result, model: Model, recipe: Recipe, folder: Path) -> bool:
+    """Write the unit and then report.json, which is thus the sign that the run is complete.
+
+    Returns whether there was a unit to write, one that was trained and is finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    usable = result.training.steps > 0 and is_finite(result.unit)
+    if usable:
+        memories = [asdict(m) for m in result.memories]
+        about = {"memories": memories, "recipe": asdict(recipe), "report": result.report}
+        save_adapter(result.unit, model, folder, **about)
+    text = json_text(result.report, indent=2) + "\n"
+    write_text_atomically(folder / "report.json", text)
+    return usable
+
+
+def read_run(folder: Path) -> tuple[list[Memory], dict[str, Any]]:
+    """The memories and the report of a saved run. Raises AdapterError if the folder holds none."""
+    about = read_about(folder)
+    try:
+        memories = [Memory(**memory) for memory in about["memories"]]
+        report = about["report"]
+        if not memories or not {"model", "dtype", "final_loss", *VERDICT_FIELDS} <= set(report):
+            raise KeyError("memories")
+        return memories, dict(report)
+    except (KeyError, TypeError, ValueError) as error:
+        raise AdapterError(
+            f"{folder}: the unit carries no memory to recall; was it saved by tinymem?"
+        ) from error
+
+
+def recall_report(report: Mapping[str, Any], verdict: Verdict, model: Model) -> dict[str, Any]:
+    """The verdict on a reloaded unit, and in `agrees` whether the run's own report says the
+    same."""
+    again = {name: without_nan(getattr(verdict, name)) for name in VERDICT_FIELDS}
+    again["final_loss"] = without_nan(verdict.loss)
+    same = all(again[name] == report[name] for name in ("certified", "verbatim", "recall_exact"))
+    close = report["final_loss"] is not None and abs(verdict.loss - report["final_loss"]) < 1e-3
+    again |= {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
+    return {**report, **again, "agrees": same and close}

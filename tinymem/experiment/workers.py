@@ -1,0 +1,83 @@
+"""The processes that share a sweep (torchrun), and the lock that keeps other sweeps out."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from filelock import FileLock, Timeout
+
+from ..errors import RecipeError
+
+T = TypeVar("T")
+
+
+class Workers:
+    """This process among those that share a sweep: alone, or one of torchrun's."""
+
+    def __init__(self) -> None:
+        self.rank, self.count = 0, 1
+        self.store: Any = None  # torch.distributed's, which all workers see; None if alone
+        self.cost, self.sweeps = 0, 0
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            self.store, self.rank, self.count = next(torch.distributed.rendezvous("env://"))
+            torch.distributed.init_process_group(
+                "gloo",
+                store=self.store,
+                rank=self.rank,
+                world_size=self.count,
+                timeout=timedelta(days=365),  # `wait` lasts as long as the others' last cells
+            )
+
+    def device(self, name: str) -> str:
+        """For "auto" or "cuda": this worker's own GPU, where there are any."""
+        number = int(os.environ.get("LOCAL_RANK", 0))
+        return f"cuda:{number}" if torch.cuda.is_available() else name
+
+    def take(self, groups: Sequence[T]) -> Iterator[T]:
+        """The groups in order, each of them to the worker that is free first."""
+        if self.store is None:
+            yield from groups
+            return
+        self.sweeps += 1  # each sweep has a counter of its own
+        while (number := self.store.add(f"taken {self.sweeps}", 1) - 1) < len(groups):
+            yield groups[number]
+
+    def add_cost(self, cost: int) -> int:
+        """Adds to the cost that all workers have done, and returns the sum."""
+        if self.store is not None:
+            return int(self.store.add("cost", cost))
+        self.cost += cost
+        return self.cost
+
+    def wait(self) -> None:
+        """Until all workers are here."""
+        if self.store is not None:
+            torch.distributed.barrier()
+
+
+@contextmanager
+def lock(folder: Path, workers: Workers) -> Iterator[None]:
+    """Creates the folder and keeps other sweeps out. The lock ends with the process, even if
+    killed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RecipeError(f"--out {folder}: is a file, or within one; choose a folder") from error
+    if workers.rank > 0:  # the first worker holds it for all
+        yield
+        return
+    folder_lock = FileLock(folder / ".lock")
+    try:
+        folder_lock.acquire(blocking=False)
+    except Timeout:
+        raise RecipeError(
+            f"--out {folder}: another sweep is writing there; wait for it, or stop it"
+        ) from None
+    try:
+        yield
+    finally:
+        folder_lock.release()

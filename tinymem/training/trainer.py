@@ -1,0 +1,151 @@
+"""One training step: losses, weights, weighted mean, gradient; then the update.
+
+Glossary
+    ℓ_t   loss of target token t given the prompt and the target before it, nats
+    w_t   its weight (memft.py); the loss that is back-propagated is Σ w_t ℓ_t / Σ w_t
+    p_t   its probability, e^(−ℓ_t); above one half the token is certified (recall.py)
+    K, N  runs that train in lockstep; target tokens of each
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..base.model import Model
+from ..data.batch import Batch
+from ..unit.lora import Unit
+from ..unit.stack import Stack
+from .adamw import AdamW, clip_gradients
+from .graph import GraphedStep
+from .loss import TokenLoss
+from .memft import LN2, Weigher, weighted_mean
+from .prefix import Prefix
+from .recipe import Minibatches, Recipe
+
+
+class StepResult(NamedTuple):
+    """What one computation of the gradient found. On a GPU the next one may overwrite it."""
+
+    losses: Tensor  # ℓ_t [K, N], nats, of the last minibatch
+    weights: Tensor  # w_t [K, N], likewise
+    mean: Tensor  # [K], mean loss of each run, nats, over all minibatches
+    certified: Tensor  # [K], share of each run's tokens with p_t > ½, likewise
+    loss: Tensor  # [], what was back-propagated, summed over the runs
+
+
+class Trainer:
+    """Trains K units in lockstep; one step is `gradient` and then `update`.
+
+    batch: the memories of the first unit, then those of the second, and so on, of the same lengths
+    for each. The units are attached to the model, as one stack, until `close`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        units: Sequence[Unit],
+        batch: Batch,
+        recipes: Sequence[Recipe],
+        lrs: Sequence[float | None],
+    ):
+        self.model, self.recipes, self.lrs = model, list(recipes), list(lrs)
+        for unit in units:
+            unit.train(False)
+        self.stack = Stack(units)
+        self.stack.attach(model)
+        self.stack.train()
+        try:
+            self.prefix = Prefix(model, self.stack, batch)
+        except BaseException:  # out of memory, or Ctrl-C
+            self.stack.detach()
+            raise
+        self.optimizer = AdamW(self.stack.parameters())
+        memories, device = len(batch.ids) // len(units), model.device
+        self.weigh = Weigher([recipe.weighting(memories) for recipe in recipes], device)
+        self._prepare_step()
+
+    def _prepare_step(self) -> None:
+        """What depends on which runs train: rates, buffers, and the step that a GPU replays."""
+        device, head = self.model.device, self.model.lm_head.weight
+        self.lr = torch.tensor([lr or 0.0 for lr in self.lrs], device=device)
+        self.rate = self.lr.clone()
+        self.clip = torch.tensor([recipe.clip for recipe in self.recipes], device=device)
+        self.token_loss = TokenLoss(
+            head,
+            len(self.prefix.batch.targets),
+            skip_zero_weights=device.type == "cpu" and self.weigh.has_zero_weights,
+            compare=self.weigh.needs_correct,
+        )
+        record = device.type != "cpu" and all(recipe.dropout == 0 for recipe in self.recipes)
+        self._full_gradient = GraphedStep(self._gradient_of_all, record)
+        self._update = GraphedStep(self._clip_and_update, record)
+
+    def gradient(
+        self, minibatches: Minibatches = (None,), weights: Tensor | None = None
+    ) -> StepResult:
+        """The gradient of every run's loss, the mean over the minibatches, in the parameters' grad.
+
+        weights: w_t [K, N] instead of those that the methods give.
+        """
+        if weights is None and len(minibatches) == 1 and minibatches[0] is None:
+            return self._full_gradient()
+        self._clear_gradients()
+        share = 1 / len(minibatches)
+        found = [self._add_gradient(indices, share, weights) for indices in minibatches]
+        sums = (torch.stack(parts).sum(0) for parts in list(zip(*found, strict=True))[2:])
+        return StepResult(found[-1].losses, found[-1].weights, *sums)
+
+    def _add_gradient(
+        self, indices: np.ndarray | None, share: float, weights: Tensor | None = None
+    ) -> StepResult:
+        """The paper's step on the memories `indices` (None: all), a `share` of the whole step."""
+        part = self.prefix.batch.select(indices)
+        states = self.prefix.states(part)  # [K·N, d], which predict the target tokens
+        losses, correct = self.token_loss(states, part.targets, part.tokens)
+        losses = losses.view(len(self.recipes), -1)  # ℓ_t [K, N]
+        if weights is None:
+            correct = None if correct is None else correct.view_as(losses)
+            weights = self.weigh(losses.detach(), correct)  # w_t [K, N]
+        loss = weighted_mean(losses, weights).sum() * share  # each run's unit is in one term only
+        loss.backward()
+
+        losses = losses.detach()
+        certified = (losses < LN2).float().mean(1)
+        return StepResult(losses, weights, losses.mean(1) * share, certified * share, loss.detach())
+
+    def _gradient_of_all(self) -> StepResult:
+        self._clear_gradients()
+        return self._add_gradient(None, share=1.0)
+
+    def _clear_gradients(self) -> None:
+        for p in self.stack.parameters():
+            p.grad = None
+
+    def update(self, share: float = 1.0) -> None:
+        """Clip the gradients; one step of AdamW at this share of each run's learning rate."""
+        torch.mul(self.lr, share, out=self.rate)
+        self._update()
+
+    def _clip_and_update(self) -> None:
+        clip_gradients(self.stack.parameters(), self.clip)
+        self.optimizer.step(self.rate)
+
+    def select(self, indices: Sequence[int]) -> None:
+        """Go on with these runs alone; the other units keep the values that they have by now."""
+        memories = len(self.prefix.batch.ids) // len(self.recipes)
+        self.stack.select(indices)
+        self.optimizer.select(indices)
+        self.weigh = self.weigh.select(indices)
+        self.prefix.select(np.concatenate([np.arange(memories) + memories * n for n in indices]))
+        self.recipes = [self.recipes[n] for n in indices]
+        self.lrs = [self.lrs[n] for n in indices]
+        self._prepare_step()
+
+    def close(self) -> None:
+        """The units get the values that they were trained to; the model is left as it was."""
+        self.stack.write_back()
+        if self.stack.model is not None:
+            self.stack.detach()
