@@ -1,7 +1,10 @@
-"""What a person sees: progress while a run goes on, and its verdict, in colour."""
+"""What a person sees of one run on stdout: losses, bits, recall, the target, stubborn tokens."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -9,17 +12,197 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from ..base.tokenizer import Tokenizer
-from ..data.memory import Memory
-from ..experiment.recall import Verdict
+if TYPE_CHECKING:
+    from ..base.tokenizer import Tokenizer
+    from ..data.memory import Memory
+    from ..experiment.recall import Verdict
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
-SHOW_ALL = 256  # tokens up to which the whole target is printed
-AROUND = 8  # tokens shown on each side of a stubborn one in longer targets
+SHOW_ALL = 256  # target tokens up to which the whole target is printed
+AROUND = 8  # tokens printed before and after a stubborn one of a longer target
+MOST_STUBBORN = 10  # rows in the table of stubborn tokens
 
 
-# --- Progress, on stderr ------------------------------------------------------------------------
+def number(value: float | None) -> str:
+    """Three decimals, one digit if it is smaller than 0.001, a dash if there is none."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.0e}"
+
+
+def row_line(row: Mapping[str, Any]) -> str:
+    """One finished cell of a sweep in one line, the most important first."""
+    random = "" if row["ratio"] in (None, 100) else f", {row['ratio']} % random"
+    what = f"rank {row['rank']:3}, length {row['length']:4}{random}, {row['method']}"
+    if row["status"] != "ok":
+        return f"{what}, seed {row['seed']}: [bold red]{row['status']}[/]"
+    bits = row["memorized_bits_per_parameter"]
+    parts = [
+        f"loss {row['base_loss']:.2f} → [bold]{number(row['final_loss'])}[/]",
+        "[green]certified[/]" if row["certified"] else "",
+        "" if row["converged"] else "[yellow]not converged[/]",
+        f"{row['wall_seconds']:.0f} s",
+        "" if bits is None else f"{bits:.2f} memorized bits per parameter",
+    ]
+    return f"{what}, seed {row['seed']}: {', '.join(part for part in parts if part)}"
+
+
+def show_report(report: Mapping[str, Any]) -> None:
+    """Prints what was trained, then losses, bits and recall, and last the verdict in one line."""
+    layer, length = report["layer"], report["length"]
+    where = f"layer {layer}" if isinstance(layer, int) else f"layers {', '.join(map(str, layer))}"
+    kinds = {100: "random tokens", 0: "tokens of text", None: "tokens"}
+    kind = kinds.get(report["ratio"], f"tokens, {report['ratio']} % of them random")
+    many = f" in {report['memories']:,} memories" if report["memories"] > 1 else ""
+    rate = "L-BFGS" if report["lr"] is None else f"learning rate {report['lr']:.3g}"
+    stdout.print(
+        f"[bold]{escape(report['model'])}[/], {where}, site {report['site']}, "
+        f"rank {report['rank']}: {report['trainable_parameters']:,} parameters\n"
+        f"{length:,} {kind}{many}; {report['method']}, {report['steps']:,} steps, {rate}, "
+        f"seed {report['seed']}, {report['device']} {report['dtype']}"
+    )
+    final = f"{number(report['base_loss'])} → [bold]{number(report['final_loss'])}[/]"
+    moving = "" if report["converged"] else ", [yellow]not converged[/]"
+    lines = [("loss", f"{final} nats per token{moving}")]
+    for name, prefix in (("stored", ""), ("memorized", "memorized_")):
+        if (bits := report[f"{name}_bits"]) is not None:
+            each = report[f"{prefix}bits_per_parameter"]
+            lines.append((name, f"{bits:,.0f} bits, [bold]{each:.2f}[/] bits per parameter"))
+    if report["certified_fraction"] is not None:
+        sure, right = (
+            f"{round(report[name] * length):,} of {length:,} tokens"
+            for name in ("certified_fraction", "token_accuracy")
+        )
+        error = f"first error at position {report['first_error']}"
+        recall = "[green]exact[/]" if report["recall_exact"] else error
+        lines.append(("p > ½", f"{sure}, lowest p {number(report['min_probability'])}"))
+        lines.append(("recall", f"{right} right when decoding, {recall}"))
+        for name, prefix, least in (("memories", "", 2), ("held out", "held_out_", 1)):
+            if (count := report[f"{prefix}memories"]) >= least:
+                whole = round(count * report[f"{prefix}exact_match"])
+                lines.append((name, f"{whole:,} of {count:,} memories recited whole"))
+    for name, text in lines:
+        stdout.print(f"{name:<12}{text}")
+    stdout.print(headline(report))
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """The verdict in one line."""
+    if report["status"] == "diverged":
+        return "[bold red]Diverged[/]: the loss ended above where it began; use a lower --lr"
+    if report["status"] == "oom":
+        return "[bold red]Out of memory[/]: use a shorter target or a smaller base model"
+    start = ""
+    if report["status"] == "interrupted":
+        start = f"[yellow]Interrupted[/] after {report['steps']:,} steps. "
+    if report["certified_fraction"] is None:
+        return f"{start}There is no verdict"
+    if report["certified"]:
+        verdict = (
+            "[bold green]Certified[/]: every token has p > ½, so greedy decoding recites them all"
+        )
+    elif report["recall_exact"]:
+        verdict = (
+            "[bold green]Recalled[/], not certified: decoding is exact, but some tokens have p ≤ ½"
+        )
+    else:
+        verdict = (
+            "[bold yellow]Not certified[/], not recalled: the stubborn tokens below have p ≤ ½"
+        )
+    return start + verdict
+
+
+def colour(p: float) -> str:
+    return "green" if p > 0.5 else "yellow" if p > 0.1 else "bold red"
+
+
+def token_text(tokenizer: Tokenizer, token: int) -> str:
+    """A token on its own, with control characters made visible."""
+    visible = {"\n": "⏎", "\t": "⇥"}
+    characters = tokenizer.decode([token])
+    return "".join(c if c.isprintable() else visible.get(c, "·") for c in characters) or "·"
+
+
+def show_tokens(verdict: Verdict, tokenizer: Tokenizer) -> None:
+    """Prints the target, coloured by p, and a table of the most stubborn tokens."""
+    if target := target_text(verdict, tokenizer):
+        stdout.print(
+            "\n[dim]The target, coloured by p:[/]  [green]above ½[/]  [yellow]‹0.1 to ½›[/]  "
+            "[bold red]‹below 0.1›[/]"
+        )
+        stdout.print(target)
+    if verdict.stubborn:
+        count, shown = len(verdict.stubborn), min(len(verdict.stubborn), MOST_STUBBORN)
+        few = "" if count == shown else f"; the {shown} with the lowest p"
+        stdout.print(f"\n[dim]{count:,} stubborn tokens{few}:[/]")
+        stdout.print(stubborn_table(verdict, tokenizer))
+
+
+def target_text(verdict: Verdict, tokenizer: Tokenizer) -> Text:
+    """The target, one memory a line, stubborn tokens in ‹ ›; if long, only what is near them."""
+    count = len(verdict.targets)
+    shown: Sequence[int] = range(count)
+    if count > SHOW_ALL:
+        near = {t + n for t in verdict.stubborn[:SHOW_ALL] for n in range(-AROUND, AROUND + 1)}
+        shown = sorted(near.intersection(shown))
+    starts = set(accumulate(verdict.lengths))
+    text, last = Text(), -1
+    for t in shown:
+        if t in starts:
+            text.append("\n")
+        if t != last + 1:
+            text.append(" … ", "dim")
+        p, token = verdict.probabilities[t], token_text(tokenizer, verdict.targets[t])
+        text.append(token if p > 0.5 else f"‹{token}›", colour(p))
+        last = t
+    if last not in (-1, count - 1):
+        text.append(" …", "dim")
+    return text
+
+
+def stubborn_table(verdict: Verdict, tokenizer: Tokenizer) -> Table:
+    """The stubborn tokens with the lowest p, and what the model would rather say."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column("position", justify="right")
+    table.add_column("token")
+    table.add_column("p", justify="right")
+    table.add_column("likeliest token there")
+    places = [
+        f"{t}" if len(verdict.lengths) == 1 else f"{t} of memory {n}"
+        for n, length in enumerate(verdict.lengths)
+        for t in range(length)
+    ]
+    lowest = sorted(verdict.stubborn, key=verdict.probabilities.__getitem__)
+    for t in lowest[:MOST_STUBBORN]:
+        p, target, predicted = verdict.probabilities[t], verdict.targets[t], verdict.predicted[t]
+        token, other = (token_text(tokenizer, i).replace(" ", "␣") for i in (target, predicted))
+        instead = Text("the same", "dim") if predicted == target else Text(other)
+        table.add_row(places[t], Text(token), Text(number(p), colour(p)), instead)
+    return table
+
+
+def show_recall(
+    again: Mapping[str, Any],
+    memories: Sequence[Memory],
+    verdict: Verdict,
+    tokenizer: Tokenizer,
+) -> None:
+    """Prints what a reloaded unit recites, and whether that is what its report says."""
+    show_report(again)
+    if again["agrees"]:
+        stdout.print("[green]As reported[/]: the reloaded unit has the verdict of the run")
+    else:
+        stdout.print("[bold red]Not as reported[/]: the verdict differs from that of the run")
+    show_tokens(verdict, tokenizer)
+    prompt = tokenizer.decode(list(memories[0].prompt_ids))
+    recited = tokenizer.decode(verdict.decoded[: verdict.lengths[0]])
+    stdout.print()
+    for name, text in (("prompt", prompt), ("recited", recited)):
+        stdout.print(Text(f"{name:<9}", "dim") + repr(text), soft_wrap=True)
+
+
+# --- Until cli/ uses show/progress.py ------------------------------------------------------------
 
 
 class Bars:
@@ -31,7 +214,7 @@ class Bars:
     def __init__(self, quiet: bool = False):
         self.quiet = quiet
 
-    def __enter__(self) -> "Bars":
+    def __enter__(self) -> Bars:
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -70,7 +253,7 @@ class Bars:
 
 
 class GridBars:
-    """Follows a sweep: one bar with the time left of the whole grid, and a line for each finished cell."""
+    """Follows a sweep: one bar for the whole grid, and a line for each finished cell."""
 
     def __init__(self, bars: Bars):
         self.bars = bars
@@ -79,7 +262,7 @@ class GridBars:
         self.cost, self.count, self.total = cost, done, done + todo
         if done and not self.bars.quiet:
             stderr.print(f"{done} of {self.total} cells are there already; {todo} to do")
-        columns = (
+        columns: Any = (
             TextColumn("sweep"),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:3.0f} %"),
@@ -109,165 +292,3 @@ class GridBars:
         self.count += 1
         self.bars.progress.update(self.task, completed=cost)
         stderr.print(row_line(row), soft_wrap=True)
-
-
-def row_line(row: Mapping[str, Any]) -> str:
-    """One finished cell in one line, the most important first."""
-    ratio = "" if row["ratio"] in (None, 100) else f", {row['ratio']} % random"
-    cell = f"rank {row['rank']:3}, length {row['length']:4}{ratio}, {row['method']}, seed {row['seed']}: "
-    if row["status"] != "ok":
-        return cell + f"[bold red]{row['status']}[/]"
-    bits = row["memorized_bits_per_parameter"]
-    parts = [
-        f"loss {row['base_loss']:.2f} → [bold]{number(row['final_loss'])}[/]",
-        "[green]certified[/]" if row["certified"] else "",
-        "" if row["converged"] else "[yellow]not converged[/]",
-        f"{row['wall_seconds']:.0f} s",
-        "" if bits is None else f"{bits:.2f} memorized bits per parameter",
-    ]
-    return cell + ", ".join(part for part in parts if part)
-
-
-# --- The verdict, on stdout ----------------------------------------------------------------------
-
-
-def number(value: float | None) -> str:
-    """Three decimals, or one digit of what is smaller than that."""
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.0e}"
-
-
-def show_report(report: dict) -> None:
-    """Losses, bits and recall of one run."""
-    layer = report["layer"]
-    layers = f"layer {layer}" if isinstance(layer, int) else f"layers {', '.join(map(str, layer))}"
-    kind = {100: "random tokens", 0: "tokens of text", None: "tokens"}.get(
-        report["ratio"], f"tokens, {report['ratio']} % of them random"
-    )
-    many = f" in {report['memories']} memories" if report["memories"] > 1 else ""
-    rate = "L-BFGS" if report["lr"] is None else f"lr {report['lr']:.3g}"
-    stdout.print(
-        f"[bold]{escape(report['model'])}[/]  {layers}, site {report['site']}, rank {report['rank']}: "
-        f"{report['trainable_parameters']:,} parameters\n"
-        f"{report['length']:,} {kind}{many}; {report['method']}, {report['steps']:,} steps, "
-        f"{rate}, seed {report['seed']}, {report['device']} {report['dtype']}"
-    )
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
-    loss = f"{number(report['base_loss'])} → [bold]{number(report['final_loss'])}[/] nats per token"
-    table.add_row("loss", loss + ("" if report["converged"] else "  [yellow]not converged[/]"))
-    for name, bits, each in (
-        ("stored", report["stored_bits"], report["bits_per_parameter"]),
-        ("memorized", report["memorized_bits"], report["memorized_bits_per_parameter"]),
-    ):
-        if bits is not None:
-            table.add_row(name, f"{bits:,.0f} bits, [bold]{each:.2f}[/] per parameter")
-    if report["certified_fraction"] is not None:
-        sure = round(report["certified_fraction"] * report["length"])
-        lowest = report["min_probability"]
-        table.add_row(
-            "p above ½", f"{sure:,} of {report['length']:,} tokens; lowest p {number(lowest)}"
-        )
-        right = round(report["token_accuracy"] * report["length"])
-        exact = (
-            "[green]exact[/]"
-            if report["recall_exact"]
-            else f"first error at {report['first_error']}"
-        )
-        table.add_row(
-            "recall", f"{right:,} of {report['length']:,} tokens right when decoding, {exact}"
-        )
-        for name, prefix in (("memories", ""), ("held out", "held_out_")):
-            if (count := report[f"{prefix}memories"]) > (not prefix):
-                whole = round(count * report[f"{prefix}exact_match"])
-                table.add_row(name, f"{whole:,} of {count:,} memories recited whole")
-    stdout.print(table)
-    stdout.print(headline(report))
-
-
-def headline(report: dict) -> str:
-    if report["status"] == "diverged":
-        return "[bold red]Diverged[/]: the loss ended above where it began; try a lower --lr"
-    if report["status"] == "oom":
-        return "[bold red]Out of memory[/]: shorten the target, or use a smaller base model"
-    prefix = "[yellow]Interrupted[/]; up to there: " if report["status"] == "interrupted" else ""
-    if report["certified_fraction"] is None:
-        return f"{prefix}nothing to judge"
-    if report["certified"]:
-        return f"{prefix}[bold green]Certified[/]: every token has p > ½, so greedy decoding recites it all"
-    if report["recall_exact"]:
-        return (
-            f"{prefix}[bold green]Recalled[/], not certified: exact, though not every p is above ½"
-        )
-    return f"{prefix}[bold yellow]Not certified[/]: the stubborn tokens below have p ≤ ½"
-
-
-def colour(p: float) -> str:
-    return "green" if p > 0.5 else "yellow" if p > 0.1 else "bold red"
-
-
-def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """A token on its own, control characters made visible."""
-    text = tokenizer.decode([token])
-    return (
-        "".join(c if c.isprintable() else {"\n": "⏎", "\t": "⇥"}.get(c, "·") for c in text) or "·"
-    )
-
-
-def show_tokens(verdict: Verdict, tokenizer: Tokenizer) -> None:
-    """The target, coloured by p, stubborn tokens in ‹ ›; of a long one, only what is around these."""
-    count, stubborn = len(verdict.targets), verdict.stubborn
-    shown = set(range(count))
-    if count > SHOW_ALL:
-        shown = {t for s in stubborn[:SHOW_ALL] for t in range(s - AROUND, s + AROUND + 1)}
-    starts = {sum(verdict.lengths[:n]) for n in range(1, len(verdict.lengths))}
-    line, last = Text(), -1
-    for t in sorted(shown & set(range(count))):
-        if t in starts:  # one memory a line
-            line.append("\n")
-        if t != last + 1:
-            line.append(" … ", "dim")
-        p, text = verdict.probabilities[t], token_text(tokenizer, verdict.targets[t])
-        line.append(text if p > 0.5 else f"‹{text}›", colour(p))
-        last = t
-    if last not in (-1, count - 1):
-        line.append(" …", "dim")
-    if line:
-        stdout.print()
-        stdout.print(
-            "[dim]The target, by p:[/]  [green]above ½[/]  [yellow]‹0.1 to ½›[/]  [bold red]‹below 0.1›[/]"
-        )
-        stdout.print(line)
-    if not stubborn:
-        return
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    for name in ("position", "token", "p", "most likely instead"):
-        table.add_column(name, justify="right" if name in ("position", "p") else "left")
-    for t in sorted(stubborn, key=verdict.probabilities.__getitem__)[:10]:
-        p, target, predicted = verdict.probabilities[t], verdict.targets[t], verdict.predicted[t]
-        token, other = (token_text(tokenizer, i).replace(" ", "␣") for i in (target, predicted))
-        note = Text("none, it is the likeliest", "dim") if predicted == target else Text(other)
-        table.add_row(str(t), Text(token), Text(number(p), colour(p)), note)
-    stdout.print()
-    stdout.print(f"[dim]{len(stubborn)} stubborn tokens, the lowest first[/]")
-    stdout.print(table)
-
-
-def show_recall(
-    again: dict, memories: list[Memory], verdict: Verdict, tokenizer: Tokenizer
-) -> None:
-    """A reloaded unit: what it recites, and whether that is what its report says."""
-    show_report(again)
-    if again["agrees"]:
-        stdout.print("[green]As reported[/]: the reloaded unit gives the verdict of the run")
-    else:
-        stdout.print(
-            "[bold red]Not as reported[/]: the reloaded unit gives another verdict than the run did"
-        )
-    show_tokens(verdict, tokenizer)
-    stdout.print()
-    stdout.print(
-        Text("prompt   ", "dim") + repr(tokenizer.decode(memories[0].prompt_ids)), soft_wrap=True
-    )
-    decoded = tokenizer.decode(verdict.decoded[: verdict.lengths[0]])
-    stdout.print(Text("recited  ", "dim") + repr(decoded), soft_wrap=True)

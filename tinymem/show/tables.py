@@ -1,170 +1,194 @@
-"""What a person sees of a sweep, its laws and a plan: tables on stdout."""
+"""What a person sees of a sweep, of its laws and of a plan: tables on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from rich.columns import Columns
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
 from ..law.bits import BitsLaw
-from ..law.fit import Fit
-from ..law.plan import Plan
-from ..law.power import Law
 from .report import number, stdout
 
-SCALE = """for scale, in bits per parameter: 2 knowledge stored by pretraining
-(Allen-Zhu & Li 2024), 3.6 whole-model memorization (Morris et al. 2025),
+if TYPE_CHECKING:
+    from ..law.fit import Fit
+    from ..law.plan import Plan
+    from ..law.power import Law
+
+Row = Mapping[str, Any]  # a finished cell of a sweep
+MARKS = "green: every token certified; *: not converged; !: diverged or out of memory"
+SCALE = """For scale, bits per parameter that others measured:
+2 knowledge stored by pretraining (Allen-Zhu & Li 2024)
+3.6 whole-model memorization (Morris et al. 2025)
 0.7 to 1.7 one trained input vector (Kuratov et al. 2025)"""
+MEASURES = """R²: of ΔL; log R²: of ln ΔL; error: mean error of ΔL; rank left out: mean error
+of ΔL at ranks that were left out of the fit, one after another"""
 
 
-def show_grid(rows: list[dict]) -> None:
-    """Final loss, bits and recall by rank and length, means over seeds, for each method and ratio."""
-    groups = list(dict.fromkeys((row["method"], row["ratio"]) for row in rows))
-    for method, ratio in groups:
-        group = [r for r in rows if (r["method"], r["ratio"]) == (method, ratio)]
-        random = "" if ratio is None else f", {ratio} % random tokens"
+def new_table(*columns: str, left: int = 0) -> Table:
+    """A table without lines; the first `left` columns are aligned to the left, the others right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="left" if place < left else "right", no_wrap=True)
+    return table
+
+
+# --- A sweep -------------------------------------------------------------------------------------
+
+
+def show_grid(rows: Sequence[Row]) -> None:
+    """Prints final loss, bits and recall by rank and length, for each method and ratio."""
+    for method, ratio in dict.fromkeys((row["method"], row["ratio"]) for row in rows):
+        group = [row for row in rows if (row["method"], row["ratio"]) == (method, ratio)]
         known = all(row["memorized_bits"] is not None for row in group if row["status"] == "ok")
-        columns = {"final loss (nats)": "final_loss"}
+        tables = {"final loss (nats per token)": "final_loss"}
         if known:
-            columns["memorized bits per parameter"] = "memorized_bits_per_parameter"
+            tables["memorized bits per parameter"] = "memorized_bits_per_parameter"
         else:
-            columns["stored bits per parameter"] = "bits_per_parameter"
+            tables["stored bits per parameter"] = "bits_per_parameter"
         if any(row["memories"] > 1 for row in group):
-            columns["recited whole"] = "exact_match"
+            tables["recited whole"] = "exact_match"
         if any(row["held_out_memories"] for row in group):
-            columns["held out"] = "held_out_exact_match"
-        stdout.print(f"\n[bold]{method}[/]{random}: by rank and length")
-        stdout.print(
-            Columns(
-                [by_rank_and_length(group, *column) for column in columns.items()], padding=(1, 4)
-            )
-        )
-    stdout.print(
-        "[dim]green: every token certified; * had not converged; ! diverged or out of memory[/]"
-    )
+            tables["held-out recited whole"] = "held_out_exact_match"
+        random = "" if ratio is None else f", {ratio} % random tokens"
+        seeds = len({row["seed"] for row in group})
+        means = f", means of {seeds} seeds" if seeds > 1 else ""
+        stdout.print(f"\n[bold]{method}[/]{random}: by rank and length{means}")
+        parts = [Group(title, by_rank_and_length(group, field)) for title, field in tables.items()]
+        stdout.print(Columns(parts, padding=(1, 4)))
+    stdout.print(f"[dim]{MARKS}[/]")
     stdout.print(f"[dim]{SCALE}[/]")
 
 
-def by_rank_and_length(rows: list[dict], title: str, field: str) -> Table:
+def by_rank_and_length(rows: Sequence[Row], field: str) -> Table:
+    """One field as a table: a row for each rank, a column for each length."""
     lengths = sorted({row["length"] for row in rows})
-    style = {"title": title, "title_justify": "left", "title_style": "", "min_width": len(title)}
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", **style)
-    for name in ("rank", *map(str, lengths)):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = new_table("rank", *(f"{length:,} " for length in lengths))  # room for a mark
     for rank in sorted({row["rank"] for row in rows}):
-        cells = [
-            [r for r in rows if (r["rank"], r["length"]) == (rank, length)] for length in lengths
-        ]
+        cells = ([r for r in rows if (r["rank"], r["length"]) == (rank, n)] for n in lengths)
         table.add_row(f"[dim]{rank}[/]", *(grid_cell(cell, field) for cell in cells))
     return table
 
 
-def grid_cell(rows: list[dict], field: str) -> str:
+def grid_cell(rows: Sequence[Row], field: str) -> str:
+    """The mean over the seeds of one rank and length, with marks for runs that fell short."""
     good = [row for row in rows if row["status"] == "ok"]
-    marks = ("" if all(row["converged"] for row in good) else "*") + (
-        "!" if len(good) < len(rows) else ""
-    )
+    marks = "" if all(row["converged"] for row in good) else "*"
+    marks += "!" if len(good) < len(rows) else ""
     if not good:
-        return marks or "–"
-    mean = sum(row[field] for row in good) / len(good)
-    form = {
-        "final_loss": number,
-        "exact_match": "{:.0%}".format,
-        "held_out_exact_match": "{:.0%}".format,
-    }
-    text = form.get(field, "{:.2f}".format)(mean) + marks
+        return marks or "– "
+    mean = fmean(row[field] for row in good)
+    if field == "final_loss":
+        text = number(mean)
+    else:
+        text = f"{100 * mean:.0f} %" if field.endswith("exact_match") else f"{mean:.2f}"
+    text += marks or " "
     return f"[green]{text}[/]" if all(row["certified"] for row in good) else text
 
 
-def show_fits(fits: list[Fit], refused: dict[str, str]) -> None:
-    """The laws of each group of rows, side by side with how well they hold."""
+# --- Laws ----------------------------------------------------------------------------------------
+
+
+def show_fits(fits: Sequence[Fit], refused: Mapping[str, str]) -> None:
+    """Prints the laws of each group of rows, and how well they hold."""
     for fit in fits:
-        law = fit.law
-        named = {"model": "{}", "layer": "layer {}", "site": "site {}", "method": "{}"}
-        about = [
-            form.format(fit.key[name]) for name, form in named.items() if fit.key[name] is not None
-        ]
-        stdout.print(f"[bold]{escape(', '.join(about))}[/]")
-        stdout.print(
-            f"{law.n} cells fitted; {law.n_saturated} saturated (loss ≤ ln 2) left out"
-            + "".join(f"; {count} {escape(reason)}" for reason, count in fit.skipped.items())
-            + (f"; [yellow]{fit.n_unconverged} had not converged[/]" if fit.n_unconverged else "")
-        )
-        stdout.print(
-            f"\nΔL = {law.C:.4g} · r^{law.alpha:.3f} · ℓ^{-law.beta:.3f} {law.b:+.3f} nats per token"
-        )
-        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-        for column in ("", "C", "α", "β", "b"):
-            table.add_column(column, justify="right")
-        ends = [law.ci[name] for name in ("C", "alpha", "beta", "b")]
-        table.add_row("[dim]95 %[/]", *(f"{low:.3g} to {high:.3g}" for low, high in ends))
-        stdout.print(table)
-        if law.at_bound:
-            stdout.print(
-                "[yellow]b is not fixed by these cells[/]: use --no-offset, or add ranks and lengths"
-            )
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        for column in ("law", "constants", "R²", "ln R²", "error", "left out"):
-            side = "left" if column in ("law", "constants") else "right"
-            table.add_column(column, justify=side, no_wrap=True)
-        for name, constants, one in every_law(fit):
-            blind = "–" if one.leave_one_rank_out is None else f"{one.leave_one_rank_out:.1f} %"
-            table.add_row(
-                name, constants, f"{one.r2:.3f}", f"{one.r2_log:.3f}", f"{one.mape:.1f} %", blind
-            )
-        stdout.print()
-        stdout.print(table)
-        stdout.print(
-            "[dim]error: of ΔL, mean; left out: of ranks that the fit did not see; ln R²: of ln ΔL[/]"
-        )
-        ratios = [(f"law of {ratio} % random tokens", law) for ratio, law in fit.by_ratio.items()]
-        for name, law in (("constant-bits law", fit.bits), *ratios):
-            if isinstance(law, str):
-                stdout.print(f"[dim]no {name}: {escape(law)}[/]")
+        show_power_law(fit)
+        show_measures(fit)
         stdout.print()
     for name, reason in refused.items():
-        stdout.print(f"[yellow]not fitted[/] {escape(name)}: {escape(reason)}")
+        stdout.print(f"[yellow]Not fitted:[/] {escape(name)}: {escape(reason)}")
 
 
-def every_law(fit: Fit) -> list[tuple[str, str, Law | BitsLaw]]:
-    """(name, constants, law) of all that could be fitted, the power law first."""
-    found = [("power law", exponents(fit.law), fit.law)]
-    for ratio, law in fit.by_ratio.items():
-        if not isinstance(law, str):
-            found.append((f"  {ratio} % random", exponents(law), law))
-    if not isinstance(fit.bits, str):
-        low, high = fit.bits.ci
-        found.append(
-            ("constant bits", f"κ {fit.bits.kappa:.3f} ({low:.3f} to {high:.3f})", fit.bits)
+def about(fit: Fit) -> str:
+    """What the rows of a fit have in common: `tiny, layer 2, site mlp, sft`."""
+    words = {"model": "{}", "layer": "layer {}", "site": "site {}", "method": "{}"}
+    parts = [words[name].format(value) for name, value in fit.key.items() if value is not None]
+    return escape(", ".join(parts))
+
+
+def show_power_law(fit: Fit) -> None:
+    """Prints which cells were fitted, the formula, and the intervals of its constants."""
+    law = fit.law
+    left_out = {"saturated (final loss ≤ ln 2)": law.n_saturated} | fit.skipped
+    parts = [f"{count} {escape(reason)}" for reason, count in left_out.items() if count]
+    stdout.print(f"[bold]{about(fit)}[/]")
+    moving = f", [yellow]{fit.n_unconverged} of them not converged[/]" if fit.n_unconverged else ""
+    stdout.print(f"{law.n} cells fitted{moving}")
+    if parts:
+        stdout.print(f"left out: {', '.join(parts)}")
+    offset = f" {'+' if law.b >= 0 else '−'} {abs(law.b):.3f}" if fit.offset else ""
+    formula = f"{law.C:.4g} · r^{law.alpha:.3f} · ℓ^{-law.beta:.3f}{offset}"
+    stdout.print(f"\nΔL = {formula} nats per token".replace("^-", "^−"))
+    names = {"C": "C", "alpha": "α", "beta": "β"} | ({"b": "b"} if fit.offset else {})
+    table = new_table("", *names.values())
+    ends = (f"{low:.3g} to {high:.3g}" for low, high in (law.ci[name] for name in names))
+    table.add_row("[dim]95 % interval[/]", *ends)
+    stdout.print(table)
+    if law.at_bound:
+        stdout.print(
+            "[yellow]These cells do not determine b[/]: use --no-offset, or add ranks and lengths"
         )
-    return found
 
 
-def exponents(law: Law) -> str:
-    return f"α {law.alpha:.2f}, β {law.beta:.2f}, b {law.b:.2f}"
+def show_measures(fit: Fit) -> None:
+    """Prints all laws of a fit side by side: constants, R², errors; and why one is missing."""
+    laws: dict[str, Law | BitsLaw | str] = {"power law": fit.law}
+    laws |= {f"  {ratio} % random": law for ratio, law in fit.by_ratio.items()}
+    laws |= {"constant bits": fit.bits}
+    table = new_table("law", "constants", "R²", "log R²", "error", "rank left out", left=2)
+    for name, law in laws.items():
+        if not isinstance(law, str):
+            blind = law.leave_one_rank_out
+            left_out = "–" if blind is None else f"{blind:.1f} %"
+            values = f"{law.r2:.3f}", f"{law.r2_log:.3f}", f"{law.mape:.1f} %", left_out
+            table.add_row(name, constants(law, fit.offset), *values)
+    stdout.print()
+    stdout.print(table)
+    stdout.print(f"[dim]{MEASURES}[/]")
+    for name, law in laws.items():
+        if isinstance(law, str):
+            stdout.print(f"[dim]No law for {name.strip()}: {escape(law)}[/]")
+
+
+def constants(law: Law | BitsLaw, offset: bool) -> str:
+    """The constants of a law in a few words."""
+    if isinstance(law, BitsLaw):
+        low, high = law.ci
+        return f"κ {law.kappa:.3f} ({low:.3f} to {high:.3f})"
+    return f"α {law.alpha:.2f}, β {law.beta:.2f}" + (
+        f", b {round(law.b, 2) + 0.0:.2f}" if offset else ""
+    )
+
+
+# --- A plan --------------------------------------------------------------------------------------
 
 
 def show_plan(plan: Plan, fit: Fit) -> None:
-    """The answer, what it rests on, and what speaks against it."""
-    goal = "with certificate" if plan.certificate else "at that loss"
+    """Prints the answer, what it rests on, and what speaks against it."""
+    for_rank = plan.asked == "rank"
     low, high = ("∞" if end is None else f"{end:,}" for end in plan.interval)
-    if plan.asked == "rank":
-        what = "no rank" if plan.rank is None else f"rank {plan.rank:,}"
-        stdout.print(
-            f"[bold green]{what}[/] holds {plan.length:,} tokens {goal} [dim](95 %: {low} to {high})[/]"
-        )
-    else:
-        what = "any length" if plan.length is None else f"{plan.length:,} tokens"
-        stdout.print(
-            f"rank {plan.rank:,} holds [bold green]{what}[/] {goal} [dim](95 %: {low} to {high})[/]"
-        )
+    rank = "No rank" if plan.rank is None else f"Rank {plan.rank:,}"
+    length = "any length" if plan.length is None else f"{plan.length:,} tokens"
+    answer = (
+        f"[bold green]{rank}[/] holds {length}"
+        if for_rank
+        else f"{rank} holds [bold green]{length}[/]"
+    )
+    goal = "every one certified" if plan.certificate else f"at {plan.loss:.3g} nats per token"
+    stdout.print(f"{answer}, {goal} [dim](95 % interval: {low} to {high})[/]")
     if plan.parameters is not None:
         stdout.print(f"{plan.parameters:,} parameters, {plan.bytes:,} bytes in float32")
     stdout.print(f"loss {plan.base_loss:.3f} → {plan.loss:.3f} nats per token")
+    stdout.print(f"[dim]by the law of {about(fit)}[/]")
     if plan.constant_bits is not None:
-        unit = "rank" if plan.asked == "rank" else "tokens"
-        stdout.print(f"[dim]the constant-bits law says {unit} {plan.constant_bits:,}[/]")
+        other = f"rank {plan.constant_bits:,}" if for_rank else f"{plan.constant_bits:,} tokens"
+        stdout.print(f"[dim]The constant-bits law gives {other}[/]")
     if plan.right is not None:
-        stdout.print(
-            f"[dim]of the {len(fit.rows)} measured cells, it calls {plan.right:.0%} right[/]"
-        )
+        share = f"{100 * plan.right:.0f} % of the measured cells"
+        stdout.print(f"[dim]For {share}, the law says correctly whether they succeed[/]")
     for warning in plan.warnings:
         stdout.print(f"[yellow]careful:[/] {escape(warning)}")

@@ -1,0 +1,167 @@
+"""Tables of a sweep, of laws and of a plan: the numbers on the screen are those that were given."""
+
+import re
+from dataclasses import replace
+from math import log
+
+import pytest
+
+from tinymem.law.fit import fit_rows
+from tinymem.law.plan import Plan, plan_length, plan_rank
+from tinymem.show.tables import grid_cell, show_fits, show_grid, show_plan
+
+CELL = {"rank": 1, "length": 32, "method": "sft", "ratio": 100, "seed": 0, "memories": 1}
+CELL |= {"status": "ok", "converged": True, "certified": False, "held_out_memories": 0}
+CELL |= {"final_loss": 1.25, "memorized_bits": 10.0, "memorized_bits_per_parameter": 0.5}
+CELL |= {"bits_per_parameter": 0.75, "exact_match": 0.5, "held_out_exact_match": None}
+
+
+def cells(**fields: object) -> list[dict]:
+    """Rows of two ranks, two lengths and two seeds; the final loss says which is which."""
+    return [
+        CELL
+        | {"rank": rank, "length": length, "seed": seed, "final_loss": rank + length / 1000 + seed}
+        | fields
+        for rank in (1, 16)
+        for length in (32, 1024)
+        for seed in (0, 1)
+    ]
+
+
+def test_a_sweep_is_shown_by_rank_and_length_as_means_of_its_seeds(capsys):
+    show_grid(cells())
+    out = capsys.readouterr().out
+    assert "sft, 100 % random tokens: by rank and length, means of 2 seeds" in out
+    table = [re.split(" {2,}", line.strip())[:3] for line in out.splitlines()]
+    assert ["1", "1.532", "2.524"] in table and ["16", "16.532", "17.524"] in table
+    assert "memorized bits per parameter" in out and "recited" not in out
+    assert any(line.split()[:3] == ["rank", "32", "1,024"] for line in out.splitlines())
+
+
+def test_each_method_has_tables_of_its_own(capsys):
+    text = {"ratio": 0, "memorized_bits": None, "memorized_bits_per_parameter": None}
+    show_grid([*cells(), *cells(method="memft-ot", **text)])
+    out = capsys.readouterr().out
+    first, second = out.split("memft-ot, 0 % random tokens")
+    assert "memorized bits" in first and "stored bits" not in first
+    assert "stored bits per parameter" in second and "memorized bits" not in second
+
+
+def test_memories_recited_whole_and_held_out_ones(capsys):
+    show_grid(cells(memories=4, held_out_memories=2, held_out_exact_match=0.25))
+    out = capsys.readouterr().out
+    assert "\nrecited whole" in out.replace("    recited", "\nrecited") and "50 %" in out
+    assert "held-out recited whole" in out and "25 %" in out
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ([{}], "1.250 "),
+        ([{}, {"final_loss": 2.25}], "1.750 "),
+        ([{"converged": False}, {}], "1.250*"),
+        ([{}, {"status": "diverged", "final_loss": 99.0}], "1.250!"),
+        ([{"status": "oom", "final_loss": None}], "!"),
+        ([], "– "),
+        ([{"certified": True}], "[green]1.250 [/]"),
+        ([{"certified": True}, {}], "1.250 "),
+    ],
+)
+def test_marks_of_a_cell(fields, text):
+    assert grid_cell([CELL | one for one in fields], "final_loss") == text
+
+
+def planted(ratios: tuple[int, ...] = (100,), **fields: object) -> list[dict]:
+    """Rows that follow ΔL = 14 r^0.5 ℓ^−0.4 + 0.8, shorter where fewer tokens are random."""
+    rows = []
+    for rank, length, ratio in (
+        (r, n, q) for r in (1, 2, 4, 8) for n in (16, 64, 256) for q in ratios
+    ):
+        delta = min((14 * rank**0.5 * length**-0.4 + 0.8) * ratio / 100, 11.8)
+        row = {"rank": rank, "length": length, "ratio": ratio, "delta_loss": delta, "seed": 0}
+        row |= {"base_loss": 12.0, "final_loss": 12.0 - delta, "certified": delta > 11.4}
+        row |= {"trainable_parameters": 512 * rank, "entropy": 7.6, "converged": rank < 8}
+        row |= {"model": "tiny", "layer": 2, "site": "mlp", "method": "sft", "status": "ok"}
+        rows.append(row | fields)
+    return rows
+
+
+def test_a_law_with_its_intervals_and_measures(capsys):
+    rows = [*planted(), *(row | {"status": "diverged"} for row in planted()[:2])]
+    fits, refused = fit_rows(rows, draws=50)
+    full = sum(row["final_loss"] <= log(2) for row in planted())
+    show_fits(fits, refused)
+    out = capsys.readouterr().out
+    assert out.startswith("tiny, layer 2, site mlp, sft\n")
+    assert f"{12 - full} cells fitted, {fits[0].n_unconverged} of them not converged\n" in out
+    assert f"left out: {full} saturated (final loss ≤ ln 2), 2 diverged\n" in out
+    assert "ΔL = 14 · r^0.500 · ℓ^−0.400 + 0.800 nats per token" in out
+    assert re.search(r"power law +α 0.50, β 0.40, b 0.80 +1.000 +1.000 +0.0 %", out)
+    assert re.search(r"95 % interval +14 to 14 +0.5 to 0.5 +0.4 to 0.4 +0.8 to 0.8", out)
+    kappa = fits[0].bits.kappa
+    assert f"constant bits  κ {kappa:.3f}" in out and "ratio" not in out
+
+
+def test_without_the_offset_no_b_is_shown(capsys):
+    show_fits(*fit_rows(planted(), offset=False, draws=50))
+    out = capsys.readouterr().out
+    assert re.search(r"ℓ\^−0.\d+ nats per token", out) and not re.search(r"\bb\b [−\d]", out)
+
+
+def test_each_ratio_has_a_law_and_a_missing_one_has_a_reason(capsys):
+    rows = [*planted((50, 100)), *planted((20,))[:2]]
+    show_fits(*fit_rows([row | {"entropy": None} for row in rows], draws=50))
+    out = capsys.readouterr().out
+    assert re.search(r"  50 % random +α 0.50, β 0.40, b 0.40", out)
+    assert "No law for 20 % random: " in out and "No law for constant bits: " in out
+
+
+def test_groups_that_cannot_be_fitted_are_named(capsys):
+    show_fits(*fit_rows([*planted(), *planted(method="[b]")[:3]], draws=50))
+    assert "Not fitted: tiny, 2, mlp, [b]: " in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_law_that_does_not_determine_b_says_so(capsys):
+    fits, _ = fit_rows(planted(), draws=50)
+    show_fits([replace(fits[0], law=replace(fits[0].law, at_bound=True))], {})
+    assert "These cells do not determine b: use --no-offset" in capsys.readouterr().out
+
+
+def test_a_plan_for_a_rank(capsys):
+    fit = fit_rows(planted(), draws=50)[0][0]
+    plan = plan_rank(fit, 100, 5.0)
+    show_plan(plan, fit)
+    lines = capsys.readouterr().out.splitlines()
+    truth = ((12 - 5 - 0.8) / 14 * 100**0.4) ** 2  # 7.8
+    assert plan.rank == 8 == round(truth + 0.5)
+    assert lines[0] == "Rank 8 holds 100 tokens, at 5 nats per token (95 % interval: 8 to 8)"
+    assert lines[1] == f"{512 * 8:,} parameters, {4 * 512 * 8:,} bytes in float32"
+    assert lines[2] == "loss 12.000 → 5.000 nats per token"
+    assert lines[3] == "by the law of tiny, layer 2, site mlp, sft"
+    assert lines[4] == f"The constant-bits law gives rank {plan.constant_bits}"
+    assert (
+        lines[5] == "For 100 % of the measured cells, the law says correctly whether they succeed"
+    )
+
+
+def test_a_plan_for_a_length_with_the_certificate(capsys):
+    fit = fit_rows(planted(), draws=50)[0][0]
+    plan = plan_length(fit, 4)
+    show_plan(plan, fit)
+    out = capsys.readouterr().out
+    assert out.startswith(
+        f"Rank 4 holds {plan.length:,} tokens, every one certified (95 % interval"
+    )
+    assert f"The constant-bits law gives {plan.constant_bits} tokens\n" in out
+
+
+def test_a_plan_without_an_answer_or_a_limit(capsys):
+    fit = fit_rows(planted(), draws=50)[0][0]
+    nothing = {"parameters": None, "bytes": None, "constant_bits": None, "right": None}
+    common = {"base_loss": 12.0, "loss": 0.1, "certificate": True} | nothing
+    show_plan(Plan("rank", None, 9, (7, None), **common, warnings=["[odd] grid"]), fit)
+    out = capsys.readouterr().out
+    assert out.startswith("No rank holds 9 tokens, every one certified (95 % interval: 7 to ∞)\n")
+    assert out.endswith("careful: [odd] grid\n")
+    show_plan(Plan("length", 3, None, (7, None), **common), fit)
+    assert capsys.readouterr().out.startswith("Rank 3 holds any length, every one certified")
