@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -200,95 +199,3 @@ def show_recall(
     stdout.print()
     for name, text in (("prompt", prompt), ("recited", recited)):
         stdout.print(Text(f"{name:<9}", "dim") + repr(text), soft_wrap=True)
-
-
-# --- Until cli/ uses show/progress.py ------------------------------------------------------------
-
-
-class Bars:
-    """Progress bars with time left, one for each stage of a command; gone when it is done.
-
-    `watch` and `on_metrics` are what checkpoint.load, memorize and judge take by these names.
-    """
-
-    def __init__(self, quiet: bool = False):
-        self.quiet = quiet
-
-    def __enter__(self) -> Bars:
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed}/{task.total}{task.fields[state]}"),
-            *(TimeElapsedColumn(), TextColumn("[dim]left[/]"), TimeRemainingColumn()),
-            console=stderr,
-            transient=True,
-            disable=self.quiet or not stderr.is_terminal,  # a log file gets no bars
-        )
-        self.progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.progress.stop()
-
-    def watch(self, items: Iterable, what: str = "decoding") -> Iterable:
-        """Passes items through, under a bar of their own."""
-        items = list(items)
-        task = self.progress.add_task(what, total=len(items), state="")
-        for item in items:
-            yield item
-            self.progress.advance(task)
-        self.progress.remove_task(task)
-
-    track = watch
-
-    def on_metrics(self) -> Callable[[float, float, float], None]:
-        """For one run: shows how far it is, loss and share of tokens above one half."""
-        task = self.progress.add_task("writing", total=100, state="")
-
-        def show(done: float, loss: float, share: float) -> None:
-            state = f" %  loss [bold]{loss:.3f}[/]  p>½ [bold]{share:4.0%}[/]"
-            self.progress.update(task, completed=round(100 * done), state=state)
-
-        return show
-
-
-class GridBars:
-    """Follows a sweep: one bar for the whole grid, and a line for each finished cell."""
-
-    def __init__(self, bars: Bars):
-        self.bars = bars
-
-    def start(self, done: int, todo: int, cost: int) -> None:
-        self.cost, self.count, self.total = cost, done, done + todo
-        if done and not self.bars.quiet:
-            stderr.print(f"{done} of {self.total} cells are there already; {todo} to do")
-        columns: Any = (
-            TextColumn("sweep"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:3.0f} %"),
-        )
-        columns += (
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            TextColumn("[dim]left[/]"),
-        )
-        self.bars.progress.columns = (*columns, TimeRemainingColumn(elapsed_when_finished=False))
-        self.bars.progress.speed_estimate_period = 300  # seconds; cells differ, so look back far
-        self.task = self.bars.progress.add_task("", total=cost, state="")
-
-    def torn(self, note: str) -> None:
-        if not self.bars.quiet:
-            stderr.print(note, markup=False, soft_wrap=True)
-
-    def metrics(self, cells, cost: float, loss: float, share: float) -> None:
-        one = cells[0]
-        what = f"rank {one.rank}, {one.method}" if len(cells) == 1 else f"{len(cells)} cells"
-        state = f" length {one.length}, {what}: loss [bold]{loss:.3f}[/]"
-        self.bars.progress.update(
-            self.task, completed=cost, state=state + f"  p>½ [bold]{share:4.0%}[/]"
-        )
-
-    def row(self, row: dict, cost: int) -> None:
-        self.count += 1
-        self.bars.progress.update(self.task, completed=cost)
-        stderr.print(row_line(row), soft_wrap=True)
