@@ -38,7 +38,7 @@ for repo, revision, whole in json.loads(sys.argv[1]):
             answer = {"folder": str(download(repo, revision))}
     except CheckpointError as error:
         answer = {"error": str(error), "chain": repr(error.__cause__)}
-    answer |= {"seconds": time.monotonic() - began, "torch": "torch" in sys.modules}
+    answer["seconds"] = time.monotonic() - began
     print(json.dumps(answer), flush=True)
 """
 
@@ -206,7 +206,6 @@ def test_revisions(serve, tmp_path):
     ]
     branch, pinned, main, unknown = ask(tmp_path, hub.url, *wanted)
     assert branch["folder"] == pinned["folder"] != main["folder"]
-    assert not main["torch"]  # a mistyped name need not wait for it
     assert Path(branch["folder"], "model.safetensors").read_bytes() == old["model.safetensors"]
     assert Path(main["folder"], "model.safetensors").read_bytes() == new["model.safetensors"]
     assert "no such revision" in unknown["error"] and "'v9\\n'" in unknown["error"]
@@ -238,12 +237,12 @@ REFUSED = {  # repository -> what the one line must say; the server's side is be
     "org/busy": ["answered 429", "later"],
     "org/broken": ["answered 500", "later"],
     "org/half": ["cannot get tokenizer.json", "answered 503"],
-    "org/portal": ["does not answer like a hub", "HF_ENDPOINT"],
+    "org/portal": ["does not answer as a hub does", "HF_ENDPOINT"],
     "org/short": [
         "cannot get model.safetensors",
-        "does not deliver",
+        "failed (",
         "has size 1000",
-        "run it again",
+        "run the command again",
     ],
     "a name with spaces": ["neither a folder on this machine nor a hub id"],
 }
@@ -346,7 +345,7 @@ def test_a_download_that_is_cut_off_goes_on_where_it_was(serve, tmp_path):
 def test_a_download_that_breaks_is_never_taken_for_whole(serve, tmp_path, weight_hash):
     hub = serve({"org/model": Repo(FILES, cut=1000, cuts=1, reset=True)})
     broken = ask(tmp_path, hub.url, "org/model")[0]["error"]
-    assert "cannot get model.safetensors: 127.0.0.1:" in broken and "run it again" in broken
+    assert "cannot get model.safetensors: the download from 127.0.0.1:" in broken and "run the command again" in broken
     assert not list(tmp_path.rglob("model.safetensors"))
     offline = ask(tmp_path, hub.url, "org/model", HF_HUB_OFFLINE="1")[0]["error"]
     assert "cannot get model.safetensors: not in the cache, and HF_HUB_OFFLINE is set" in offline
@@ -357,7 +356,7 @@ def test_a_download_that_breaks_is_never_taken_for_whole(serve, tmp_path, weight
 
 def test_no_network_and_nothing_in_the_cache(dead, tmp_path):
     answer = ask(tmp_path, dead, "gpt2")[0]
-    assert "does not deliver (Connect" in answer["error"] and "check the network" in answer["error"]
+    assert "failed (Connect" in answer["error"] and "check the network" in answer["error"]
     assert answer["seconds"] < 5
     answer = ask(tmp_path, dead, "gpt2", HF_HUB_OFFLINE="1")[0]
     assert "cannot get config.json: not in the cache, and HF_HUB_OFFLINE is set" in answer["error"]
@@ -368,7 +367,7 @@ def test_a_silent_hub_is_given_up_on(tmp_path):
         url = f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}"
         settings = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         answer = ask(tmp_path, url, "gpt2", **settings)[0]
-    assert "does not deliver" in answer["error"] and "secret" not in answer["error"]
+    assert "failed (" in answer["error"] and "secret" not in answer["error"]
     assert answer["seconds"] < 5
 
 

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -91,3 +93,10 @@ def test_the_lesson_trains_and_saves_a_loadable_checkpoint(lesson, tmp_path):
     ids = stream[None, :64]
     assert torch.allclose(loaded(ids), model(ids), atol=0.2)  # the file is bfloat16
     assert torch.equal(loaded(ids).argmax(-1)[:, -1:], model(ids).argmax(-1)[:, -1:])
+
+
+def test_loading_does_not_import_torchs_compiler():
+    """It takes two seconds; drawing initial values on the meta device would import it."""
+    code = "import sys, tinymem; tinymem.load(); sys.exit('torch._dynamo' in sys.modules)"
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=root).returncode == 0

@@ -8,10 +8,11 @@ import torch
 import transformers
 from torch import nn
 
-from tinymem.base.checkpoint import DTYPES, SHIPPED, is_transposed, load
+from tinymem.base.checkpoint import DTYPES, SHIPPED, load
 from tinymem.base.families import read_config
 from tinymem.base.model import Model
 from tinymem.base.tokenizer import Tokenizer
+from tinymem.base.weights import is_transposed
 from tinymem.data.memory import Memory, random_memory
 from tinymem.training.recipe import auto_lr
 from tinymem.unit.sites import default_layer
@@ -102,7 +103,11 @@ def from_shape(name: str, device: str, dtype: str) -> Base:
     for path, value in theirs.named_parameters():
         ours = family.ours(path)[0]
         module, _, kind = ours.rpartition(".")
-        value = value.detach().t().contiguous() if is_transposed(model, ours) else value.detach()
+        value = (
+            value.detach().t().contiguous()
+            if is_transposed(ours, model, family)
+            else value.detach()
+        )
         setattr(model.get_submodule(module), kind, nn.Parameter(value, requires_grad=False))
     if settings.tied:
         model.lm_head.weight = model.embed_tokens.weight

@@ -1,19 +1,17 @@
-"""One decoder-only transformer that is GPT-2, Llama, Qwen2, Qwen3 or GPT-NeoX.
+"""One decoder-only transformer that is GPT-2, Llama, Mistral, Qwen2, Qwen3 or GPT-NeoX.
 
-The five families differ in a few choices only; each is a field of `ModelConfig`, is acted on in a
-constructor, and leaves `forward` the same for all. Module names are those of Hugging Face's Llama
-(`layers.0.self_attn.q_proj`), so the code reads against any modern checkpoint.
+The families differ in a few choices. Each choice is a field of `ModelConfig` and takes effect in a
+constructor, so `forward` is the same for all of them. Modules have the names of Hugging Face's
+Llama (`layers.0.self_attn.q_proj`).
 
-Shapes in comments: B sequences, T positions, d hidden size, H heads, D size of a head, V vocabulary.
+Shapes in comments: B sequences, T positions, d hidden size, H heads, D size of a head, V vocabulary
 
     ids [B, T] -> embed -> h [B, T, d] -> layers 0 … n-1 -> norm -> lm_head -> logits [B, T, V]
 
-Every module computes in the dtype of its input and casts its weights to it. A bfloat16 model can
-thus be run in float32 arithmetic, one weight at a time, by starting from float32 embeddings; the
-verdict on a memory (recall.py) does that.
+Every module computes in the dtype of its input and casts its weights to it. A bfloat16 model
+therefore runs in float32 arithmetic when its embeddings are cast to float32, without a second copy
+of the weights. The verdict on a memory (experiment/recall.py) uses this.
 """
-
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,44 +19,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import DataError
+from .config import ACTIVATIONS, ModelConfig
+from .families import Family
 from .progress import SILENT, Progress
+from .rope import Rotation, rope_frequencies, rotate
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """All that distinguishes one supported model from another (filled by families.py)."""
+class Embedding(nn.Embedding):
+    """A table of vectors. On the meta device it has no values, and none are drawn."""
 
-    vocab_size: int  # V, rows of the embedding; may exceed the tokenizer's vocabulary
-    hidden_size: int  # d, width of the residual stream
-    intermediate_size: int  # width inside the MLP
-    num_layers: int
-    num_heads: int  # H, heads of the queries
-    num_kv_heads: int  # heads of keys and values; fewer than H in grouped-query attention
-    head_dim: int  # D, explicit: Qwen3's is not d / H
-    context: int  # longest sequence the model was made for, in tokens
-    norm: str  # "layernorm" (weight and bias) or "rmsnorm" (weight)
-    norm_eps: float
-    activation: str  # a key of ACTIVATIONS
-    gated_mlp: bool  # down(act(gate(x)) * up(x)) or down(act(up(x)))
-    rotary_dim: int  # leading components of a head that rotate; 0 = learned position embeddings
-    rope_theta: float = 10_000.0
-    rope_scaling: tuple[tuple[str, float | str], ...] | None = None  # sorted items of the dict
-    fused_qkv: str | None = None  # None, "qkv-heads" (GPT-2) or "heads-qkv" (GPT-NeoX)
-    qkv_bias: bool = False
-    o_bias: bool = False
-    mlp_bias: bool = False
-    qk_norm: bool = False  # RMSNorm on each head's query and key (Qwen3)
-    parallel_residual: bool = False  # attention and MLP read the same h (GPT-NeoX)
-    tied: bool = False  # lm_head is the embedding matrix
-
-
-ACTIVATIONS = {
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),  # GPT-2's; the exact form is 5e-4 off
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-}
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:  # torch would import its compiler for this, which takes 2 s
+            super().reset_parameters()
 
 
 class Linear(nn.Linear):
@@ -78,7 +50,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight; the mean square is taken in float32 whatever the dtype of x."""
+    """x / rms(x) * weight; the mean square is taken in float32, whatever the dtype of x."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()
@@ -90,58 +62,24 @@ class RMSNorm(nn.Module):
         return wide.to(x.dtype) * self.weight.to(x.dtype)
 
 
-def make_norm(config: ModelConfig, size: int) -> nn.Module:
+def make_norm(config: ModelConfig) -> nn.Module:
+    """The normalisation of h [..., d] that this family uses."""
     kind = {"layernorm": LayerNorm, "rmsnorm": RMSNorm}[config.norm]
-    return kind(size, eps=config.norm_eps)
-
-
-def rope_frequencies(config: ModelConfig) -> Tensor:
-    """Angle per position of each rotating pair: [rotary_dim / 2], float32.
-
-    Plain RoPE is θ^(−2i/rotary_dim) (Su et al. 2021). `linear` stretches all wavelengths by
-    `factor`. `llama3` (Llama 3.1) stretches only those longer than the original context divided by
-    `low_freq_factor`, keeps those shorter than it divided by `high_freq_factor`, and goes over
-    smoothly in between.
-    """
-    steps = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
-    frequency = 1.0 / config.rope_theta**steps
-    scaling = dict(config.rope_scaling or ())
-    kind = scaling.get("rope_type", "default")
-    if kind == "linear":
-        return frequency / scaling["factor"]
-    if kind == "llama3":
-        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-        turns = scaling["original_max_position_embeddings"] * frequency / (2 * torch.pi)
-        keep = ((turns - low) / (high - low)).clamp(0, 1)  # 1 = short wave, 0 = long wave
-        return keep * frequency + (1 - keep) * frequency / scaling["factor"]
-    return frequency
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x [..., T, D] in the half-split layout; cos, sin [T, rotary_dim].
-
-    Component i turns together with component i + rotary_dim/2:
-
-        [ x0 x1 | x2 x3 | x4 x5 ]     rotary_dim 4 of D 6: pairs (x0, x2) and (x1, x3)
-          a  b    a  b    untouched
-    """
-    size = cos.shape[-1]
-    turning, rest = x[..., :size], x[..., size:]
-    first, second = turning.chunk(2, dim=-1)
-    turned = turning * cos + torch.cat([-second, first], dim=-1) * sin
-    return torch.cat([turned, rest], dim=-1) if size < x.shape[-1] else turned
+    return kind(config.hidden_size, eps=config.norm_eps)
 
 
 class KVCache:
-    """Keys and values of the positions already seen, for decoding token by token."""
+    """Keys and values of the positions seen so far, for decoding token by token."""
 
-    def __init__(self, config: ModelConfig, batch: int, length: int, device, dtype):
+    def __init__(
+        self, config: ModelConfig, batch: int, length: int, device: torch.device, dtype: torch.dtype
+    ):
         shape = (config.num_layers, 2, batch, config.num_kv_heads, length, config.head_dim)
         self.store = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0  # positions filled
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append k, v [B, H, t, D] of one layer; returns all of its keys and values so far."""
+        """Append k, v [B, heads, t, D] of one layer; returns all of its keys and values so far."""
         end = self.length + k.shape[2]
         self.store[layer, 0, :, :, self.length : end] = k
         self.store[layer, 1, :, :, self.length : end] = v
@@ -153,14 +91,10 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
-        self.layer, self.heads = layer, config.num_heads
-        self.kv_heads, self.head_dim = config.num_kv_heads, config.head_dim
-        self.fused = config.fused_qkv
-        d, q_size, kv_size = (
-            config.hidden_size,
-            self.heads * self.head_dim,
-            self.kv_heads * self.head_dim,
-        )
+        self.layer, self.fused = layer, config.fused_qkv
+        self.heads, self.kv_heads = config.num_heads, config.num_kv_heads
+        self.head_dim = size = config.head_dim
+        d, q_size, kv_size = config.hidden_size, self.heads * size, self.kv_heads * size
         if self.fused:  # one matrix, as the checkpoint (and a LoRA written for it) has it
             self.qkv_proj = Linear(d, q_size + 2 * kv_size, bias=config.qkv_bias)
         else:
@@ -168,10 +102,10 @@ class Attention(nn.Module):
             self.k_proj = Linear(d, kv_size, bias=config.qkv_bias)
             self.v_proj = Linear(d, kv_size, bias=config.qkv_bias)
         self.o_proj = Linear(q_size, d, bias=config.o_bias)
-        self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(size, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(size, config.norm_eps) if config.qk_norm else nn.Identity()
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """x [B, T, d] -> queries, keys, values, each [B, T, heads, D]."""
         if self.fused == "qkv-heads":
             return self.qkv_proj(x).unflatten(-1, (3, self.heads, self.head_dim)).unbind(-3)
@@ -181,7 +115,7 @@ class Attention(nn.Module):
         return tuple(t.unflatten(-1, (-1, self.head_dim)) for t in (q, k, v))
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, cache: KVCache | None
+        self, x: Tensor, rope: Rotation | None = None, cache: KVCache | None = None
     ) -> Tensor:
         """x [B, T, d] -> [B, T, d]; no position sees a later one."""
         q, k, v = self.project(x)
@@ -200,7 +134,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """x [..., d] -> [..., d] through a wider layer, position by position; with a gate (SwiGLU) or without."""
+    """x [..., d] -> [..., d], each position alone; with a gate (SwiGLU) or without."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -222,36 +156,44 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.parallel = config.parallel_residual
-        self.input_layernorm = make_norm(config, config.hidden_size)
+        self.input_layernorm = make_norm(config)
         self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = make_norm(config, config.hidden_size)
+        self.post_attention_layernorm = make_norm(config)
         self.mlp = MLP(config)
 
-    def attend(self, h: Tensor, rope, cache=None) -> tuple[Tensor, Tensor]:
-        """h [B, T, d] -> (h after attention, x entering the MLP); the block's output is h + mlp(x)."""
+    def attend(
+        self, h: Tensor, rope: Rotation | None = None, cache: KVCache | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """h [B, T, d] -> (h after attention, x entering the MLP); the block gives h + mlp(x)."""
         after = h + self.self_attn(self.input_layernorm(h), rope, cache)
         return after, self.post_attention_layernorm(h if self.parallel else after)
 
-    def forward(self, h: Tensor, rope, cache=None) -> Tensor:
+    def forward(
+        self, h: Tensor, rope: Rotation | None = None, cache: KVCache | None = None
+    ) -> Tensor:
         after, x = self.attend(h, rope, cache)
         return after + self.mlp(x)
 
 
 class Model(nn.Module):
-    """A base model: `model(ids)` gives logits.
+    """A base model; `model(ids)` gives logits.
 
-    `name`, `revision`, `weight_hash` and `family` say which weights these are; checkpoint.py fills them.
+    `name`, `revision`, `weight_hash` and `family` say which weights these are; the loader
+    (checkpoint.py) sets them.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.name, self.revision, self.weight_hash, self.family = "unnamed", None, None, None
+        self.name = "unnamed"
+        self.revision: str | None = None
+        self.weight_hash: str | None = None
+        self.family: Family | None = None
         d = config.hidden_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, d)
-        self.embed_positions = None if config.rotary_dim else nn.Embedding(config.context, d)
+        self.embed_tokens = Embedding(config.vocab_size, d)
+        self.embed_positions = None if config.rotary_dim else Embedding(config.context, d)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
-        self.norm = make_norm(config, d)
+        self.norm = make_norm(config)
         self.lm_head = Linear(d, config.vocab_size, bias=False)
         if config.tied:
             self.lm_head.weight = self.embed_tokens.weight
@@ -277,7 +219,7 @@ class Model(nn.Module):
             return h
         return h + self.embed_positions.weight[start:end].to(h.dtype)
 
-    def rope(self, h: Tensor, start: int = 0) -> tuple[Tensor, Tensor] | None:
+    def rope(self, h: Tensor, start: int = 0) -> Rotation | None:
         """cos and sin [T, rotary_dim] for h [B, T, d] at positions start …; None without RoPE."""
         if not self.config.rotary_dim:
             return None
@@ -291,14 +233,15 @@ class Model(nn.Module):
         start: int = 0,
         stop: int | None = None,
         *,
-        rope=None,
-        cache=None,
-        recompute=False,
+        rope: Rotation | None = None,
+        cache: KVCache | None = None,
+        recompute: bool = False,
     ) -> Tensor:
         """h [B, T, d] entering layer `start` -> h leaving layer `stop - 1` (default: the last).
 
-        Pass `rope` (from `self.rope`) when h does not begin at position 0, or to compute it once.
-        recompute: keep only each layer's h for the way back, and compute the rest again there.
+        rope: from `self.rope`; needed if h does not begin at position 0, else it only saves time.
+        recompute: store only the input of each layer for the backward pass, and compute the other
+            activations again there.
         """
         rope = rope or self.rope(h)
         for layer in self.layers[start:stop]:
@@ -325,14 +268,18 @@ def greedy(
     dtype: torch.dtype | None = None,
     progress: Progress = SILENT,
 ) -> Tensor:
-    """Decode `steps` tokens after ids [B, T], the likeliest each time: long [B, steps]."""
-    batch, seen = ids.shape
-    cache = KVCache(model.config, batch, seen + steps, model.device, dtype or model.dtype)
-    out = []
+    """Decode `steps` tokens after ids [B, T], the likeliest token each time: long [B, steps].
+
+    dtype: of the arithmetic; the model's own unless given.
+    Raises DataError if the decoded sequence ends beyond the model's context.
+    """
+    batch, length = ids.shape
+    cache = KVCache(model.config, batch, length + steps, model.device, dtype or model.dtype)
+    decoded = []
     for _ in progress.track(range(steps), "decoding"):
         h = model.embed(ids, cache.length, dtype)
         h = model.run(h, rope=model.rope(h, cache.length), cache=cache)
         cache.length += ids.shape[1]
         ids = model.head(h[:, -1:]).argmax(-1)
-        out.append(ids)
-    return torch.cat(out, dim=1)
+        decoded.append(ids)
+    return torch.cat(decoded, dim=1)
