@@ -12,15 +12,15 @@ Time           40 seconds to run on one core, 30 minutes to read
 # How many tokens can a LoRA of rank r store, word for word? The paper answers in three steps:
 #
 #   1. Certificate. If every target token has a probability above ½, greedy decoding recites it.
-#   2. MemFT (memory-oriented fine-tuning). Only tokens below ½ are trained, so more get above it.
+#   2. MemFT (memory-oriented fine-tuning). Training only on tokens below ½ lifts more above ½.
 #   3. Law. The loss falls by ΔL = C · r^α · ℓ^(−β): more for a higher rank r, less for more tokens.
 #
-# This file does all three in plain torch. From tinymem it takes a frozen model and its tokenizer.
-# The library does the same, faster; tests/test_whole_paper.py checks that the results agree.
+# This file does all three in plain torch. It takes only a frozen model and its tokenizer from the
+# library. The library does the same, faster; tests/test_whole_paper.py checks that both agree.
 
 # %% Shapes: the symbols of the paper
 #   prompt [n], target [ℓ]   token ids: what the model reads, and what it must recite
-#   x [T, d]                 T inputs of an MLP, the feed-forward part of a layer; d is its width
+#   x [T, d]                 T inputs of an MLP (the feed-forward part of a layer) of width d
 #   A [d, r], B [r, d]       the memory unit, a LoRA of rank r; it adds x A B to the MLP's output
 #   losses ℓ_t [ℓ]           cross-entropy of each target token, −ln p_t, in nats
 #   weights w_t [ℓ]          how much each token counts in a training step; they carry no gradient
@@ -128,12 +128,12 @@ def greedy(model: tm.Model, prompt: Tensor, count: int) -> Tensor:
 def memorize(
     model: tm.Model, prompt: Tensor, target: Tensor, rank: int, method: str, steps: int, seed: int
 ) -> tuple[LoRA, Tensor, Tensor, Tensor, Tensor]:
-    """One experiment: put a new unit into the model, train it, test it, and take it out again.
+    """One experiment: put a new unit beside one MLP, train it, test it, and take it out again.
 
     Returns the unit; the losses before each step [steps, ℓ] and after the last [ℓ]; the most likely
     tokens given the true ones before [ℓ]; and the tokens that the model writes on its own [ℓ].
     """
-    layer = model.requires_grad_(False).layers[model.config.num_layers * 2 // 3]  # as in the paper
+    layer = model.requires_grad_(False).layers[model.config.num_layers * 2 // 3]  # paper: 24 of 36
     layer.mlp = unit = LoRA(layer.mlp, model.config.hidden_size, rank, seed)
     history = train(model, unit, prompt, target, method, steps)
     with torch.no_grad():
@@ -161,11 +161,11 @@ def main() -> None:
     # Random tokens cannot be guessed, so a unit that recites them has stored them.
     tokens = torch.from_numpy(np.random.default_rng(0).choice(tokenizer.plain_ids, max(LENGTHS)))
 
-    runs = [(5, 24 if FAST else 64, method, 30 if FAST else 300) for method in METHODS]
-    runs += [(rank, length, "sft", 20 if FAST else 100) for length in LENGTHS for rank in RANKS]
+    pair = [(5, 24 if FAST else 64, method, 30 if FAST else 300) for method in METHODS]
+    grid = [(rank, length, "sft", 20 if FAST else 100) for length in LENGTHS for rank in RANKS]
     print("rank  tokens  L₀ (nats)  L (nats)  tokens with p > ½  decoded right  method")
     cells, outcomes = [], []
-    for rank, length, method, steps in runs:
+    for rank, length, method, steps in pair + grid:
         target = tokens[:length]
         _, history, losses, _, decoded = memorize(model, prompt, target, rank, method, steps, 0)
         base, final = history[0].mean().item(), losses.mean().item()
@@ -180,7 +180,7 @@ def main() -> None:
 
     # Runs with L ≤ ln 2 are called saturated and left out, as in the paper. Their ΔL is close to
     # L₀, the most that any unit can reach, and so it says little about the rank.
-    ranks, lengths, deltas, ends = np.array(cells[2:]).T
+    ranks, lengths, deltas, ends = np.array(cells[len(pair) :]).T
     fit = ends > LN2
     C, alpha, beta = fit_law(ranks[fit], lengths[fit], deltas[fit])
     errors = deltas[fit] - C * ranks[fit] ** alpha * lengths[fit] ** -beta
