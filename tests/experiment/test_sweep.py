@@ -25,7 +25,7 @@ import pytest
 import torch
 
 import tinymem as tm
-from tests.cli.test_cli import FIELDS
+from tests.cli.test_probe import FIELDS
 from tests.test_files import wait_for
 from tests.toy import toy_memory, toy_model
 from tinymem.base.checkpoint import SHIPPED
@@ -841,7 +841,7 @@ def test_a_loss_that_is_not_a_number_is_a_row(model, tmp_path, monkeypatch):
         (["--data", "absent"], "absent: cannot be read"),
         (["--held-out", "absent"], "absent: cannot be read"),
         (["--data", "a", "--ratios", "0"], "exclude each other"),
-        (["--device", "abacus"], "device 'abacus'"),
+        (["--device", "abacus"], "'auto', 'cpu', 'cuda'"),
         (["--model", "no/such/folder"], "does not exist"),
         (["--out", "absent/grid"], "not a folder"),
         (["--nonsense"], "--nonsense"),

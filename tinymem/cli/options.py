@@ -1,80 +1,213 @@
-"""The options that commands share, and what they mean together."""
+"""Options that several commands share, in groups, and the decorator that shows a group to typer.
 
-import hashlib
+A group is a dataclass with one field for each option. A command takes a whole group as one
+parameter, and `with_groups` gives typer the options in its place. Nothing here imports torch at the
+top, because that takes seconds and `--help` should answer at once.
+"""
+
+import dataclasses
+import inspect
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
+from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import DataError, RecipeError
+from ..files import json_text
 
-# torch takes seconds to import, so what needs it is imported inside the functions.
+if TYPE_CHECKING:
+    from ..training.recipe import Recipe
 
-Model = Annotated[str, typer.Option(help="tiny (shipped), a hub id, or a checkpoint's folder.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Dtype = Annotated[
-    str, typer.Option(help="auto, float32 or bfloat16, of the base; units are float32.")
+DEFAULT_PROMPT = "Recite the memory word for word:"  # equal to data.memory.PROMPT
+
+
+def option(help: str, *flags: str, panel: str | None = None, default: str | None = None) -> Any:
+    """An option of typer under the heading `panel`; `default` says what None stands for."""
+    return typer.Option(*flags, help=help, rich_help_panel=panel, show_default=default or True)
+
+
+_base = partial(option, panel="Base model")
+_source = partial(option, panel="What to memorize")
+_training = partial(option, panel="Unit and training")
+output = partial(option, panel="Output")
+
+
+# --- Closed choices: typer checks and completes them, and shows them in the help -----------------
+
+
+class Method(str, Enum):
+    sft, memft_ot, memft_sw = "sft", "memft-ot", "memft-sw"
+
+
+class Optimizer(str, Enum):
+    adamw, lbfgs = "adamw", "lbfgs"
+
+
+class ZeroActive(str, Enum):
+    sft, zero = "sft", "zero"
+
+
+class Device(str, Enum):
+    auto, cpu, cuda = "auto", "cpu", "cuda"
+
+
+class Dtype(str, Enum):
+    auto, float32, bfloat16 = "auto", "float32", "bfloat16"
+
+
+# --- Options that also stand alone ---------------------------------------------------------------
+
+ModelName = Annotated[
+    str, _base("tiny (shipped), a hub id, or the folder of a checkpoint.", "--model")
 ]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document, and nothing else, on stdout.")
+MovedModel = Annotated[
+    str | None, _base("Where the base model is now, if it has moved.", "--model")
 ]
-Layer = Annotated[
-    str,
-    typer.Option(
-        help="Layer, from 0; for Linear sites also a comma list, or all. auto: 2/3 of the depth."
-    ),
+Revision = Annotated[str | None, _base("Branch, tag or commit of a hub id.")]
+DeviceOption = Annotated[Device, _base("auto takes a GPU, if there is one.", "--device")]
+DtypeOption = Annotated[
+    Dtype, _base("Precision of the base; auto: float32 on a CPU, bfloat16 on a GPU.", "--dtype")
 ]
-Site = Annotated[
-    str, typer.Option(help="mlp (the paper's), or a comma list of Linear names: q_proj,v_proj")
-]
-TextFile = Annotated[
-    str | None, typer.Option("--text", help="File to remember (UTF-8), or - for stdin.")
-]
-Prompt = Annotated[
-    str | None, typer.Option(help="The memory's key; a default asks for the memory.")
-]
-Data = Annotated[
-    Path | None, typer.Option(help="Memories as JSON lines, all written into one unit.")
-]
-HeldOut = Annotated[
-    Path | None,
-    typer.Option(help="Memories as JSON lines that are judged too, but not trained on."),
-]
-Chat = Annotated[bool, typer.Option(help="Use the checkpoint's chat template, where it has one.")]
-ZeroActive = Annotated[
-    str, typer.Option(help="memft-ot with no token above the threshold: sft or zero.")
-]
-Steps = Annotated[int, typer.Option(help="Optimizer steps.")]
-Epochs = Annotated[int | None, typer.Option(help="Times each memory is seen; instead of --steps.")]
-BatchSize = Annotated[
-    int | None, typer.Option(help="Memories a minibatch; all of them unless given.")
-]
-Accumulate = Annotated[int, typer.Option(help="Minibatches a step.")]
-Boundaries = Annotated[
-    str | None,
-    typer.Option(help="memft-sw: epochs until which it sees 20,40,60,80 % of the memories."),
-]
-Optimizer = Annotated[
-    str,
-    typer.Option(
-        help="adamw (the paper's), or lbfgs: fewer gradient evaluations, which --steps counts."
-    ),
-]
-LearningRate = Annotated[
-    str, typer.Option("--lr", help="Learning rate; auto follows the model's width.")
-]
-Dropout = Annotated[float, typer.Option(help="Dropout on the unit's output (the paper: 0.1).")]
-Stop = Annotated[
-    bool,
-    typer.Option(
-        "--stop-when-certified", help="Stop once every token has p > ½ (looked at every 10 steps)."
-    ),
-]
+_prompt = _source("Prompt that asks for the memory.", default=DEFAULT_PROMPT)
+Prompt = Annotated[str, _prompt]
+Chat = Annotated[bool, _source("Use the checkpoint's chat template, if it has one.")]
+Json = Annotated[bool, output("Print one JSON document on stdout, nothing else.", "--json")]
+Plot = Annotated[Path | None, output("Draw a PNG, PDF or SVG file.")]
+
+
+# --- Groups --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseOptions:
+    """Which base model, and how it is computed."""
+
+    model: ModelName = "tiny"
+    revision: Revision = None
+    device: DeviceOption = Device.auto
+    dtype: DtypeOption = Dtype.auto
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """Where memories come from; source.py reads them."""
+
+    text: Annotated[Path | None, _source("UTF-8 text file; - reads from stdin.")] = None
+    data: Annotated[Path | None, _source("Memories (JSON Lines), all in one unit.")] = None
+    prompt: Annotated[str | None, _prompt] = None
+    chat: Chat = True
+    held_out: Annotated[Path | None, _source("Memories (JSON Lines) that are only judged.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """Where the unit sits and how it is trained: a Recipe without rank, method and seed."""
+
+    layer: Annotated[
+        str,
+        _training("From 0; auto is two thirds of the depth. Linear sites also take 3,5 or all."),
+    ] = "auto"
+    site: Annotated[
+        str, _training("mlp, as in the paper, or names of Linear layers: q_proj,v_proj.")
+    ] = "mlp"
+    zero_active: Annotated[
+        ZeroActive,
+        _training("memft-ot with all tokens at p > ½: train on all (sft) or on none (zero)."),
+    ] = ZeroActive.sft
+    steps: Annotated[int, _training("Optimizer steps (lbfgs: gradient evaluations).")] = 2000
+    epochs: Annotated[int | None, _training("Passes over the memories; replaces --steps.")] = None
+    batch_size: Annotated[int | None, _training("Memories in a minibatch.", default="all")] = None
+    accumulate: Annotated[int, _training("Minibatches in one optimizer step.")] = 1
+    boundaries: Annotated[
+        str | None,
+        _training(
+            "Epochs (20,40,60,80) at which memft-sw takes in another 20 % of the memories.",
+            default="1/15 to 4/15 of the run",
+        ),
+    ] = None
+    optimizer: Annotated[
+        Optimizer,
+        _training("adamw, as in the paper, or lbfgs, which needs fewer gradients and no --lr."),
+    ] = Optimizer.adamw
+    lr: Annotated[str, _training("Learning rate; auto derives it from the width.")] = "auto"
+    dropout: Annotated[float, _training("Dropout on the unit's output; 0.1 in the paper.")] = 0.0
+    stop_when_certified: Annotated[
+        bool,
+        _training(
+            "Stop once every token has p > ½; checked every 10 steps.", "--stop-when-certified"
+        ),
+    ] = False
+
+    def recipe(self, *, rank: int, method: str, seed: int) -> "Recipe":
+        """The recipe, still without its layers, which need the depth of the model: see `layers`.
+
+        Raises RecipeError for a value that no run could use.
+        """
+        from ..training.recipe import Recipe
+
+        self.layers(depth=1)  # only to find what cannot be read
+        return Recipe(
+            rank=rank,
+            layers=None,
+            sites=parse_names(self.site),
+            method=method,
+            steps=self.steps,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            accumulate=self.accumulate,
+            boundaries=parse_list("--boundaries", self.boundaries) or None,
+            optimizer=self.optimizer.value,
+            lr=None if self.lr == "auto" else parse_number("--lr", self.lr),
+            seed=seed,
+            dropout=self.dropout,
+            zero_active=self.zero_active.value,
+            stop_when_certified=self.stop_when_certified,
+        )
+
+    def layers(self, depth: int) -> tuple[int, ...] | None:
+        """ "auto" -> None, "all" -> every layer, "3,5" -> (3, 5)."""
+        if self.layer in ("auto", "all"):
+            return None if self.layer == "auto" else tuple(range(depth))
+        try:
+            return parse_list("--layer", self.layer)
+        except RecipeError:
+            raise RecipeError(
+                f"--layer is {self.layer!r}; expected a number, numbers with commas, all or auto"
+            ) from None
+
+
+def with_groups(command: Callable[..., int]) -> Callable[..., int]:
+    """Replaces each parameter that is a group by its options, and puts the group together again.
+
+    typer reads the parameters of a command from its signature, so the function returned has a
+    signature of its own. Raises ValueError if two options have the same name.
+    """
+    given = inspect.signature(command).parameters.values()
+    groups: dict[str, Any] = {
+        p.name: p.annotation for p in given if dataclasses.is_dataclass(p.annotation)
+    }
+    parameters: list[inspect.Parameter] = []
+    for parameter in given:
+        group = groups.get(parameter.name)
+        parameters += inspect.signature(group).parameters.values() if group else [parameter]
+
+    @wraps(command)
+    def call(**values: Any) -> int:
+        for name, group in groups.items():
+            values[name] = group(**{f.name: values.pop(f.name) for f in dataclasses.fields(group)})
+        return command(**values)
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    return call
+
+
+# --- Reading and checking values -----------------------------------------------------------------
 
 
 def parse_number(flag: str, value: str) -> float:
@@ -84,157 +217,45 @@ def parse_number(flag: str, value: str) -> float:
         raise RecipeError(f"{flag} is {value!r}; expected a number or auto") from None
 
 
-def parse_numbers(flag: str, value: str) -> tuple[int, ...]:
-    """ "1,2,4" -> (1, 2, 4)."""
+def parse_names(value: str) -> tuple[str, ...]:
+    """ "q_proj, v_proj" -> ("q_proj", "v_proj")."""
+    return tuple(part.strip() for part in value.split(","))
+
+
+def parse_list(flag: str, value: str | None) -> tuple[int, ...]:
+    """ "1,2,4" -> (1, 2, 4); None -> ()."""
     try:
-        return tuple(int(part) for part in value.split(","))
+        return () if value is None else tuple(int(part) for part in value.split(","))
     except ValueError:
         raise RecipeError(
-            f"{flag} is {value!r}; expected whole numbers with commas between"
+            f"{flag} is {value!r}; expected whole numbers with commas between them"
         ) from None
 
 
-def parse_layers(value: str, count: int) -> tuple[int, ...] | None:
-    """ "auto" -> None, "all" -> every layer, "3,5" -> (3, 5)."""
-    if value in ("auto", "all"):
-        return None if value == "auto" else tuple(range(count))
-    try:
-        return parse_numbers("--layer", value)
-    except RecipeError:
-        raise RecipeError(
-            f"--layer is {value!r}; expected a number, a comma list, all or auto"
-        ) from None
-
-
-def make_recipe(options: dict):
-    """A command's options -> the `Recipe` they spell out, but for its layers: these need the depth."""
-    from ..training.recipe import Recipe
-
-    fields = {name: options[name] for name in Recipe.__dataclass_fields__ if name in options}
-    fields["sites"] = tuple(part.strip() for part in options["site"].split(","))
-    fields["lr"] = None if options["lr"] == "auto" else parse_number("--lr", options["lr"])
-    if options["boundaries"] is not None:
-        fields["boundaries"] = parse_numbers("--boundaries", options["boundaries"])
-    return Recipe(**fields)
-
-
-@dataclass
-class Source:
-    """Where memories come from: random tokens, a natural text, or a file of memories.
-
-    Raises DataError for options that exclude each other, and a text that cannot be read.
-    """
-
-    text: str | None
-    data: Path | None
-    prompt: str | None
-    chat: bool
-    lengths: Sequence[int] | None  # None: 128 random tokens, or all there is
-    ratios: Sequence[int] | None
-    held_out: Path | None = None
-
-    def __post_init__(self):
-        if self.data is not None:
-            given = {"--text": self.text, "--ratio": self.ratios, "--prompt": self.prompt}
-            for flag, value in given.items():
-                if value is not None:
-                    raise DataError(
-                        f"--data and {flag} exclude each other; the file holds whole memories"
-                    )
-        for ratio in self.ratios or ():
-            if not 0 <= ratio <= 100:
-                raise DataError(f"--ratio is {ratio}; it is a percentage, 0 to 100")
-            if self.text is None and ratio != 100:
-                raise DataError(
-                    f"--ratio {ratio} needs a natural text to mix random tokens into; give --text FILE"
-                )
-        for length in self.lengths or ():
-            if length < 1:
-                raise DataError(f"--length is {length}; a memory has at least one token")
-        self.content = None if self.text is None else read_source(self.text)
-
-    def prepare(self, tokenizer, context: int) -> Callable[[int | None, int | None, int], list]:
-        """For a model with so long a context: a function from (length, ratio, seed) to memories."""
-        from ..data.memory import PROMPT, first_tokens, random_memory, text_memory
-        from ..data.read import read_memories
-
-        for length in self.lengths or ():
-            if self.data is None and length >= context:  # before so many are drawn
-                raise DataError(
-                    f"--length {length} and a prompt exceed the model's context of {context}"
-                )
-        self.held_out_memories = []
-        if self.held_out is not None:
-            self.held_out_memories = read_memories(self.held_out, tokenizer, chat=self.chat)
-        if self.data is not None:
-            memories = read_memories(self.data, tokenizer, chat=self.chat)
-            return lambda length, ratio, seed: (
-                memories if length is None else first_tokens(memories, length)
-            )
-        key = {"prompt": PROMPT if self.prompt is None else self.prompt, "chat": self.chat}
-
-        def make(length: int | None, ratio: int | None, seed: int) -> list:
-            if self.content is None:
-                return [random_memory(tokenizer, length or 128, seed=seed, **key)]
-            options = {"length": length, "ratio": ratio or 0, "seed": seed}
-            return [text_memory(tokenizer, self.content, **options, **key)]
-
-        return make
-
-    def about(self) -> dict[str, object]:
-        """What tells these memories from others, for the rows of a sweep."""
-        about = {
-            "prompt": self.prompt,
-            "chat": self.chat,
-            "text": None,
-            "data": None,
-            "held_out": None,
-        }
-        if self.content is not None:
-            about["text"] = short_hash(self.content.encode())
-        for name in ("data", "held_out"):
-            if (path := getattr(self, name)) is not None:
-                about[name] = short_hash(path.read_bytes())
-        return about
-
-
-def short_hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def read_source(text: str) -> str:
-    from ..files import decode_text, read_text
-
-    if text == "-" and sys.stdin is None:
-        raise DataError("--text -: there is no stdin to read")
-    if text == "-":
-        return decode_text(sys.stdin.buffer.read(), "stdin")
-    return read_text(Path(text))
-
-
-def check_place(path: Path) -> None:
-    """Find out before training, not after, that there is no place for the results."""
-    home = path.parent
-    if not home.is_dir() or not os.access(home, os.W_OK):
+def check_parent(path: Path) -> None:
+    """Raises DataError if a file or folder at `path` could not be created."""
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise DataError(
-            f"{path}: cannot write there, {home} is not a folder that can be written to"
+            f"{path}: cannot be written; {path.parent} is not a folder with write access"
         )
 
 
-def check_plot(path: Path | None) -> None:
-    if path is None:
-        return
-    check_place(path)
-    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise DataError(f"--plot {path}: expected a name that ends in .png, .pdf or .svg")
+def check_new_folder(path: Path) -> None:
+    """Raises DataError, before any training, if `path` cannot hold a new run."""
+    check_parent(path)
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise DataError(f"--out {path}: exists and is not empty; choose a new folder, or delete it")
+
+
+def check_plot(path: Path) -> None:
+    """Raises DataError, before any training, if no picture could be drawn there."""
     from ..show.axes import figure
 
+    check_parent(path)
+    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise DataError(f"--plot {path}: expected a name that ends in .png, .pdf or .svg")
     figure(1)
 
 
-def check_new_folder(out: Path | None) -> None:
-    if out is None:
-        return
-    check_place(out)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise DataError(f"--out {out}: exists and is not empty; choose a new folder, or delete it")
+def print_json(value: object) -> None:
+    print(json_text(value, indent=2))

@@ -1,0 +1,24 @@
+"""Runs the command line in the process of the test."""
+
+import signal
+import sys
+
+import pytest
+
+from tinymem.cli.app import main
+
+
+@pytest.fixture
+def tinymem(monkeypatch, capsys):
+    """A function from a command's arguments to (exit code, stdout, stderr)."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["tinymem", *map(str, args)])
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as caught:
+            main()
+        signal.signal(signal.SIGTERM, before)
+        out, err = capsys.readouterr()
+        return caught.value.code or 0, out, err
+
+    return run

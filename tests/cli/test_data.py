@@ -1,0 +1,47 @@
+"""`tinymem data`, as a user types it."""
+
+import json
+
+import pytest
+
+
+def test_data_is_written_and_read_back(tinymem, tmp_path):
+    for kind, options in {
+        "random": ["--length", "9"],
+        "phonebook": ["--count", "3"],
+        "long-context": ["--text", tmp_path / "text", "--length", "6", "--ratios", "0,50"],
+    }.items():
+        (tmp_path / "text").write_text("It was a dark and stormy night in the harbour town.")
+        code, printed, _ = tinymem("data", kind, *options)
+        assert code == 0 and all(json.loads(line) for line in printed.splitlines())
+        code, nothing, err = tinymem("data", kind, *options, "--out", tmp_path / "rows.jsonl")
+        assert code == 0 and not nothing and "memories in" in err
+        assert (tmp_path / "rows.jsonl").read_text() == printed
+        assert tinymem("probe", "--data", tmp_path / "rows.jsonl", "--steps", "1", "--json")[0] == 0
+
+
+def test_the_rule_and_its_held_out_pairs(tinymem, tmp_path):
+    code, _, _ = tinymem(
+        "data", "rule", "--count", 6, "--held-out", 4, "--out", tmp_path / "rule.jsonl"
+    )
+    held = tmp_path / "rule.held-out.jsonl"
+    assert code == 0 and len(held.read_text().splitlines()) == 4
+    options = ["--held-out", held, "--steps", "2", "--json"]
+    report = json.loads(tinymem("probe", "--data", tmp_path / "rule.jsonl", *options)[1])
+    assert (report["memories"], report["held_out_memories"]) == (6, 4)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([], "Missing command"),
+        (["random", "--length", "0"], "length is 0"),
+        (["phonebook", "--count", "99999"], "only 20480 names"),
+        (["rule", "--count", "101", "--limit", "10", "--out", "x"], "there are 100"),
+        (["long-context", "--text", "nowhere.txt"], "nowhere.txt"),
+        (["phonebook", "--out", "no/such/folder/x"], "not a folder"),
+    ],
+)
+def test_data_that_cannot_be_had_is_one_line(tinymem, args, words):
+    code, out, err = tinymem("data", *args)
+    assert code == 2 and words in err and err.count("\n") == 1 and not out

@@ -1,0 +1,88 @@
+"""tutorials/reference.md is what the code says: made again, it is the same, and it is complete."""
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from tests.cli.test_probe import FIELDS
+from tinymem.cli.app import app
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "tutorials" / "reference.md").read_text(encoding="utf-8")
+
+
+def section(heading: str) -> str:
+    return re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)[1]
+
+
+def test_the_page_is_what_its_generator_writes():
+    made = runpy.run_path(str(ROOT / "tutorials" / "reference.py"))["page"]()
+    assert made == PAGE, "the code has changed: run python tutorials/reference.py"
+
+
+def test_every_flag_of_every_command_is_there():
+    commands = dict(get_command(app).commands)
+    commands |= {f"data {name}": command for name, command in commands.pop("data").commands.items()}
+    for name, command in commands.items():
+        assert f"### tinymem {name}\n" in PAGE
+        for option in command.params:
+            for flag in (*option.opts, *option.secondary_opts):
+                assert not flag.startswith("--") or f"`{flag}`" in PAGE, f"{name} {flag}"
+
+
+def test_every_field_of_a_row_is_there(tinymem, tmp_path):
+    """A real row: the report's fields in their table, the setting's beside it."""
+    small = ["--ranks", "1", "--lengths", "4", "--steps", "2", "--out", tmp_path / "grid"]
+    (row,) = json.loads(tinymem("sweep", *small, "--json")[1])
+    report, rows = (section(name) for name in ("The report of a run", "Rows of a sweep"))
+    documented = set(re.findall(r"^\| `(\w+)` \|", report, re.M))
+    assert documented == set(row) - {"setting", "setting_hash"} and documented >= FIELDS
+    assert set(re.findall(r"`(\w+)`", rows)) >= set(row["setting"]) | {"setting", "setting_hash"}
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """Rows of a planted law, at two ratios of random tokens."""
+    rows = [
+        {
+            "rank": rank,
+            "length": length,
+            "ratio": ratio,
+            "base_loss": 12.0,
+            "delta_loss": 8 * (rank / length) ** 0.5 + 1,
+            "entropy": 8.0,
+            "trainable_parameters": 512 * rank,
+        }
+        for rank in (1, 2, 4)
+        for length in (16, 64, 256)
+        for ratio in (50, 100)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "rows.jsonl"
+
+
+def test_every_field_of_a_law_is_there(tinymem, grid):
+    law = json.loads(tinymem("fit", grid, "--json")[1])
+    text = section("The law: `fit --json`")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) == set(law)
+    assert set(law["constant_bits"]) <= set(re.findall(r"`(\w+)`", text))
+    assert set(law["grid"]) <= set(re.findall(r"`(\w+)`", text))
+
+
+def test_every_field_of_a_plan_is_there(tinymem, grid):
+    plan = json.loads(tinymem("plan", grid, "--length", "100", "--loss", "5", "--json")[1])
+    text = section("The plan: `plan --json`")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) == set(plan)
+
+
+def test_variables_that_the_code_reads_are_there():
+    read = {
+        name
+        for path in (ROOT / "tinymem").rglob("*.py")
+        for name in re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", path.read_text(encoding="utf-8"))
+    }
+    assert read and all(f"`{name}`" in section("Environment variables") for name in read)

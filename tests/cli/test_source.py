@@ -1,0 +1,118 @@
+"""Where memories come from: which options go together, and which memories they give."""
+
+import hashlib
+import io
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+import tinymem as tm
+from tinymem.cli.options import SourceOptions
+from tinymem.cli.source import open_source, read_content
+from tinymem.data.memory import PROMPT
+from tinymem.errors import DataError
+
+TEXT = "It was a dark and stormy night in the harbour town, and the lamps were out."
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tm.base.checkpoint.open_checkpoint("tiny").tokenizer
+
+
+@pytest.fixture
+def text(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    return tmp_path / "text.txt"
+
+
+@pytest.fixture
+def rows(tmp_path):
+    rows = [{"prompt_ids": [n], "target_ids": [n + 7, n + 8]} for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "rows.jsonl"
+
+
+def test_random_tokens(tokenizer):
+    make, held_out = open_source(SourceOptions(), [None], [None]).read(tokenizer, context=1024)
+    (memory,) = make(None, None, 5)
+    assert memory == tm.random_memory(tokenizer, 128, seed=5) and held_out == []
+    (short,) = make(9, 100, 5)
+    assert short.length == 9 and short.ratio == 100
+    assert short.entropy == math.log(len(tokenizer.plain_ids))
+    assert short.prompt_ids == tuple(tokenizer.prompt_ids(PROMPT, True))
+
+
+def test_a_prompt_of_ones_own(tokenizer):
+    make, _ = open_source(SourceOptions(prompt="Sing:"), [None], [None]).read(
+        tokenizer, context=1024
+    )
+    assert make(3, None, 0)[0].prompt_ids == tuple(tokenizer.prompt_ids("Sing:", True))
+
+
+def test_a_text(tokenizer, text):
+    make, _ = open_source(SourceOptions(text=text), [5], [0, 50]).read(tokenizer, context=1024)
+    assert make(None, None, 0) == [tm.text_memory(tokenizer, TEXT)]
+    assert make(5, 50, 3) == [tm.text_memory(tokenizer, TEXT, length=5, ratio=50, seed=3)]
+    assert tokenizer.decode(make(None, 0, 0)[0].target_ids) == TEXT
+
+
+def test_a_file_of_memories(tokenizer, rows):
+    options = SourceOptions(data=rows, held_out=rows)
+    make, held_out = open_source(options, [None], [None]).read(tokenizer, context=1024)
+    assert [m.target_ids for m in held_out] == [(7, 8), (8, 9), (9, 10), (10, 11)]
+    assert make(None, None, 0) == held_out
+    assert make(5, None, 0) == held_out[:2]  # the whole ones that fit
+    assert make(1, None, 0)[0].target_ids == (7,)  # a first one that does not fit is cut
+
+
+@pytest.mark.parametrize(
+    ("given", "lengths", "ratios", "words"),
+    [
+        ({"data": Path("a"), "text": Path("b")}, [], [], "--data and --text exclude"),
+        ({"data": Path("a"), "prompt": "b"}, [], [], "--data and --prompt exclude"),
+        ({"data": Path("a")}, [], [100], "--data and --ratio exclude"),
+        ({}, [], [101], "--ratio is 101; it is a percentage"),
+        ({}, [], [-1], "--ratio is -1; it is a percentage"),
+        ({}, [], [99], "--ratio 99 needs a natural text"),
+        ({}, [3, 0], [], "--length is 0; a memory has at least one token"),
+        ({"text": Path("absent")}, [], [], "absent: cannot be read"),
+    ],
+)
+def test_options_that_cannot_be(given, lengths, ratios, words):
+    with pytest.raises(DataError, match=words):
+        open_source(SourceOptions(**given), lengths, ratios)
+
+
+def test_lengths_beyond_the_context_are_refused_before_they_are_drawn(tokenizer):
+    make, _ = open_source(SourceOptions(), [10**12], [None]).read(tokenizer, context=64)
+    with pytest.raises(DataError, match="exceed the model's context of 64"):
+        make(10**12, None, 0)
+
+
+def test_stdin_is_read_as_utf_8(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("ΔL".encode())))
+    assert read_content(Path("-")) == "ΔL"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff")))
+    with pytest.raises(DataError, match="stdin: not UTF-8 at byte 0"):
+        read_content(Path("-"))
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(DataError, match="no stdin"):
+        read_content(Path("-"))
+
+
+def test_rows_tell_the_source(text, rows):
+    """A file goes in by the start of its SHA-256, so that a changed file is another source."""
+    assert open_source(SourceOptions(text=text, prompt="Sing:", chat=False), [], []).about() == {
+        "prompt": "Sing:",
+        "chat": False,
+        "text": hashlib.sha256(TEXT.encode()).hexdigest()[:16],
+        "data": None,
+        "held_out": None,
+    }
+    digest = hashlib.sha256(rows.read_bytes()).hexdigest()[:16]
+    about = open_source(SourceOptions(data=rows, held_out=rows), [], []).about()
+    assert about["data"] == about["held_out"] == digest and about["text"] is None

@@ -1,0 +1,428 @@
+"""Writes tutorials/reference.md: python tutorials/reference.py
+
+Options, fields and supported models are read from the code: from the commands' signatures, the
+dataclasses and the comments beside their fields, and the table of families. What the code cannot
+say about itself is written out below.
+"""
+
+import dataclasses
+import enum
+import inspect
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from typer.main import get_command
+
+from tinymem.base.families import FAMILIES
+from tinymem.cli import app as cli, data as cli_data, options as opt
+from tinymem.cli.source import open_source
+from tinymem.data.read import ID_PAIR, TEXT_PAIRS
+from tinymem.experiment.grid import AXES
+from tinymem.experiment.report import Report
+from tinymem.law.bits import BitsLaw
+from tinymem.law.fit import Fit, fit_rows
+from tinymem.law.plan import Plan
+from tinymem.law.power import Law
+from tinymem.training.recipe import Recipe
+
+PATH = Path(__file__).with_suffix(".md")
+GROUPS = {
+    "Base model": opt.BaseOptions,
+    "What to memorize": opt.SourceOptions,
+    "Unit and training": opt.RecipeOptions,
+}
+TYPES = {
+    int: "integer",
+    float: "number",
+    str: "text",
+    bool: "true or false",
+    types.NoneType: "null",
+    list: "list",
+}
+
+# --- Text that the code does not know ------------------------------------------------------------
+
+OPENING = """
+# Reference
+
+Every command, option, field and file format of tinymem. This page is made from the code by
+`python tutorials/reference.py`. How it all works is explained in the [course](README.md).
+
+- [Commands](#commands)
+- [The report of a run](#the-report-of-a-run)
+- [Rows of a sweep](#rows-of-a-sweep)
+- [The law: `fit --json`](#the-law-fit---json)
+- [The plan: `plan --json`](#the-plan-plan---json)
+- [Files](#files)
+- [Base models](#base-models)
+- [Environment variables](#environment-variables)
+- [Exit codes](#exit-codes)
+"""
+
+COMMANDS = """
+## Commands
+
+`tinymem COMMAND --help` shows the options in the terminal, and `tinymem --install-completion`
+makes the shell complete commands, options, choices and file names. Results go to stdout;
+progress, notes and errors go to stderr. `python -m tinymem` is the same program, and `tinymem
+--version` prints its version. In the tables below, an option without a default is off, or takes
+no part.
+"""
+
+NOTES = {
+    "probe": """
+The target is one of three things: random tokens (the default), a text (`--text`), or a file of
+memories (`--data`). Random tokens are drawn as ids from the vocabulary without its special
+tokens.
+
+`--length` takes the first tokens of a text. Of a file it takes the first memories, as many as
+have at most so many target tokens together; if the first one alone is longer, it is cut.
+`--ratio` replaces this percentage of a text's tokens, at random places, by random ones.
+
+`--method` decides which target tokens a step trains on. `sft` (supervised fine-tuning) trains on
+all of them, `memft-ot` only on tokens with p ≤ ½. `memft-sw` with one memory weights tokens by a
+window that starts at the first wrong one. With several memories it is memft-ot on more and more
+of them; see `--boundaries`.
+""",
+    "sweep": """
+The grid is the product of all lists. Cells whose memories have the same lengths train together,
+as one batch. A cell is written to `results.jsonl` when it is finished, and never changed. A
+sweep that is killed loses only the cells that are training at that moment; started again, it
+computes what is missing, also if ranks, lengths, ratios, methods or seeds have been added. Any
+other change that would change the numbers (weights of the base model, recipe, prompt, text) is
+refused, with the difference.
+
+Several GPUs, or several processes on a CPU, share one sweep:
+`torchrun --nproc-per-node 2 -m tinymem sweep …`
+""",
+    "fit": """
+The law is ΔL = C·r^α·ℓ^−β + b, fitted to all cells that are not saturated. A cell is saturated
+when its final loss is at most ln 2 = 0.693 nats per token. Rows that differ in model, layer,
+site or method get a law each. Rows may be written by hand; a row needs `rank`, `length` and
+`delta_loss` (or `base_loss` and `final_loss`). Without `--no-offset`, b is fitted too.
+""",
+    "plan": """
+Exactly one of `--length`, `--rank` and `--text` is given. The default goal is the certificate,
+which stands for p > ½ for every token. The law is the one of the largest group of rows unless
+`--method` names another. A text is measured on the base model and with the prompt of the sweep.
+""",
+    "recall": """
+The base model, its revision and its precision are those of the run, unless options say
+otherwise. The exit code is 1 if the unit does not give the verdict of its report.
+""",
+    "data rule": """
+The held-out pairs are written beside the others, in `NAME.held-out.jsonl`, and do not depend on
+`--count`. The file is for `--held-out` of `probe` and `sweep`.
+""",
+    "Base model": """
+A folder never uses the network. A hub id is downloaded once, into the cache of `huggingface_hub`.
+Units are float32, whatever the precision of the base model.
+""",
+    "What to memorize": """
+`--data` excludes `--text`, `--ratio` and `--prompt`. All memories of a file are written into one
+unit.
+""",
+    "Unit and training": """
+The default recipe is the paper's: AdamW without weight decay, a learning rate that falls
+linearly to 0, gradients clipped at norm 1. Two things differ: the learning rate, 1e-2 in the
+paper, is scaled from the paper's width of 4,096 to the width of the base model, and is at most
+0.1; and there is no dropout. `--lr auto` was measured at the site `mlp`.
+
+`--optimizer lbfgs` trains one run at a time, on all memories at once, without `--lr`,
+`--dropout` or `--batch-size`. It keeps the weights of MemFT fixed for rounds of 5 iterations.
+
+Several memories train as one batch, or in minibatches of `--batch-size`, shuffled anew in each
+epoch. Under `memft-sw` they are shuffled once, and `--boundaries` says in which epochs training
+goes on to the first 40, 60, 80 and 100 % of them.
+""",
+}
+
+REPORT = """
+## The report of a run
+
+`tinymem probe --json` prints it, and `--out` writes it to `report.json`. `null` stands for what
+is not known, or was not reached. `tinymem recall --json` prints the report with the verdict
+computed again, and adds `agrees`: whether both verdicts are the same and the losses are within
+1e-3 nats per token.
+"""
+
+ROWS = """
+## Rows of a sweep
+
+`results.jsonl` holds one JSON object a line for each finished cell. A row has all fields of the
+report, and two more:
+
+| field | meaning |
+|---|---|
+| `setting` | everything else that decides a row: {setting} |
+| `setting_hash` | the beginning of the SHA-256 of `setting`; rows of one file have the same |
+
+Cells that diverge or run out of memory are rows with that `status`. `wall_seconds` of cells that
+trained together is each one's share of the time.
+"""
+
+FIT = """
+## The law: `fit --json`
+
+The first law stands on top; `groups` has the laws of all groups of rows, each with these fields.
+"""
+
+FIT_MEANINGS = {
+    "model": "base model of the rows; null where they do not say",
+    "layer": "layer of the units",
+    "site": "site of the units",
+    "method": "method of the rows",
+    "n_saturated": "saturated cells, which are left out",
+    "r2_log": "R² of ln ΔL; null if a prediction is not positive",
+    "ci": "95 % bootstrap interval of each constant",
+    "n_unconverged": "unsaturated rows whose loss was still falling",
+    "skipped": "why rows could not be used, and how many",
+    "C": "factor of the law, nats per token",
+    "alpha": "exponent α of the rank",
+    "beta": "exponent β of the length",
+    "b": "offset, nats per token; 0 with `--no-offset`",
+    "offset": "whether b was fitted",
+    "constant_bits": "the law with one constant, below; or `reason`, why there is none",
+    "by_ratio": "if there are several ratios: for each, a law or the `reason` why there is none",
+    "grid": "the `ranks`, `lengths`, `ratios` and `seeds` of the usable rows",
+    "groups": "on top only: the laws of all groups of rows, the largest group first",
+    "refused": "on top only: for each group without a law, the reason",
+}
+
+BITS = """
+`constant_bits` is tinymem's own alternative with one constant: each of P parameters holds κ
+bits, so that ΔL = min(L₀, L₀ − H + κ·P·ln 2/ℓ). It has the fields {names}. `kappa` is κ in bits
+per parameter and `ci` its interval; the others mean the same as above.
+"""
+
+PLAN = """
+## The plan: `plan --json`
+
+`null` as `rank` means that no rank is enough, and `null` as `length` that there is no limit.
+"""
+
+PLAN_MEANINGS = {
+    "parameters": "trainable parameters of a unit of that rank",
+    "constant_bits": "the answer of the law with one constant",
+    "certificate": "whether the goal is the certificate, which is every token with p > ½",
+    "right": "share of the grid's own cells about which the law is right",
+    "asked": "what was asked for: `rank` or `length`",
+    "rank": "the smallest rank for the length, or the rank that was given",
+    "length": "the largest length for the rank, or the length that was given, in tokens",
+    "interval": "95 % interval of the number that was asked for",
+    "bytes": "size of that unit in float32",
+    "warnings": "sentences, such as that the answer lies outside the measured grid",
+}
+
+FILES = """
+## Files
+
+**A run** (`probe --out`) is a folder with `report.json` and, unless training failed, the unit. A
+unit at the site `mlp` is `unit.safetensors`, with the float32 tensors `layers.K.mlp.lora_A` [d,
+r] and `layers.K.mlp.lora_B` [r, d]. A unit at Linear sites is `adapter_model.safetensors` and
+`adapter_config.json`, as peft saves them, and peft loads them.
+
+The header of the safetensors file has a key `tinymem`: JSON with the name and the weight hash of
+the base model, the memories as token ids, the recipe and the report. `tm.load_adapter(model,
+folder)` reads both kinds, and LoRAs that peft saved.
+
+**A sweep** (`sweep --out`) is a folder with `results.jsonl`. A line that was cut off by a kill
+is skipped when the file is read, and named on stderr.
+
+**Memories** (`--data`, `--held-out`) are JSON Lines in UTF-8, one object a line, with one of
+these pairs:
+
+| prompt | target | |
+|---|---|---|
+{pairs}
+
+Files with token ids may also have `ratio` (percentage of random tokens) and `entropy` (H in nats
+per token), which the report then uses. Other fields are ignored. `tinymem data` writes such
+files.
+"""
+
+MODELS = """
+## Base models
+
+| `model_type` in config.json | models |
+|---|---|
+{families}
+
+Weights are read from one or several safetensors files of any size, with tied or separate head,
+and the tokenizer from `tokenizer.json`. Logits are those of `transformers` to within 1e-4, which
+is tested for each family. What tinymem cannot compute exactly (sliding windows, other rope
+types, quantised weights) and what it does not open (pickles) is refused by name.
+"""
+
+FAMILY_MODELS = {
+    "gpt2": "GPT-2, and `tiny`, which is shipped with tinymem",
+    "gpt_neox": "GPT-NeoX, Pythia",
+    "llama": "Llama 2, 3, 3.1 and 3.2 with their rope scaling, SmolLM2, TinyLlama",
+    "mistral": "Mistral without sliding window",
+    "qwen2": "Qwen2, Qwen2.5",
+    "qwen3": "Qwen3",
+}
+
+ENVIRONMENT = {
+    "HF_HOME": "folder of the hub's cache",
+    "HF_ENDPOINT": "address of a mirror of the hub",
+    "HF_TOKEN": "access token, for repositories that need one",
+    "HF_HUB_OFFLINE": "1: use only what is in the cache",
+    "HF_HUB_ETAG_TIMEOUT": "seconds to wait for the hub's first answer",
+    "WORLD_SIZE": "number of workers of a sweep; set by torchrun, as are `RANK`, `MASTER_ADDR` "
+    "and `MASTER_PORT`",
+    "LOCAL_RANK": "number of the worker on its machine, and of its GPU; set by torchrun",
+    "TINYMEM_FAST": "1: the lessons of the course train for fewer steps",
+}
+
+EXIT_CODES = {
+    "0": "done",
+    "1": "the run itself failed: it diverged, ran out of memory or could not be saved; of a sweep, "
+    "every cell failed; a recalled unit is not as reported",
+    "2": "wrong usage or bad input; one line on stderr says what is wrong and what to do",
+    "130": "interrupted (Ctrl-C or SIGTERM); everything that was finished is on the disk",
+}
+
+# --- Tables from the code ------------------------------------------------------------------------
+
+
+def body(rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return body([head, ["---"] * len(head), *rows])
+
+
+def table_of(meanings: Mapping[str, str], what: str = "field") -> str:
+    return table((what, "meaning"), [(code(name), text) for name, text in meanings.items()])
+
+
+def code(text: object) -> str:
+    return f"`{text}`"
+
+
+def kind(annotation: object) -> str:
+    """A Python type in plain words."""
+    if isinstance(annotation, types.UnionType):
+        return " or ".join(map(kind, typing.get_args(annotation)))
+    return TYPES[typing.get_origin(annotation) or annotation]
+
+
+def comments(cls: type) -> dict[str, str]:
+    """Field name -> the comment beside it, of a dataclass."""
+    fields = re.findall(r"^    (\w+): [^#\n]*?(?:  # (.*))?$", inspect.getsource(cls), re.MULTILINE)
+    return {name: text for name, text in fields if name in cls.__dataclass_fields__}
+
+
+def default_of(parameter: inspect.Parameter, info: object) -> str:
+    default = parameter.default
+    if default is inspect.Parameter.empty:
+        return "required"
+    if isinstance(info.show_default, str):
+        return info.show_default
+    if default is True:
+        return "on"
+    if default is None or default is False:
+        return ""
+    return code(default.value if isinstance(default, enum.Enum) else default)
+
+
+def option_row(parameter: inspect.Parameter, names: Sequence[str]) -> tuple[str, str, str]:
+    annotation, info = typing.get_args(parameter.annotation)
+    choices = [one.value for one in annotation] if isinstance(annotation, enum.EnumMeta) else []
+    text = info.help + (f" One of {', '.join(map(code, choices))}." if choices else "")
+    return ", ".join(map(code, names)), default_of(parameter, info), text
+
+
+def options_of(command, callback, chosen: Iterable[str]) -> str:
+    """The table of the chosen parameters of a command."""
+    signature, rows = inspect.signature(callback).parameters, []
+    for parameter in command.params:
+        if parameter.name in chosen:
+            names = [*parameter.opts, *parameter.secondary_opts]
+            if parameter.param_type_name == "argument":
+                names = [parameter.name.upper()]
+            rows.append(option_row(signature[parameter.name], names))
+    return table(("option", "default", "meaning"), rows)
+
+
+def commands() -> Iterable[tuple[str, object, typing.Callable]]:
+    """Name, typer's command and function of every command."""
+    root = get_command(cli.app)
+    for info in cli.app.registered_commands:
+        yield info.callback.__name__, root.commands[info.callback.__name__], info.callback
+    for info in cli_data.app.registered_commands:
+        yield f"data {info.name}", root.commands["data"].commands[info.name], info.callback
+
+
+def command_sections() -> Iterable[str]:
+    shared = {field.name for group in GROUPS.values() for field in dataclasses.fields(group)}
+    for name, command, callback in commands():
+        names = {parameter.name for parameter in command.params}
+        summary = inspect.cleandoc(callback.__doc__).split("\n\n")[0]
+        yield f"### tinymem {name}\n\n{summary}\n\n    {command.epilog.removeprefix('Example: ')}"
+        yield options_of(command, callback, names - shared if shared <= names else names)
+        if shared <= names:
+            yield "It also takes the [shared options](#shared-options) below."
+        yield NOTES.get(name, "")
+        if name == "sweep":
+            yield "### Shared options"
+            for heading, group in GROUPS.items():
+                own = {field.name for field in dataclasses.fields(group)}
+                yield f"**{heading}**\n\n{options_of(command, callback, own)}"
+                yield NOTES[heading]
+
+
+def report_table() -> str:
+    rows = [
+        (code(field.name), kind(field.type), field.metadata["unit"], field.metadata["meaning"])
+        for field in dataclasses.fields(Report)
+    ]
+    return table(("field", "type", "unit", "meaning"), rows)
+
+
+def setting() -> str:
+    recipe = [field.name for field in dataclasses.fields(Recipe) if field.name not in AXES]
+    names = ["base", "dtype", *recipe, *open_source(opt.SourceOptions(), [], []).about()]
+    return ", ".join(map(code, names)) + " (`base` is the hash of the weights)"
+
+
+def fit_table() -> str:
+    """The fields of a law that is fitted to planted rows, so that none is left out."""
+    cells = [(rank, length) for rank in (1, 2, 4) for length in (16, 64, 256)]
+    rows = [{"rank": r, "length": n, "delta_loss": 8 * (r / n) ** 0.5 + 1} for r, n in cells]
+    (fit,), _ = fit_rows(rows, draws=10)
+    known = {**comments(Fit), **comments(Law), **FIT_MEANINGS}
+    names = [*fit.as_dict(), "groups", "refused"]
+    return table_of({name: known[name] for name in names})
+
+
+def plan_table() -> str:
+    known = comments(Plan) | PLAN_MEANINGS
+    return table_of({name: known[name] for name in comments(Plan)})
+
+
+def page() -> str:
+    """The whole page."""
+    pairs = [(*map(code, pair), "text") for pair in TEXT_PAIRS]
+    pairs.append((*map(code, ID_PAIR), "lists of token ids of the base model"))
+    families = [(code(name), FAMILY_MODELS[name]) for name in FAMILIES]
+    sections = [
+        *(OPENING, COMMANDS, *command_sections(), REPORT, report_table()),
+        *(ROWS.format(setting=setting()), FIT, fit_table()),
+        BITS.format(names=", ".join(map(code, comments(BitsLaw)))),
+        *(PLAN, plan_table()),
+        FILES.format(pairs=body(pairs)),
+        MODELS.format(families=body(families)),
+        *("## Environment variables", table_of(ENVIRONMENT, "variable")),
+        *("## Exit codes", table_of(EXIT_CODES, "code")),
+    ]
+    return "\n\n".join(part.strip("\n") for part in sections if part) + "\n"
+
+
+if __name__ == "__main__":
+    PATH.write_text(page(), encoding="utf-8")
