@@ -2,21 +2,29 @@
 
     oracle = build(folder, "qwen2", tie_word_embeddings=True)
 
-leaves config.json, model.safetensors and tokenizer.json in `folder` and returns transformers' model, in
-float32 and eval mode. Everything follows from `seed`. The weights are scaled up from transformers'
-initialisation, whose logits of a tiny model are all but zero: a parity test would pass on anything.
+writes config.json, model.safetensors and tokenizer.json into `folder` and returns transformers'
+model, in float32 and evaluation mode. Everything follows from `seed`. The weights are larger than
+transformers' initial ones, with which the logits of a tiny model are nearly zero and a comparison
+would pass on anything. The other functions damage a checkpoint, or assert how loading it fails.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import tokenizers
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 
+from tinymem.base.checkpoint import load
+from tinymem.errors import CheckpointError
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONTEXT = 160
 SPECIAL = ("<s>", "</s>", "<|user|>", "<|end|>")
 # Byte-level, so that every text has ids; with a few merges, so that tokens are not just bytes.
@@ -49,6 +57,18 @@ SIZES = {
     "qwen3": {"num_key_value_heads": 2, "head_dim": 16},
 }
 
+# An original context of 32 puts the 96 tested positions where llama3's scaling acts: of the
+# wavelengths 6.3, 20, 63, … one is kept, one lies in the transition, and the others are stretched.
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "rope_theta": 10_000.0,
+}
+LINEAR = {"rope_type": "linear", "factor": 3.0, "rope_theta": 10_000.0}
+
 
 def tokenizer(bos: bool = True) -> tokenizers.Tokenizer:
     """A byte-level BPE with four special tokens; with `bos`, "<s>" is put before every text."""
@@ -64,7 +84,7 @@ def tokenizer(bos: bool = True) -> tokenizers.Tokenizer:
 
 
 def randomise(model: torch.nn.Module, seed: int) -> None:
-    """New weights that make logits, attention and normalisation differ widely: see `spread` in the tests."""
+    """New weights that make logits, attention and normalisation vary widely."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in sorted(model.named_parameters()):
@@ -86,7 +106,7 @@ def build(
     shard_size: str = "1GB",
     **settings,
 ) -> transformers.PreTrainedModel:
-    """Write a tiny checkpoint of model_type `kind`; `settings` are fields of its transformers config.
+    """Write a tiny checkpoint of model_type `kind`; `settings` are fields of its config.json.
 
     shard_size: as in save_pretrained, "20KB" gives an index and several shards.
     """
@@ -108,3 +128,32 @@ def edit_json(path: Path, drop: tuple[str, ...] = (), **changes) -> None:
     """Set and remove fields of a JSON file."""
     value = json.loads(path.read_text(encoding="utf-8")) | changes
     path.write_text(json.dumps({k: v for k, v in value.items() if k not in drop}), encoding="utf-8")
+
+
+def edit_weights(folder: Path, change: Callable[[dict], object], name: str = WEIGHTS) -> None:
+    """Apply `change`, which edits a dict of tensors in place, to a safetensors file."""
+    tensors = load_file(folder / name)
+    change(tensors)
+    tensors = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, folder / name, {"format": "pt"})
+
+
+def refused(folder: Path | str, *words: str) -> None:
+    """Assert that loading fails with one line that holds every one of `words`."""
+    with pytest.raises(CheckpointError) as caught:
+        load(folder, device="cpu")
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+def draw_ids(length: int, batch: int = 1, seed: int = 1) -> torch.Tensor:
+    """Random token ids, long [batch, length]."""
+    return torch.randint(VOCAB, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def same_weights(one: torch.nn.Module, two: torch.nn.Module) -> bool:
+    """Whether two models have equal parameters of the same names."""
+    one, two = dict(one.named_parameters()), dict(two.named_parameters())
+    return one.keys() == two.keys() and all(one[name].equal(two[name]) for name in one)

@@ -1,8 +1,8 @@
-"""A small stand-in for huggingface.co on loopback: the file API that huggingface_hub downloads through.
+"""A small stand-in for huggingface.co on loopback, with the API that huggingface_hub downloads by.
 
-It answers as the real one does: small files directly, weights by a redirect to a "CDN" on another host
-name, errors with X-Error-Code. Each repository can misbehave in one way (see `Repo`), and every request
-is written down, so that a test can say what was downloaded and what was not.
+It answers as the real one does: small files directly, weights by a redirect to a "CDN" on another
+host name, errors with X-Error-Code. Each repository can misbehave in one way (see `Repo`). Every
+request is recorded, so that a test can say what was downloaded and what was not.
 """
 
 import hashlib

@@ -1,12 +1,14 @@
-"""The hub path of the loader, against a server on loopback, chosen by HF_ENDPOINT as a mirror is.
+"""Downloads, against a server on loopback that HF_ENDPOINT names, as it names a mirror.
 
-huggingface_hub reads its environment when it is imported, so every scenario runs in a process of its
-own that knows the server by environment variables only; one process asks for many repositories.
+huggingface_hub reads its environment when it is imported, so every scenario runs in a process of
+its own, which knows the server by environment variables only. A process asks for several
+repositories, one after the other.
 """
 
 import json
 import os
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -38,7 +40,7 @@ for repo, revision, whole in json.loads(sys.argv[1]):
             answer = {"folder": str(download(repo, revision))}
     except CheckpointError as error:
         answer = {"error": str(error), "chain": repr(error.__cause__)}
-    answer["seconds"] = time.monotonic() - began
+    answer |= {"seconds": time.monotonic() - began, "torch": "torch" in sys.modules}
     print(json.dumps(answer), flush=True)
 """
 
@@ -52,9 +54,8 @@ def ask(home: Path, endpoint: str, *wanted, stderr=subprocess.PIPE, **settings) 
     command = [sys.executable, "-c", ASK, json.dumps(jobs)]
     pipes = {"stdout": subprocess.PIPE, "stderr": stderr}
     done = subprocess.run(command, check=False, env=env, **pipes, text=True, timeout=60)
-    assert done.returncode == 0 and not done.stderr, (
-        done.stderr
-    )  # the library's own remarks would stand beside the one line
+    # The library's own warnings would stand beside the one line of an error.
+    assert done.returncode == 0 and not done.stderr, done.stderr
     token = settings.get("HF_TOKEN")
     assert not token or not any(secret in done.stdout for secret in (token, token[-6:]))
     answers = [json.loads(line) for line in done.stdout.splitlines()]
@@ -180,7 +181,7 @@ def test_first_load_asks_for_safe_files_only_and_later_ones_need_no_network(
     assert hub.asked() >= set(FILES) | {"model-00002-of-00002.safetensors"}
     assert all(HARMLESS.fullmatch(name) for name in hub.asked()), hub.asked()
 
-    # Again, with everything in the cache: one file is asked for, to learn whether the branch has moved.
+    # Everything is in the cache now; one file is requested, to learn whether the branch has moved.
     hub.requests.clear()
     assert "folder" in ask(tmp_path, hub.url, "gpt2")[0]
     assert hub.asked() == {"config.json"}
@@ -206,11 +207,13 @@ def test_revisions(serve, tmp_path):
     ]
     branch, pinned, main, unknown = ask(tmp_path, hub.url, *wanted)
     assert branch["folder"] == pinned["folder"] != main["folder"]
+    assert not main["torch"]  # importing torch takes two seconds, and a download does not need it
     assert Path(branch["folder"], "model.safetensors").read_bytes() == old["model.safetensors"]
     assert Path(main["folder"], "model.safetensors").read_bytes() == new["model.safetensors"]
     assert "no such revision" in unknown["error"] and "'v9\\n'" in unknown["error"]
 
-    # A commit never changes: nothing is asked. A branch may be gone: what is cached is not taken for it.
+    # A commit never changes, so nothing is requested. A branch that is gone is not served from the
+    # cache.
     hub.requests.clear()
     del repo.branches["step/1"]
     pinned, gone = ask(tmp_path, hub.url, ("org/model", commit), ("org/model", "step/1"))
@@ -281,14 +284,13 @@ def refusals(tmp_path_factory):
 @pytest.mark.parametrize("repo", REFUSED)
 def test_refusals_say_what_is_wrong_and_what_to_do(refusals, repo):
     answer = refusals[0][repo]
-    assert (
-        answer["error"].startswith(repr(repo)) or repo == "org/climbing"
-    )  # that one names the index file
+    # The one about the index names that file.
+    assert answer["error"].startswith(repr(repo)) or repo == "org/climbing"
     assert [part for part in REFUSED[repo] if part not in answer["error"]] == [], answer
     assert answer["seconds"] < 5
 
 
-def test_refused_repositories_lose_no_unsafe_file(refusals):
+def test_no_unsafe_file_of_a_refused_repository_is_requested(refusals):
     asked = refusals[1]
     assert all(HARMLESS.fullmatch(name) for name in asked), asked
     assert not any("evil" in name for name in asked)
@@ -307,10 +309,9 @@ def test_tokens(serve, tmp_path):
         (path.startswith("/cdn/"), headers.get("authorization"))
         for _, path, headers in hub.requests
     }
-    assert {(False, "Bearer hf_owner"), (True, None)} == sent - {
-        (False, None)
-    }  # not to the CDN's host
-    # The right to read may lapse; what was downloaded stays usable.
+    # The token is not sent to the CDN's host.
+    assert {(False, "Bearer hf_owner"), (True, None)} == sent - {(False, None)}
+    # Without the right to read, what was downloaded stays usable.
     assert all("folder" in answer for answer in ask(tmp_path / "owner", hub.url, *names))
 
     stranger = [
@@ -323,19 +324,15 @@ def test_tokens(serve, tmp_path):
         "hf_cut\x0boff": "cannot be sent",
     }.items():
         for answer in ask(tmp_path, hub.url, *names, HF_TOKEN=token):
-            assert (
-                hint in answer["error"] or "renew HF_TOKEN" in answer["error"]
-            )  # some versions can send it
+            # Some versions of the library can send the broken one.
+            assert hint in answer["error"] or "renew HF_TOKEN" in answer["error"]
 
 
 def test_a_download_that_is_cut_off_goes_on_where_it_was(serve, tmp_path):
-    big = {
-        **FILES,
-        "model.safetensors": os.urandom(12 << 20),
-    }  # the library writes pieces of 10 MiB
+    big = {**FILES, "model.safetensors": os.urandom(12 << 20)}  # it is written in pieces of 10 MiB
     hub = serve({"org/model": Repo(big, cut=11 << 20, cuts=1)})
     answer = ask(tmp_path, hub.url, "org/model")[0]
-    if "error" in answer:  # newer huggingface_hub goes on by itself, older on the next call
+    if "error" in answer:  # older versions of huggingface_hub go on at the next call only
         answer = ask(tmp_path, hub.url, "org/model")[0]
     folder = Path(answer["folder"])
     assert any(headers.get("range") == f"bytes={10 << 20}-" for _, _, headers in hub.requests)
@@ -345,13 +342,26 @@ def test_a_download_that_is_cut_off_goes_on_where_it_was(serve, tmp_path):
 def test_a_download_that_breaks_is_never_taken_for_whole(serve, tmp_path, weight_hash):
     hub = serve({"org/model": Repo(FILES, cut=1000, cuts=1, reset=True)})
     broken = ask(tmp_path, hub.url, "org/model")[0]["error"]
-    assert "cannot get model.safetensors: the download from 127.0.0.1:" in broken and "run the command again" in broken
+    assert "cannot get model.safetensors: the download from 127.0.0.1:" in broken
+    assert "run the command again" in broken
     assert not list(tmp_path.rglob("model.safetensors"))
     offline = ask(tmp_path, hub.url, "org/model", HF_HUB_OFFLINE="1")[0]["error"]
     assert "cannot get model.safetensors: not in the cache, and HF_HUB_OFFLINE is set" in offline
     hub.requests.clear()
     assert ask(tmp_path, hub.url, ("org/model", None, True))[0]["hash"] == weight_hash
     assert "tokenizer.json" not in hub.asked()  # it was whole, and is kept
+
+
+def test_a_hub_that_fails_is_asked_once(serve, tmp_path):
+    repo = Repo(FILES)
+    hub = serve({"org/model": repo})
+    ask(tmp_path, hub.url, "org/model")
+    for mark in tmp_path.rglob(".no_exist"):  # as after a download by another program
+        shutil.rmtree(mark)
+    repo.status["*"] = 503
+    hub.requests.clear()
+    assert "folder" in ask(tmp_path, hub.url, "org/model")[0]
+    assert hub.asked() == {"config.json"}
 
 
 def test_no_network_and_nothing_in_the_cache(dead, tmp_path):

@@ -1,33 +1,19 @@
-"""The transformer: it is GPT-2, Llama, Mistral, Qwen2, Qwen3 and GPT-NeoX, or it is not.
+"""The transformer computes what GPT-2, Llama, Mistral, Qwen2, Qwen3 and GPT-NeoX compute.
 
-Oracle: transformers, on tiny checkpoints that it wrote itself with random weights, for every family and
-every setting that changes the arithmetic: logits within 1e-4, 64 greedily decoded tokens the same.
-Hand example: `rotate` by a quarter turn. Properties: a cache, a split into layers and a change of dtype
-leave the result as it is; a rotation keeps lengths, and query times key depends on the distance alone.
+Oracle: transformers, on tiny checkpoints that it wrote itself with random weights, for every family
+and every setting that changes the arithmetic: logits within 1e-4, and 64 equal decoded tokens.
+Hand example: a root mean square. Properties: with a cache, in parts, and in another dtype, the
+model gives the same result; no position sees a later one.
 """
-
-import math
 
 import pytest
 import torch
-from transformers import LlamaConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from tests.checkpoints import CONTEXT, HEADS, VOCAB, WIDTH, build
+from tests.checkpoints import CONTEXT, HEADS, LINEAR, LLAMA3, VOCAB, WIDTH, build, draw_ids
 from tinymem.base.checkpoint import load
-from tinymem.base.model import KVCache, ModelConfig, greedy, rope_frequencies, rotate
+from tinymem.base.model import KVCache, RMSNorm, greedy
 
-# An original context of 32 puts the tested 96 positions where llama3's scaling acts: of the wavelengths
-# 6.3, 20, 63, … one is kept, one lies in the transition, the rest are stretched.
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-    "rope_theta": 10_000.0,
-}
-LINEAR = {"rope_type": "linear", "factor": 3.0, "rope_theta": 10_000.0}
 CASES = {
     "gpt2": ("gpt2", {}),
     "gpt2 untied": ("gpt2", {"tie_word_embeddings": False}),
@@ -73,13 +59,9 @@ CASES = {
 }
 
 
-def draw_ids(length: int, batch: int = 2, seed: int = 1) -> torch.Tensor:
-    return torch.randint(VOCAB, (batch, length), generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.fixture(scope="module", params=["gpt2", "llama", "qwen3", "gpt_neox"])
 def model(request, tmp_path_factory):
-    """One model for each way of attending: learned positions, RoPE, norms on heads, fused and partial."""
+    """A model of each kind: learned positions, RoPE, norms on heads, fused with partial RoPE."""
     folder = tmp_path_factory.mktemp("model")
     settings = {"n_layer": 3} if request.param == "gpt2" else {"num_hidden_layers": 3}
     build(folder, request.param, **settings)
@@ -92,7 +74,7 @@ def test_equals_transformers(case, tmp_path):
     kind, settings = CASES[case]
     oracle = build(tmp_path, kind, seed=len(case), **settings)
     model, _ = load(tmp_path, device="cpu")
-    ids = draw_ids(96)
+    ids = draw_ids(96, batch=2)
     expected, logits = oracle(ids).logits, model(ids)
     spread = expected.std(-1).mean()
     assert spread > 0.8  # else 1e-4 would say little
@@ -111,19 +93,9 @@ def test_equals_transformers(case, tmp_path):
     assert greedy(model, prompt, 64).equal(decoded[:, 9:])
 
 
-@pytest.mark.parametrize("parameters", [LINEAR, LLAMA3], ids=["linear", "llama3"])
-@torch.no_grad()
-def test_rope_scaling_acts_at_the_tested_length(parameters, tmp_path):
-    # The oracle test of a scaling that changes nothing would be vacuous.
-    plain = build(tmp_path / "plain", "llama", head_dim=16)
-    scaled = build(tmp_path / "scaled", "llama", head_dim=16, rope_parameters=parameters)
-    ids = draw_ids(96)
-    assert (plain(ids).logits - scaled(ids).logits).abs().max() > 0.1
-
-
 @torch.no_grad()
 def test_greedy_with_cache_equals_greedy_without(model):
-    ids = draw_ids(7)
+    ids = draw_ids(7, batch=2)
     whole = ids
     for _ in range(64):
         whole = torch.cat([whole, model(whole)[:, -1:].argmax(-1)], dim=1)
@@ -133,7 +105,7 @@ def test_greedy_with_cache_equals_greedy_without(model):
 
 @torch.no_grad()
 def test_the_cache_takes_a_prompt_and_then_single_positions(model):
-    ids = draw_ids(10)
+    ids = draw_ids(10, batch=2)
     cache = KVCache(model.config, 2, 10, "cpu", torch.float32)
     first = model.run(model.embed(ids[:, :6]), cache=cache)
     cache.length = 6
@@ -147,7 +119,7 @@ def test_the_cache_takes_a_prompt_and_then_single_positions(model):
 
 @torch.no_grad()
 def test_layers_run_in_parts_equal_the_whole(model):
-    ids = draw_ids(40)
+    ids = draw_ids(40, batch=2)
     h = model.embed(ids)
     rope = model.rope(h)
     logits = model(ids)
@@ -159,9 +131,28 @@ def test_layers_run_in_parts_equal_the_whole(model):
     assert (after + model.layers[1].mlp(x)).equal(model.run(h, 0, 2))
 
 
+def test_rms_norm_by_hand():
+    norm = RMSNorm(2, eps=0.0)
+    norm.weight.data = torch.tensor([1.0, 10.0])
+    out = norm(torch.tensor([3.0, 4.0]))  # the mean square is (9 + 16) / 2 = 12.5
+    torch.testing.assert_close(out, torch.tensor([3 / 12.5**0.5, 40 / 12.5**0.5]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rms_norm_takes_the_mean_square_in_float32(dtype):
+    """Bit for bit as in transformers; a mean square in bfloat16 changes a third of the values."""
+    draw = torch.Generator().manual_seed(0)
+    theirs, ours = LlamaRMSNorm(576, eps=1e-5).to(dtype), RMSNorm(576, eps=1e-5)
+    theirs.weight.copy_(torch.rand(576, generator=draw) + 0.5)
+    ours.weight.copy_(theirs.weight)
+    x = torch.randn(40, 576, generator=draw).to(dtype)
+    assert ours(x).equal(theirs(x)) and ours(x).dtype == dtype
+
+
 @torch.no_grad()
 def test_no_position_sees_the_future(model):
-    ids = draw_ids(30)
+    ids = draw_ids(30, batch=2)
     changed = ids.clone()
     changed[:, 20:] = (changed[:, 20:] + 1) % VOCAB
     before, after = model(ids), model(changed)
@@ -178,7 +169,7 @@ def test_bfloat16_weights_in_float32_arithmetic(kind, tmp_path):
     oracle.save_pretrained(tmp_path)
     wide, _ = load(tmp_path, device="cpu", dtype="float32")
     narrow, _ = load(tmp_path, device="cpu", dtype="bfloat16")
-    ids = draw_ids(50)
+    ids = draw_ids(50, batch=2)
     assert {p.dtype for p in narrow.parameters()} == {torch.bfloat16}
     logits = narrow(ids, dtype=torch.float32)
     assert logits.dtype == torch.float32
@@ -192,119 +183,20 @@ def test_bfloat16_weights_in_float32_arithmetic(kind, tmp_path):
 
 @torch.no_grad()
 def test_beyond_the_context(model):
-    assert model(draw_ids(CONTEXT, batch=1)).shape == (1, CONTEXT, VOCAB)
+    assert model(draw_ids(CONTEXT)).shape == (1, CONTEXT, VOCAB)
     with pytest.raises(ValueError, match=rf"{CONTEXT + 1}\b.*\b{CONTEXT}\b"):
-        model(draw_ids(CONTEXT + 1, batch=1))
+        model(draw_ids(CONTEXT + 1))
     with pytest.raises(ValueError, match=rf"{CONTEXT + 5}\b.*\b{CONTEXT}\b"):
-        model.embed(draw_ids(5), start=CONTEXT)
+        model.embed(draw_ids(5, batch=2), start=CONTEXT)
     # The last token decoded is not fed back, so it may stand one beyond the context.
-    assert greedy(model, draw_ids(CONTEXT - 3), 4).shape == (2, 4)
+    assert greedy(model, draw_ids(CONTEXT - 3, batch=2), 4).shape == (2, 4)
     with pytest.raises(ValueError, match=rf"{CONTEXT + 1}\b.*\b{CONTEXT}\b"):
-        greedy(model, draw_ids(CONTEXT - 3), 5)
-
-
-def test_rotate_by_a_quarter_turn():
-    x = torch.tensor([1.0, 2, 3, 4, 5, 6])
-    cos, sin = torch.zeros(1, 4), torch.ones(1, 4)
-    # Pairs (1, 3) and (2, 4) turn by 90 degrees, (a, b) -> (-b, a); 5 and 6 do not rotate.
-    assert rotate(x[None], cos, sin)[0].tolist() == [-3, -4, 1, 2, 5, 6]
-
-
-def config(**changes) -> ModelConfig:
-    sizes = dict.fromkeys(
-        ("vocab_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads"), 1
-    )
-    fields = {
-        "norm": "rmsnorm",
-        "norm_eps": 1e-6,
-        "activation": "silu",
-        "gated_mlp": True,
-        "context": 512,
-    }
-    return ModelConfig(
-        **{**sizes, **fields, "hidden_size": 12, "head_dim": 12, "rotary_dim": 8, **changes}
-    )
-
-
-def angles(length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    turned = torch.outer(torch.arange(length).double(), rope_frequencies(config()).double()).repeat(
-        1, 2
-    )
-    return turned.cos(), turned.sin()
-
-
-def test_rotation_keeps_length_and_depends_on_distance():
-    draw = torch.Generator().manual_seed(0)
-    q, k = torch.randn(2, 12, generator=draw, dtype=torch.float64)
-    cos, sin = angles(40)
-    turned_q, turned_k = rotate(q.expand(40, 12), cos, sin), rotate(k.expand(40, 12), cos, sin)
-    torch.testing.assert_close(turned_q.norm(dim=-1), q.norm().expand(40))
-    torch.testing.assert_close(turned_q[0], q)  # position 0 stands still
-    assert turned_q[7, 8:].equal(q[8:])
-    products = turned_q @ turned_k.T  # [i, j]
-    for distance in (-11, 0, 1, 5):
-        line = products.diagonal(distance)
-        torch.testing.assert_close(line, line[:1].expand(len(line)))
-    assert (products[0, 1:] - products[0, 0]).abs().min() > 1e-3  # … and it does depend on it
-
-
-def test_rope_frequencies_by_hand():
-    # rotary_dim 4, theta 100: 100^0 and 100^(-2/4).
-    torch.testing.assert_close(
-        rope_frequencies(config(rotary_dim=4, rope_theta=100.0)), torch.tensor([1.0, 0.1])
-    )
-    linear = (("factor", 4.0), ("rope_type", "linear"))
-    torch.testing.assert_close(
-        rope_frequencies(config(rotary_dim=4, rope_theta=100.0, rope_scaling=linear)),
-        torch.tensor([0.25, 0.025]),
-    )
-
-
-@pytest.mark.parametrize(
-    "head_dim, theta, factor, low, high, original",
-    [
-        (128, 5e5, 8.0, 1.0, 4.0, 8192),
-        (64, 5e5, 32.0, 1.0, 4.0, 8192),
-        (64, 1e4, 4.0, 0.5, 9.0, 64),
-    ],
-    ids=["Llama 3.1", "Llama 3.2", "odd"],
-)
-def test_llama3_frequencies_equal_transformers(head_dim, theta, factor, low, high, original):
-    scaling = {
-        "rope_type": "llama3",
-        "factor": factor,
-        "low_freq_factor": low,
-        "high_freq_factor": high,
-        "original_max_position_embeddings": original,
-    }
-    theirs = LlamaConfig(
-        hidden_size=head_dim,
-        num_attention_heads=1,
-        max_position_embeddings=original * 16,
-        rope_parameters={**scaling, "rope_theta": theta},
-    )
-    expected, scale = ROPE_INIT_FUNCTIONS["llama3"](theirs, device="cpu")
-    assert scale == 1.0
-    ours = rope_frequencies(
-        config(
-            head_dim=head_dim,
-            rotary_dim=head_dim,
-            rope_theta=theta,
-            rope_scaling=tuple(sorted(scaling.items())),
-        )
-    )
-    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=0)
-    plain = rope_frequencies(config(head_dim=head_dim, rotary_dim=head_dim, rope_theta=theta))
-    ratio = plain / ours
-    assert ratio.min() == 1 and math.isclose(
-        ratio.max(), factor, rel_tol=1e-6
-    )  # both ends are reached
-    assert ((ratio > 1.01) & (ratio < factor * 0.99)).any()  # and the transition
+        greedy(model, draw_ids(CONTEXT - 3, batch=2), 5)
 
 
 @torch.no_grad()
 def test_the_cases_reach_what_they_name(tmp_path):
-    # A settings name that transformers ignores would make its case a copy of another.
+    # A setting whose name transformers ignored would make its case a copy of another.
     build(tmp_path / "a", "gpt_neox", **CASES["neox rotary 0.75"][1])
     build(tmp_path / "b", "llama", **CASES["llama head 12 grouped"][1])
     build(tmp_path / "c", "gpt_neox", **CASES["neox theta"][1])

@@ -1,8 +1,8 @@
-"""A real checkpoint, where there is one.
+"""A real checkpoint, if there is one, gives the ids, logits and prompts that transformers gives.
 
-Oracle: transformers. Random weights show that the arithmetic is the same; they do not show that a real
-file's names, sizes, dtype and tokenizer are read as they are meant. Nothing is downloaded: point
-TINYMEM_REAL_MODEL at a folder with config.json, tokenizer.json and *.safetensors.
+The tests with random weights show that the arithmetic is the same. They do not show that the names,
+sizes, dtype and tokenizer of a real checkpoint are read correctly. Nothing is downloaded: set
+TINYMEM_REAL_MODEL to a folder with config.json, tokenizer.json and *.safetensors.
 """
 
 import os

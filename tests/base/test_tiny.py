@@ -1,4 +1,4 @@
-"""The shipped model, and the lesson that makes it. Oracles: transformers, and the card's own numbers."""
+"""The shipped model, and the lesson that makes it. Oracles: transformers, and the model's card."""
 
 import importlib.util
 import json
@@ -25,10 +25,8 @@ def tiny():
 
 def test_it_is_small_and_says_where_it_comes_from():
     assert (TINY / "model.safetensors").stat().st_size <= 8_000_000
-    card, record = (
-        (TINY / "README.md").read_text(),
-        json.loads((TINY / "training.json").read_text()),
-    )
+    card = (TINY / "README.md").read_text(encoding="utf-8")
+    record = json.loads((TINY / "training.json").read_text(encoding="utf-8"))
     for fact in ("text_sha256", "archive_sha256", "validation_loss", "minutes"):
         assert str(record[fact]) in card, fact
 
@@ -36,7 +34,7 @@ def test_it_is_small_and_says_where_it_comes_from():
 def test_it_is_a_checkpoint_like_any_other(tiny):
     model, tokenizer = tiny
     theirs = transformers.AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
-    text = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer 1609 — é!"
+    text = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind 1609 — é!"
     ids = tokenizer.encode(text)
     assert ids == transformers.AutoTokenizer.from_pretrained(TINY)(text).input_ids
     assert tokenizer.decode(ids) == text
@@ -72,16 +70,12 @@ def lesson():
 
 
 def test_the_lesson_trains_and_saves_a_loadable_checkpoint(lesson, tmp_path):
-    """A few steps of the real thing on a toy text, then the checkpoint through the strict loader."""
+    """A few steps of the same training on a short text; the result loads as any checkpoint."""
     torch.manual_seed(0)
     text = "the quick brown fox jumps over the lazy dog 0123456789. " * 40
     tokenizer = lesson.train_tokenizer([text])
     stream = torch.tensor(tokenizer.encode(text).ids)
-    assert (
-        stream.max() < 2048
-        and tokenizer.decode(stream[:9].tolist())
-        == text[: len(tokenizer.decode(stream[:9].tolist()))]
-    )
+    assert stream.max() < 2048 and text.startswith(tokenizer.decode(stream[:9].tolist()))
     model = lesson.fresh_model()
     before = lesson.validation_loss(model, stream, 64)
     args = Namespace(lr=3e-3, steps=12, length=64, batch=2)

@@ -1,8 +1,8 @@
-"""Text to ids, and a prompt in the model's own form.
+"""Text to ids, and prompts through the checkpoint's chat template.
 
-Oracle: transformers, its ids on varied texts and its apply_chat_template on templates with the constructs
-that real ones use. Hand example: the ids of "the thing". Property: a template, which comes with a download,
-gives a text or a CheckpointError, and reaches nothing outside itself.
+Oracle: transformers, for the ids of varied texts, and for templates with the constructs that real
+ones use. Hand example: the ids of "the thing". Property: a template, which comes with a download,
+gives a text or a CheckpointError, and cannot reach anything outside the sandbox.
 """
 
 import json
@@ -36,22 +36,28 @@ CHATML = """{% for message in messages %}
 {% if add_generation_prompt %}{{ '<|user|>assistant\\n' }}{% endif %}"""
 TEMPLATES = {
     "chatml": CHATML,
-    "bos": "{{bos_token }}{% for m in messages %}{{ m.role }}{{ m.content|trim }}{% endfor %}{{ eos_token }}",
+    "bos": "{{bos_token }}{% for m in messages %}{{ m.role }}{{ m.content|trim }}{% endfor %}"
+    "{{ eos_token }}",
     "undefined token": "{{ pad_token }}|{{ messages[0].content }}",
     # trim_blocks and lstrip_blocks decide about these line ends and indents
-    "blocks": "{% for m in messages %}\n  {% if m.role %}\n {{ m.content }}\n  {% endif %}\n{% endfor %}\n\n",
+    "blocks": "{% for m in messages %}\n  {% if m.role %}\n {{ m.content }}\n  {% endif %}\n"
+    "{% endfor %}\n\n",
     "dashes": "a  {%- for m in messages -%}  {{ m.content }}  {%- endfor -%}  b \n",
     "loop": "{% for m in messages %}{{ loop.index0 }}{{ loop.last }}{{ m.content }}{% endfor %}",
     "break": "{% for i in range(9) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}",
-    "continue": "{% for i in range(5) %}{% if i == 3 %}{% continue %}{% endif %}{{ i }}{% endfor %}",
-    "namespace": "{% set n = namespace(x=0) %}{% for m in messages %}{% set n.x = 1 %}{% endfor %}{{ n.x }}",
+    "continue": "{% for i in range(5) %}{% if i == 3 %}{% continue %}{% endif %}{{ i }}"
+    "{% endfor %}",
+    "namespace": "{% set n = namespace(x=0) %}{% for m in messages %}{% set n.x = 1 %}"
+    "{% endfor %}{{ n.x }}",
     "macro": "{% macro say(x) %}<{{ x }}>{% endmacro %}{{ say(messages[0].content) }}",
     "tojson": "{{ messages | tojson }} {{ messages | tojson(indent=2) }}",
     "tojson ascii": "{{ messages | tojson(ensure_ascii=True, sort_keys=True) }}",
     "escapes": "{{ '<&>' }} {{ messages[0].content }}",
-    "tools none": "{% if tools is not none %}tools{% endif %}{% if documents is none %}no more{% endif %}",
+    "tools none": "{% if tools is not none %}tools{% endif %}"
+    "{% if documents is none %}no more{% endif %}",
     "tools defined": "{% if tools is defined and tools %}tools{% else %}plain{% endif %}",
-    "prompt": "{{ messages[0]['content'].split('n')[0].strip().upper() }}{{ add_generation_prompt }}",
+    "prompt": "{{ messages[0]['content'].split('n')[0].strip().upper() }}"
+    "{{ add_generation_prompt }}",
 }
 MESSAGES = ("Where is the thing?", '  <b>"quoted" & ünïcödé</b> 👍\n{{ bos_token }}  ')
 
@@ -94,13 +100,8 @@ def test_ids_equal_transformers(text, bos, folder):
 
 def test_ids_by_hand(folder):
     tokens = Tokenizer.from_folder(folder)
-    words = [
-        "<s>",
-        "the",
-        "Ġ",
-        "th",
-        "ing",
-    ]  # merges by rank: "th" first, then "the"; "Ġthe" not before "in"
+    # Merges are made in the order of their ranks: "th", "the", …; "in" comes before "Ġthe".
+    words = ["<s>", "the", "Ġ", "th", "ing"]
     assert [tokens.core.id_to_token(i) for i in tokens.encode("the thing")] == words
     assert tokens.decode(tokens.encode("the thing")) == "<s>the thing"
     assert tokens.decode([]) == ""

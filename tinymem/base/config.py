@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
-
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -33,10 +31,10 @@ class ModelConfig:
     tied: bool = False  # lm_head is the embedding matrix
 
 
-ACTIVATIONS = {
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),  # GPT-2's; the exact form is 5e-4 off
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
+ACTIVATIONS = {  # name in a config.json -> function of torch.nn.functional, and its options
+    "gelu": ("gelu", {}),
+    "gelu_new": ("gelu", {"approximate": "tanh"}),  # GPT-2's; the exact form differs by 5e-4
+    "gelu_pytorch_tanh": ("gelu", {"approximate": "tanh"}),
+    "relu": ("relu", {}),
+    "silu": ("silu", {}),
 }

@@ -13,6 +13,8 @@ therefore runs in float32 arithmetic when its embeddings are cast to float32, wi
 of the weights. The verdict on a memory (experiment/recall.py) uses this.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -142,7 +144,8 @@ class MLP(nn.Module):
         self.gate_proj = Linear(d, inner, bias=config.mlp_bias) if config.gated_mlp else None
         self.up_proj = Linear(d, inner, bias=config.mlp_bias)
         self.down_proj = Linear(inner, d, bias=config.mlp_bias)
-        self.activation = ACTIVATIONS[config.activation]
+        function, options = ACTIVATIONS[config.activation]
+        self.activation = partial(getattr(F, function), **options)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate_proj is None:

@@ -41,23 +41,39 @@ def copy_weights(
     check_shapes(sources, model, family)
     hashes = []
     for name, (theirs, path) in progress.track(sorted(sources.items()), "loading weights"):
-        stored = read_tensor(theirs, path)
-        value = torch.empty(model.get_parameter(name).shape, dtype=dtype, device=device)
-        value.copy_(stored.t() if is_transposed(name, model, family) else stored)
+        transposed = is_transposed(name, model, family)
+        value, digest = copy_tensor(theirs, path, transposed, device, dtype)
         if name == "lm_head.weight" and model.config.tied:
             if not torch.equal(value, model.embed_tokens.weight):
                 raise CheckpointError(
                     f"{path}: the config ties {theirs} to the embedding, but they differ"
                 )
         else:
-            digest = hashlib.sha256(stored.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
-            hashes.append(f"{name} {stored.dtype} {list(stored.shape)} {digest}")
+            hashes.append(f"{name} {digest}")
             module, _, kind = name.rpartition(".")
             setattr(model.get_submodule(module), kind, nn.Parameter(value, requires_grad=False))
-        del stored, value  # before the next tensor is read
     if model.config.tied:
         model.lm_head.weight = model.embed_tokens.weight
     return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+
+
+def copy_tensor(
+    name: str, path: Path, transposed: bool, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, str]:
+    """Copy one tensor; returns the copy, and dtype, shape and SHA-256 of what is stored, as text.
+
+    Raises CheckpointError if a value is not finite.
+    """
+    # The file is opened anew for each tensor, because closing the memory map frees its pages.
+    with open_weights(path) as file:
+        stored = file.get_tensor(name)
+    low, high = stored.aminmax()  # a NaN carries over; isfinite would make a mask of equal size
+    if not (low.isfinite() and high.isfinite()):
+        raise CheckpointError(f"{path}: {name} holds NaN or infinite values; download it again")
+    digest = hashlib.sha256(stored.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+    source = stored.t() if transposed else stored
+    value = torch.empty(source.shape, dtype=dtype, device=device).copy_(source)
+    return value, f"{stored.dtype} {list(stored.shape)} {digest}"
 
 
 def is_transposed(name: str, model: Model, family: Family) -> bool:
@@ -168,14 +184,3 @@ def open_weights(path: Path) -> Any:
             f"{path}: damaged ({first_line(error)}), {path.stat().st_size:,} bytes; delete it and "
             "download it again"
         ) from error
-
-
-def read_tensor(name: str, path: Path) -> Tensor:
-    """One tensor of a file. Raises CheckpointError if a value is not finite."""
-    # The file is opened anew for each tensor, because closing the memory map frees its pages.
-    with open_weights(path) as file:
-        stored = file.get_tensor(name)
-    low, high = stored.aminmax()  # a NaN carries over; isfinite would make a mask of equal size
-    if not (low.isfinite() and high.isfinite()):
-        raise CheckpointError(f"{path}: {name} holds NaN or infinite values; download it again")
-    return stored
