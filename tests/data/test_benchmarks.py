@@ -95,7 +95,7 @@ def test_phonebook_names_are_distinct_and_numbers_random():
 
 
 def test_a_phonebook_ends_with_its_names():
-    given, surnames = data.GIVEN.split(), data.SURNAMES.split()
+    given, surnames = json.loads(data.NAMES.read_text(encoding="utf-8")).values()
     assert len(set(given)) == len(given) == 128 and len(set(surnames)) == len(surnames) == 160
     assert len({row["prompt"] for row in phonebook_rows(20_480)}) == 20_480
     with pytest.raises(DataError, match=r"20481 entries .* only 20480 names"):

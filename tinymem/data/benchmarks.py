@@ -9,6 +9,7 @@ Random tokens are stored as ids (see memory.py), words and digits as text. The s
 the same seed give the same rows.
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,36 +23,9 @@ from ..files import write_text_atomically
 from .memory import PROMPT, Memory, random_memory, text_memory
 
 Row = dict[str, Any]
+NAMES = Path(__file__).with_name("names.json")
 RATIOS = (0, 20, 40, 60, 80, 100)
 LARGEST_LIMIT = 1000  # of rule_rows, which shuffles all limit² pairs
-
-# 128 × 160 = 20,480 English names, combined at random: no real person is meant.
-GIVEN = """
-    Aaron Abigail Adam Adrian Alan Albert Alice Allison Amanda Amber Amy Andrea Andrew Angela Anna
-    Anthony Arthur Ashley Barbara Benjamin Bernard Beth Betty Beverly Brandon Brenda Brian Bruce
-    Calvin Carl Carol Caroline Catherine Charles Charlotte Cheryl Christine Claire Clara Craig
-    Cynthia Daniel David Deborah Dennis Diana Donald Donna Dorothy Douglas Edith Edward Eleanor
-    Elizabeth Emily Emma Eric Ethan Eugene Evelyn Frances Frank Fred Gary George Gerald Gloria Grace
-    Gregory Hannah Harold Harry Heather Helen Henry Howard Hugh Irene Isaac Jacob James Jane Janet
-    Jason Jean Jennifer Jeremy Jessica Joan John Joseph Joyce Judith Julia Karen Keith Kenneth Kevin
-    Laura Lawrence Leonard Linda Louis Lucy Margaret Maria Mark Martha Martin Mary Matthew Megan
-    Michael Nancy Nathan Nicole Olivia Oscar Pamela Patrick Paul Peter Rachel Ralph Rebecca Richard
-    Robert Ruth
-"""
-SURNAMES = """
-    Abbott Adams Alexander Allen Anderson Andrews Armstrong Arnold Atkinson Austin Bailey Baker
-    Baldwin Ball Banks Barker Barnes Barrett Bates Bell Bennett Berry Bishop Black Blake Bradley
-    Brooks Brown Bryant Burgess Burke Burns Burton Butler Byrne Campbell Carpenter Carr Carroll
-    Carter Chambers Chapman Clark Clarke Cole Coleman Collins Cook Cooper Cox Crawford Cross Curtis
-    Davidson Davis Dawson Dean Dixon Doyle Duncan Dunn Edwards Elliott Ellis Evans Ferguson Fisher
-    Fletcher Ford Foster Fowler Fox Fraser Freeman Fuller Gardner Gibson Gilbert Gordon Graham Grant
-    Gray Green Griffin Hall Hamilton Hansen Harper Harris Harrison Hart Harvey Hawkins Hayes
-    Henderson Hicks Hill Holland Holmes Hudson Hughes Hunt Hunter Jenkins Jennings Jensen Johnson
-    Jones Jordan Kelly Kennedy King Knight Lambert Lane Larson Lawson Lewis Lloyd Long Marsh
-    Marshall Mason Matthews Miller Mills Mitchell Moore Morgan Morris Morrison Murphy Murray Newman
-    Nichols Olson Owens Palmer Parker Payne Perkins Perry Phillips Porter Powell Price Reed Reynolds
-    Riley Roberts Rogers Russell Shaw Simpson Spencer Stone Turner Walker Ward White
-"""
 
 
 def random_rows(
@@ -111,7 +85,8 @@ def phonebook_rows(count: int, seed: int = 0) -> list[Row]:
     a target token that is always the same. A smaller book is the beginning of a larger one of the
     same seed.
     """
-    names = [f"{given} {surname}" for given in GIVEN.split() for surname in SURNAMES.split()]
+    parts = json.loads(NAMES.read_text(encoding="utf-8"))  # 128 × 160, nobody in particular
+    names = [" ".join(pair) for pair in itertools.product(parts["given"], parts["surnames"])]
     _at_least(1, count=count)
     _at_least(0, seed=seed)
     if count > len(names):

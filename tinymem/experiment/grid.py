@@ -42,13 +42,7 @@ def make_grid(
 
     memories: from (length, ratio, seed), the memories of that many target tokens.
     """
-    axes = {
-        "ranks": ranks,
-        "lengths": lengths,
-        "ratios": ratios,
-        "methods": methods,
-        "seeds": seeds,
-    }
+    axes = dict(ranks=ranks, lengths=lengths, ratios=ratios, methods=methods, seeds=seeds)
     for name, values in axes.items():
         if not values:
             raise RecipeError(f"{name} is empty; name at least one")

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from ..base.model import Model
@@ -15,7 +16,7 @@ from ..training.record import Training
 from ..training.train import train
 from ..unit.lora import Unit
 from .recall import Verdict, judge_units, teacher_forced
-from .report import Result, make_report
+from .report import Result, make_result
 
 
 def memorize(
@@ -60,7 +61,10 @@ def memorize_together(
     if len(recipes) > 1 and (len(keys) > 1 or None in keys):
         raise RecipeError("these runs cannot be trained together; train them one by one")
     start = time.monotonic()
-    units = [fresh_unit(model, recipe) for recipe in recipes]
+    units = [
+        Unit.create(model, r.rank, sites=r.sites, layers=r.layers, seed=r.seed, dropout=r.dropout)
+        for r in recipes
+    ]
     base_losses: list[float] = []
     trainings: list[Training] = []
     verdicts: list[Verdict] = []
@@ -81,40 +85,12 @@ def memorize_together(
         if not is_out_of_memory(error):
             raise
         status = "oom"
-    finally:
-        for unit in units:
-            if unit.model is not None:
-                unit.detach()
+    trainings = trainings or [Training() for _ in recipes]
+    for training in trainings[len(verdicts) :]:
+        training.status = status
     seconds = (time.monotonic() - start) / len(recipes)
-    results = []
-    for n, recipe in enumerate(recipes):
-        training = trainings[n] if trainings else Training()
-        if n >= len(verdicts):
-            training = dataclasses.replace(training, status=status)
-        judged = n < len(verdicts)
-        result = Result(
-            report={},
-            memories=targets[n],
-            unit=units[n],
-            verdict=verdicts[n] if judged else None,
-            held_out=on_others[n] if judged and others else None,
-            training=training,
-        )
-        base_loss = base_losses[n] if base_losses else None
-        report = make_report(model, result, recipe, base_loss, seconds)
-        results.append(dataclasses.replace(result, report=report))
-    return results
-
-
-def fresh_unit(model: Model, recipe: Recipe) -> Unit:
-    return Unit.create(
-        model,
-        recipe.rank,
-        sites=recipe.sites,
-        layers=recipe.layers,
-        seed=recipe.seed,
-        dropout=recipe.dropout,
-    )
+    found: Any = zip_longest(recipes, targets, units, base_losses, trainings, verdicts, on_others)
+    return [make_result(model, seconds, *one) for one in found]
 
 
 def measure_base(model: Model, memories: Sequence[list[Memory]]) -> list[float]:

@@ -12,7 +12,7 @@ Bits (ΔL is the paper's, arXiv 2605.30260; stored and memorized bits are tinyme
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class Result:
 
 
 def about(meaning: str, unit: str = "") -> Any:
-    """A field of the report, with what the reference page says of it."""
+    """A field of the report, with what the reference page says about it."""
     return field(metadata={"meaning": meaning, "unit": unit})
 
 
@@ -66,91 +66,89 @@ class Report:
     device: str = about("where the base model was: cpu, cuda")
     dtype: str = about("dtype of the base model; units are float32")
     trainable_parameters: int = about("values in A and B")
-    entropy: float | None = about("H of the target; null unless all of it is random", "nats/token")
+    entropy: float | None = about("H of the target; null unless it is all random", "nats/token")
     base_loss: float | None = about("L₀, mean loss of the target without the unit", "nats/token")
     final_loss: float | None = about("L, mean loss of the target with the unit", "nats/token")
     delta_loss: float | None = about("ΔL = L₀ − L", "nats/token")
     stored_bits: float | None = about("ΔL · ℓ / ln 2", "bits")
-    bits_per_parameter: float | None = about("stored bits by parameter", "bits/parameter")
+    bits_per_parameter: float | None = about("stored bits / trainable parameters", "bits")
     memorized_bits: float | None = about("max(0, H − L) · ℓ / ln 2; null where H is", "bits")
-    memorized_bits_per_parameter: float | None = about(
-        "memorized bits by parameter", "bits/parameter"
-    )
+    memorized_bits_per_parameter: float | None = about("of these, per parameter", "bits")
     converged: bool = about("the loss fell by < 0.01 nats/token over the last 30 % of the steps")
     certified_fraction: float | None = about("share of the target tokens with p > ½", "0 to 1")
     certified: bool | None = about("every target token has p > ½: proof of recall")
     verbatim: bool | None = about("every argmax is the target token, given the true prefix")
     recall_exact: bool | None = about("greedy decoding yields the whole target")
-    exact_match: float | None = about("share of the memories that decoding recites whole", "0 to 1")
+    exact_match: float | None = about("share of the memories that decoding recites", "0 to 1")
     token_accuracy: float | None = about("share of the tokens that decoding got right", "0 to 1")
-    first_error: int | None = about("position of the first token that decoding got wrong", "tokens")
+    first_error: int | None = about("position of the first token that decoding got wrong")
     min_probability: float | None = about("lowest p of a target token", "0 to 1")
     held_out_memories: int = about("memories that were judged, but not trained on")
     held_out_loss: float | None = about("mean loss of the held-out targets", "nats/token")
-    held_out_exact_match: float | None = about(
-        "share of them that decoding recites whole", "0 to 1"
-    )
+    held_out_exact_match: float | None = about("share of them that decoding recites", "0 to 1")
     held_out_token_accuracy: float | None = about("share of their tokens decoded right", "0 to 1")
     status: str = about("ok, diverged, oom (out of memory) or interrupted")
-    wall_seconds: float = about("time of the run; of runs trained together, each one's share", "s")
-    version: str = about("of tinymem")
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready: NaN and infinity, which JSON lacks, become None."""
-        return {name: without_nan(value) for name, value in asdict(self).items()}
+    wall_seconds: float = about("time; of runs trained together, each one's share", "seconds")
+    version: str = about("version of tinymem")
 
 
 VERDICT_FIELDS = (  # of a report, and properties of a verdict
     *("certified_fraction", "certified", "verbatim", "recall_exact", "exact_match"),
     *("token_accuracy", "first_error", "min_probability"),
 )
+HELD_OUT_FIELDS = ("loss", "exact_match", "token_accuracy")
 
 
-def make_report(
-    model: Model, result: Result, recipe: Recipe, base_loss: float | None, seconds: float
-) -> dict[str, Any]:
-    """The report of a run; None in the fields that it did not get as far as."""
-    unit, verdict, memories = result.unit, result.verdict, result.memories
-    length, ratios = sum(m.length for m in memories), {m.ratio for m in memories}
+def pick(source: object, *names: str) -> dict[str, Any]:
+    """These attributes as a dict; None for all of them if the source is None."""
+    return {name: getattr(source, name, None) for name in names}
+
+
+def make_result(
+    model: Model,
+    seconds: float,
+    recipe: Recipe,
+    memories: list[Memory],
+    unit: Unit,
+    base_loss: float | None,
+    training: Training,
+    verdict: Verdict | None,
+    held_out: Verdict | None,
+) -> Result:
+    """The result of a run, with its report; None in the fields that it did not get as far as."""
+    loss, ratios = verdict.loss if verdict else None, {m.ratio for m in memories}
+    judged = verdict if verdict and math.isfinite(verdict.loss) else None
+    others = held_out if judged else None
+    worse = verdict and base_loss is not None and not verdict.loss <= base_loss
+    if verdict and training.status == "ok" and worse and not verdict.certified:
+        training = replace(training, status="diverged")  # also where the loss is a number
     layers, parameters = unit.layers, unit.trainable_parameters()
-    status, loss = result.training.status, verdict.loss if verdict else None
-    judged = verdict is not None and math.isfinite(verdict.loss)
-    worse = verdict is not None and base_loss is not None and not verdict.loss <= base_loss
-    if verdict and status == "ok" and worse and not verdict.certified:
-        status = "diverged"  # the loss may be a number, but it is not lower than before
-    bits = count_bits(memories, parameters, base_loss, loss if judged else None)
-    found = {name: getattr(verdict, name) if judged else None for name in VERDICT_FIELDS}
-    others = result.held_out if judged else None
-    return Report(
+    report = Report(
+        **pick(model, "revision"),
+        **pick(recipe, "rank", "method", "seed", "optimizer"),
+        **pick(training, "steps", "status"),
+        **pick(judged, *VERDICT_FIELDS),
+        **{f"held_out_{k}": v for k, v in pick(others, *HELD_OUT_FIELDS).items()},
+        **count_bits(memories, parameters, base_loss, loss if judged else None),
         model=model.name,
-        revision=model.revision,
-        rank=recipe.rank,
-        length=length,
+        length=sum(m.length for m in memories),
         memories=len(memories),
         ratio=ratios.pop() if len(ratios) == 1 else None,
         layer=layers[0] if len(layers) == 1 else layers,
         site=",".join(recipe.sites),
-        method=recipe.method,
-        seed=recipe.seed,
-        steps=result.training.steps,
-        optimizer=recipe.optimizer,
         lr=recipe.learning_rate(model),
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         trainable_parameters=parameters,
         base_loss=base_loss,
         final_loss=loss,
-        converged=judged and status == "ok" and result.training.converged,
+        converged=judged is not None and training.converged,
         held_out_memories=len(others.lengths) if others else 0,
-        held_out_loss=others.loss if others else None,
-        held_out_exact_match=others.exact_match if others else None,
-        held_out_token_accuracy=others.token_accuracy if others else None,
-        status=status,
         wall_seconds=round(seconds, 3),
         version=__version__,
-        **bits,
-        **found,
-    ).as_dict()
+    )
+    fields = {name: without_nan(value) for name, value in asdict(report).items()}
+    return Result(fields, memories, unit, verdict, held_out, training)
 
 
 def count_bits(
@@ -160,19 +158,16 @@ def count_bits(
     length = sum(m.length for m in memories)
     known = [m.entropy * m.length for m in memories if m.entropy is not None]
     entropy = sum(known) / length if len(known) == len(memories) else None
-    delta = base_loss - loss if base_loss is not None and loss is not None else None
-    stored = delta * length / LN2 if delta is not None else None
-    memorized = None
+    bits = {"entropy": entropy, "delta_loss": None, "memorized_bits": None, "stored_bits": None}
+    if base_loss is not None and loss is not None:
+        bits["delta_loss"] = base_loss - loss
+        bits["stored_bits"] = (base_loss - loss) * length / LN2
     if entropy is not None and loss is not None:
-        memorized = max(0.0, entropy - loss) * length / LN2
-    return {
-        "entropy": entropy,
-        "delta_loss": delta,
-        "stored_bits": stored,
-        "bits_per_parameter": stored / parameters if stored is not None else None,
-        "memorized_bits": memorized,
-        "memorized_bits_per_parameter": memorized / parameters if memorized is not None else None,
-    }
+        bits["memorized_bits"] = max(0.0, entropy - loss) * length / LN2
+    for name, each in (("stored_bits", "bits"), ("memorized_bits", "memorized_bits")):
+        total = bits[name]
+        bits[f"{each}_per_parameter"] = None if total is None else total / parameters
+    return bits
 
 
 def save_run(result: Result, model: Model, recipe: Recipe, folder: Path) -> bool:

@@ -9,10 +9,10 @@ Cells whose memories have the same lengths train together, as one batch. Several
 take these groups one after the other; each appends its own rows to the one file.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from .workers import Workers, lock
 
 def make_setting(model: Model, recipe: Recipe, source: Mapping[str, object]) -> dict[str, Any]:
     """Everything that decides a row beside the axes: base weights, recipe, source of memories."""
-    fixed = {k: v for k, v in dataclasses.asdict(recipe).items() if k not in AXES}
+    fixed = {k: v for k, v in asdict(recipe).items() if k not in AXES}
     fixed["lr"] = recipe.learning_rate(model)
     base = {"base": base_hash(model), "dtype": str(model.dtype).removeprefix("torch.")}
     setting: dict[str, Any] = json.loads(json.dumps(base | fixed | dict(source)))
@@ -52,22 +52,16 @@ def finished_cells(rows: Sequence[dict], setting: dict[str, Any]) -> dict[Cell, 
     """
     done = {}
     for row in rows:
-        theirs = row.get("setting")
-        if not (
-            isinstance(theirs, dict)
-            and row.get("setting_hash") == hash_of(theirs)
-            and set(AXES) <= set(row)
-        ):
-            raise RecipeError(
-                f"{row['_where']}: not a row of a sweep by tinymem; choose another --out"
-            )
+        where, theirs = row["_where"], row.get("setting")
+        known = isinstance(theirs, dict) and row.get("setting_hash") == hash_of(theirs)
+        if not isinstance(theirs, dict) or not known or not set(AXES) <= set(row):
+            raise RecipeError(f"{where}: not a row of a sweep by tinymem; choose another --out")
         theirs = {"optimizer": "adamw"} | theirs  # early rows do not name the only one there was
-        if theirs != setting:
-            names = [n for n in {**theirs, **setting} if theirs.get(n) != setting.get(n)]
+        names = [n for n in {**theirs, **setting} if theirs.get(n) != setting.get(n)]
+        if names:
             was = "; ".join(f"{n} was {theirs.get(n)!r}, is {setting.get(n)!r}" for n in names)
-            raise RecipeError(
-                f"{row['_where']}: made under another setting: {was}; choose another --out"
-            )
+            other = f"made under another setting: {was}"
+            raise RecipeError(f"{where}: {other}; choose another --out")
         done[Cell(*(row[axis] for axis in AXES))] = row
     return done
 
@@ -96,13 +90,12 @@ def run_sweep(
     """
     recipe, workers = recipe or Recipe(), workers or Workers()
     check_grid(grid, model)
+    if held_out:
+        check_fits(held_out, model.config)
     recipes = {}
     for cell in grid:
         unit_shapes(model, cell.rank, recipe.sites, recipe.layers)
-        own = {"rank": cell.rank, "method": cell.method, "seed": cell.seed}
-        recipes[cell] = dataclasses.replace(recipe, **own)  # type: ignore[arg-type]
-    if held_out:
-        check_fits(held_out, model.config)
+        recipes[cell] = replace(recipe, rank=cell.rank, method=cell.method, seed=cell.seed)
     setting = make_setting(model, recipe, source or {})
     with lock(folder, workers):
         results = folder / RESULTS
@@ -147,21 +140,15 @@ def run_cells(
 
     Where memory is short, it tries again with half of the cells at a time.
     """
-    results = memorize_together(
-        model,
-        [grid[cell] for cell in cells],
-        [recipes[cell] for cell in cells],
-        held_out=held_out,
-        progress=progress,
-    )
+    own, how = [grid[cell] for cell in cells], [recipes[cell] for cell in cells]
+    results = memorize_together(model, own, how, held_out=held_out, progress=progress)
     short = [c for c, r in zip(cells, results, strict=True) if r.report["status"] == "oom"]
     for cell, result in zip(cells, results, strict=True):
         if cell not in short or len(cells) == 1:
             yield cell, result
     if short and model.device.type == "cuda":
         torch.cuda.empty_cache()
-    if len(cells) > 1:
-        half = -(-len(short) // 2)
-        for part in (short[:half], short[half:]):
-            if part:
-                yield from run_cells(model, part, grid, recipes, held_out, progress)
+    half = -(-len(short) // 2)
+    for part in (short[:half], short[half:]):
+        if part and len(cells) > 1:
+            yield from run_cells(model, part, grid, recipes, held_out, progress)

@@ -24,13 +24,9 @@ class Workers:
         self.cost, self.sweeps = 0, 0
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             self.store, self.rank, self.count = next(torch.distributed.rendezvous("env://"))
-            torch.distributed.init_process_group(
-                "gloo",
-                store=self.store,
-                rank=self.rank,
-                world_size=self.count,
-                timeout=timedelta(days=365),  # `wait` lasts as long as the others' last cells
-            )
+            shared = {"store": self.store, "rank": self.rank, "world_size": self.count}
+            long = timedelta(days=365)  # `wait` lasts as long as the others' last cells
+            torch.distributed.init_process_group("gloo", timeout=long, **shared)
 
     def device(self, name: str) -> str:
         """For "auto" or "cuda": this worker's own GPU, where there are any."""
@@ -70,14 +66,9 @@ def lock(folder: Path, workers: Workers) -> Iterator[None]:
     if workers.rank > 0:  # the first worker holds it for all
         yield
         return
-    folder_lock = FileLock(folder / ".lock")
     try:
-        folder_lock.acquire(blocking=False)
+        with FileLock(folder / ".lock").acquire(blocking=False):
+            yield
     except Timeout:
-        raise RecipeError(
-            f"--out {folder}: another sweep is writing there; wait for it, or stop it"
-        ) from None
-    try:
-        yield
-    finally:
-        folder_lock.release()
+        problem = "another sweep is writing there; wait for it, or stop it"
+        raise RecipeError(f"--out {folder}: {problem}") from None

@@ -37,9 +37,8 @@ class TokenLoss:
         self.head, self.compare = head, compare
         self.buffers: Buffers = {}
         # Had the token a weight in the last step? Then it is expected to have one in this step.
-        self.weighted: Tensor | None = None
-        if skip_zero_weights:
-            self.weighted = torch.ones(tokens, dtype=torch.bool, device=head.device)
+        every = torch.ones(tokens, dtype=torch.bool, device=head.device)
+        self.weighted = every if skip_zero_weights else None
 
     def __call__(
         self, x: Tensor, targets: Tensor, tokens: Tensor | slice = slice(None)
@@ -54,15 +53,8 @@ class TokenLoss:
 
 class _TokenLoss(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        loss: TokenLoss,
-        targets: Tensor,
-        tokens: Tensor | slice,
-        correct: Tensor | None,
-    ) -> Tensor:
-        head, buffers = loss.head, loss.buffers
+    def forward(ctx: Any, x: Tensor, loss: TokenLoss, targets: Tensor, *more: Any) -> Tensor:
+        (tokens, correct), head, buffers = more, loss.head, loss.buffers
         losses = torch.empty(len(x), device=x.device)
         g = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         expected = None if loss.weighted is None else loss.weighted[tokens].clone()
@@ -77,11 +69,10 @@ class _TokenLoss(torch.autograd.Function):
                 continue
             expected[rows] |= losses[rows] > LN2
             some = expected[rows].nonzero().squeeze(1)
-            if len(some):
-                if len(some) < len(logp):
-                    picked = logits_buffer(buffers, "picked", logp.dtype, len(logp), head)
-                    logp = torch.index_select(logp, 0, some, out=picked[: len(some)])
-                g[rows].index_copy_(0, some, hidden_gradient(logp, targets[rows][some], head))
+            if len(some) < len(logp):
+                picked = logits_buffer(buffers, "picked", logp.dtype, len(logp), head)
+                logp = torch.index_select(logp, 0, some, out=picked[: len(some)])
+            g[rows].index_copy_(0, some, hidden_gradient(logp, targets[rows][some], head))
         ctx.loss, ctx.tokens, ctx.g, ctx.expected = loss, tokens, g, expected
         ctx.save_for_backward(x, targets)
         return losses

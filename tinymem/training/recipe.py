@@ -23,6 +23,16 @@ from . import memft
 STAGES = 5  # of the curriculum: 20, 40, 60, 80, 100 % of the memories
 OPTIMIZERS = ("adamw", "lbfgs")
 ZERO_ACTIVE = ("sft", "zero")
+CHOICES = {"method": memft.METHODS, "optimizer": OPTIMIZERS, "zero_active": ZERO_ACTIVE}
+WHOLE_NUMBERS = {  # from, to
+    **{"rank": (1, 2**20), "steps": (1, 10**7), "seed": (0, 2**32 - 1)},
+    **{"epochs": (1, 10**7), "batch_size": (1, 2**32), "accumulate": (1, 2**20)},
+}
+NOT_FOR_LBFGS = {
+    "lr": "its line search finds the length of every step",
+    "dropout": "its line search needs losses that repeat",
+    "batch_size": "it needs the gradient of all memories",
+}
 Minibatches = Sequence[np.ndarray | None]  # of one step: indices of memories, or None for all
 
 
@@ -50,62 +60,39 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises RecipeError for values that no run could use."""
-        self._check_lists()
-        choices = {"method": memft.METHODS, "optimizer": OPTIMIZERS, "zero_active": ZERO_ACTIVE}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise RecipeError(f"{name} is {getattr(self, name)!r}; choose {', '.join(allowed)}")
-        self._check_numbers()
-        if self.optimizer == "lbfgs":
-            reasons = {
-                "lr": (self.lr is not None, "its line search finds the length of every step"),
-                "dropout": (self.dropout > 0, "its line search needs losses that repeat"),
-                "batch_size": (
-                    self.batch_size is not None,
-                    "it needs the gradient of all memories",
-                ),
-            }
-            for name, (given, why) in reasons.items():
-                if given:
-                    raise RecipeError(
-                        f"{name} does not go with the optimizer lbfgs: {why}; leave it out"
-                    )
-
-    def _check_lists(self) -> None:
-        """A lone site, layer or boundary becomes a tuple of one."""
         for name, kind in (("sites", str), ("layers", int), ("boundaries", int)):
             value = getattr(self, name)
-            value = (value,) if isinstance(value, kind) else value
+            value = (value,) if isinstance(value, kind) else value  # a lone one is a tuple of one
             if value is not None and not all(isinstance(v, kind) for v in value):
                 raise RecipeError(f"{name} is {value!r}; expected {kind.__name__}s")
             object.__setattr__(self, name, None if value is None else tuple(value))
-        ends = self.boundaries
-        if ends is not None and (
-            len(ends) != STAGES - 1 or list(ends) != sorted(set(ends)) or ends[0] < 1
-        ):
-            raise RecipeError(f"boundaries are {ends}; expected {STAGES - 1} rising epochs, from 1")
-
-    def _check_numbers(self) -> None:
-        for name, least, most in (
-            *(("rank", 1, 2**20), ("steps", 1, 10**7), ("seed", 0, 2**32 - 1)),
-            *(("epochs", 1, 10**7), ("batch_size", 1, 2**32), ("accumulate", 1, 2**20)),
-        ):
+        for name, allowed in CHOICES.items():
+            if (choice := getattr(self, name)) not in allowed:
+                raise RecipeError(f"{name} is {choice!r}; choose {', '.join(allowed)}")
+        for name, (least, most) in WHOLE_NUMBERS.items():
             value = getattr(self, name)
-            if value is None and name in ("epochs", "batch_size"):
-                continue
-            if isinstance(value, np.integer):
-                object.__setattr__(self, name, value := int(value))
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not whole or not least <= value <= most:
+            value = int(value) if isinstance(value, np.integer) else value
+            object.__setattr__(self, name, value)
+            optional = value is None and name in ("epochs", "batch_size")
+            if not optional and not (type(value) is int and least <= value <= most):
                 expected = f"expected a whole number, {least} to {most:,}"
                 raise RecipeError(f"{name} is {value!r}; {expected}")
         for name in ("lr", "clip"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (int, float)) and 0 < value < 1e6):
-                expected = "expected a positive number below a million"
-                raise RecipeError(f"{name} is {value!r}; {expected}")
+                raise RecipeError(
+                    f"{name} is {value!r}; expected a number above 0, below a million"
+                )
         if not 0 <= self.dropout < 1:
             raise RecipeError(f"dropout is {self.dropout!r}; expected 0 or more, below 1")
+        ends = self.boundaries
+        unsorted = ends is not None and list(ends) != sorted(set(ends))
+        if unsorted or (ends is not None and (len(ends) != STAGES - 1 or ends[0] < 1)):
+            raise RecipeError(f"boundaries are {ends}; expected {STAGES - 1} rising epochs, from 1")
+        for name, why in NOT_FOR_LBFGS.items():
+            if self.optimizer == "lbfgs" and getattr(self, name):
+                problem = f"{name} does not go with the optimizer lbfgs: {why}"
+                raise RecipeError(f"{problem}; leave it out")
 
     def learning_rate(self, model: Model) -> float | None:
         """The largest one of the run; None for L-BFGS, which has none."""
