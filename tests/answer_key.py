@@ -1,8 +1,8 @@
-"""Answers to tutorials/exercises.py: the library's own, where it has one.
+"""Answers to tutorials/exercises.py, taken from the library where it has one.
 
-`pytest tutorials --answers=tests/answer_key.py` gets all points. Exercise 4's answer is written out, since
-the library calls log_softmax, which that exercise forbids; 5's counter-example, 7 and 11 are written for
-the exercises.
+`pytest tutorials --answers=tests/answer_key.py` gives all points. The answer to exercise 4 is
+written out, because the library calls log_softmax, which that exercise forbids. The counter-example
+of exercise 5 and the answers to exercises 7 and 11 exist only here.
 """
 
 import itertools
@@ -26,10 +26,8 @@ def inputs_and_targets(prompt_ids, target_ids):
 
 
 def rotate(x, positions, theta=10_000.0):
-    size = x.shape[-1]
-    angles = torch.outer(positions.float(), theta ** (-torch.arange(0, size, 2) / size)).repeat(
-        1, 2
-    )
+    frequencies = theta ** (-torch.arange(0, x.shape[-1], 2) / x.shape[-1])
+    angles = torch.outer(positions.float(), frequencies).repeat(1, 2)
     return half_split(x, angles.cos(), angles.sin())
 
 
@@ -57,7 +55,7 @@ def verbatim(logits, targets):
 
 
 def recalled_below_one_half(tokenizer):
-    """Stopped early: the lowest p is 0.42, and no rival of a token comes within 0.2 of it."""
+    """Training stops early: the lowest p is 0.42, and p exceeds the next best by at least 0.2."""
     return tm.random_memory(tokenizer, 16, seed=3), dict(rank=2, steps=150)
 
 
@@ -77,9 +75,8 @@ def check_sweep(sweep, folder):
         two = [more[rank, length, seed]["base_loss"] for seed in (0, 1)]
         assert two[0] != two[1], "two seeds have the same memory"
     for cell, row in sweep_of("part", [2], [6], [1]).items():
-        assert abs(row["final_loss"] - more[cell]["final_loss"]) < 1e-3, (
-            f"{cell} depends on its neighbours"
-        )
+        apart = abs(row["final_loss"] - more[cell]["final_loss"])
+        assert apart < 1e-3, f"{cell} depends on the other cells"
 
 
 def fit_plane(ranks, lengths, delta_losses):

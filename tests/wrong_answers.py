@@ -1,7 +1,7 @@
-"""Planted wrong answers to the exercises: what students really write, each in place of one right answer.
+"""Wrong answers to the exercises, of the kind that students write.
 
-`wrong(exercise, name, says)`: what is decorated stands where `name` should, and the checks have to tell the
-student `says`.
+The decorator `wrong(exercise, name, says)` marks a function that replaces the right answer `name`.
+The checks must then give the student a message that contains `says`.
 """
 
 import math
@@ -19,22 +19,22 @@ LN2 = math.log(2)
 
 class Wrong(NamedTuple):
     exercise: int
-    name: str  # of the right answer that it replaces
-    says: str  # part of the message that the student should get
+    name: str  # the right answer that it replaces
+    says: str  # part of the message that the student should receive
 
 
 WRONG: dict[str, Wrong] = {}
 
 
 def wrong(exercise: int, name: str, says: str):
-    def keep(function):
+    def register(function):
         WRONG[function.__name__] = Wrong(exercise, name, says)
         return function
 
-    return keep
+    return register
 
 
-# --- Exercise 1 ------------------------------------------------------------------------------------
+# --- Exercise 1 -----------------------------------------------------------------------------------
 
 
 @wrong(1, "inputs_and_targets", "It has read the token that it should predict")
@@ -43,19 +43,19 @@ def unshifted(prompt_ids, target_ids):
     return ids, list(range(len(prompt_ids), len(ids))), target_ids
 
 
-@wrong(1, "inputs_and_targets", "none for the prompt's own")
+@wrong(1, "inputs_and_targets", "no row for the other prompt tokens")
 def prompt_too(prompt_ids, target_ids):
     ids = prompt_ids + target_ids
     return ids[:-1], list(range(len(ids) - 1)), ids[1:]
 
 
-@wrong(1, "inputs_and_targets", "it need not go in")
+@wrong(1, "inputs_and_targets", "it should not be an input")
 def last_token_goes_in(prompt_ids, target_ids):
     _, rows, targets = key.inputs_and_targets(prompt_ids, target_ids)
     return prompt_ids + target_ids, rows, targets
 
 
-# --- Exercise 2 ------------------------------------------------------------------------------------
+# --- Exercise 2 -----------------------------------------------------------------------------------
 
 
 def turn(first, second, positions, theta, power=2.0):
@@ -64,22 +64,22 @@ def turn(first, second, positions, theta, power=2.0):
     return first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()
 
 
-@wrong(2, "rotate", "Neighbours, 0 and 1, are another layout")
+@wrong(2, "rotate", "Pairs of neighbours such as 0 and 1 are another form")
 def interleaved(x, positions, theta=10_000.0):
     return torch.stack(turn(x[:, ::2], x[:, 1::2], positions, theta), -1).flatten(-2)
 
 
-@wrong(2, "rotate", "turns the other way")
+@wrong(2, "rotate", "rotates in the other direction")
 def other_way(x, positions, theta=10_000.0):
     return torch.cat(turn(*x.chunk(2, -1), -positions, theta), -1)
 
 
-@wrong(2, "rotate", "with a 2")
+@wrong(2, "rotate", "with a factor of 2")
 def half_the_exponent(x, positions, theta=10_000.0):
     return torch.cat(turn(*x.chunk(2, -1), positions, theta, power=1.0), -1)
 
 
-@wrong(2, "rotate", "turning should not change a vector's length")
+@wrong(2, "rotate", "A rotation should not change the length of a vector")
 def one_sine_too_few_signs(x, positions, theta=10_000.0):
     first, second = x.chunk(2, -1)
     return torch.cat(
@@ -87,27 +87,27 @@ def one_sine_too_few_signs(x, positions, theta=10_000.0):
     )
 
 
-# --- Exercise 3 ------------------------------------------------------------------------------------
+# --- Exercise 3 -----------------------------------------------------------------------------------
 
 
-@wrong(3, "new_unit", "With B = 0 the base model starts as it was")
+@wrong(3, "new_unit", "With B = 0 the output is 0 for every A")
 def random_b(d_in, d_out, rank, generator):
     A, B = key.new_unit(d_in, d_out, rank, generator)
     return A, B.data.uniform_(-0.1, 0.1, generator=generator)
 
 
-@wrong(3, "new_unit", "each waits for the other")
+@wrong(3, "new_unit", "neither of them ever changes")
 def both_zero(d_in, d_out, rank, generator):
     return torch.zeros(d_in, rank), torch.zeros(rank, d_out)
 
 
-@wrong(3, "new_unit", "the bound for a matrix stored the other way round")
+@wrong(3, "new_unit", "the bound for the transposed matrix")
 def bound_of_the_input(d_in, d_out, rank, generator):
     A = torch.empty(d_in, rank).uniform_(-(d_in**-0.5), d_in**-0.5, generator=generator)
     return A, torch.zeros(rank, d_out)
 
 
-@wrong(3, "new_unit", "draw with the generator")
+@wrong(3, "new_unit", "Use the generator to draw A")
 def global_random_numbers(d_in, d_out, rank, generator):
     return (2 * torch.rand(d_in, rank) - 1) / math.sqrt(rank), torch.zeros(rank, d_out)
 
@@ -122,15 +122,15 @@ def alpha_over_rank(x, A, B):
     return x @ A @ B * (16 / A.shape[1])
 
 
-# --- Exercise 4 ------------------------------------------------------------------------------------
+# --- Exercise 4 -----------------------------------------------------------------------------------
 
 
-@wrong(4, "token_losses", "Subtract each row's own largest logit first")
+@wrong(4, "token_losses", "First subtract from each row its own largest logit")
 def no_shift(logits, targets):
     return logits.exp().sum(-1).log() - logits[torch.arange(len(targets)), targets]
 
 
-@wrong(4, "token_losses", "Subtract each row's own largest logit first")
+@wrong(4, "token_losses", "First subtract from each row its own largest logit")
 def one_shift_for_all(logits, targets):
     return no_shift(logits - logits.max(), targets)
 
@@ -140,74 +140,74 @@ def bits(logits, targets):
     return key.token_losses(logits, targets) / LN2
 
 
-@wrong(4, "token_losses", "The sign")
+@wrong(4, "token_losses", "Wrong sign")
 def log_probabilities(logits, targets):
     return -key.token_losses(logits, targets)
 
 
-@wrong(4, "token_losses", "it has []")
+@wrong(4, "token_losses", "not []")
 def mean_loss(logits, targets):
     return key.token_losses(logits, targets).mean()
 
 
-@wrong(4, "token_losses", "without torch's own log_softmax")
+@wrong(4, "token_losses", "The answer uses torch's log_softmax")
 def by_torch(logits, targets):
     return F.cross_entropy(logits, targets, reduction="none")
 
 
-# --- Exercise 5 ------------------------------------------------------------------------------------
+# --- Exercise 5 -----------------------------------------------------------------------------------
 
 
-@wrong(5, "certified", "though the mean loss is 0.41 nats")
+@wrong(5, "certified", "although the mean loss is 0.41 nats")
 def mean_below_ln2(logits, targets):
     return bool(key.token_losses(logits, targets).mean() < LN2)
 
 
-@wrong(5, "certified", "but that is not what certifies")
+@wrong(5, "certified", "although each target is the most probable token")
 def argmax_certifies(logits, targets):
     return key.verbatim(logits, targets)
 
 
-@wrong(5, "verbatim", "p above one half is not needed")
+@wrong(5, "verbatim", "even where p is below one half")
 def threshold_for_verbatim(logits, targets):
     return key.certified(logits, targets)
 
 
-@wrong(5, "verbatim", "the first target is not the likeliest token")
+@wrong(5, "verbatim", "the first target is not the most probable token")
 def last_token_decides(logits, targets):
     return bool(logits[-1].argmax() == targets[-1])
 
 
-@wrong(5, "recalled_below_one_half", "certified, no counter-example")
+@wrong(5, "recalled_below_one_half", "so it is not a counter-example")
 def certified_memory(tokenizer):
     return tm.random_memory(tokenizer, 16), dict(rank=8, steps=100)
 
 
-@wrong(5, "recalled_below_one_half", "decoding goes wrong at token")
+@wrong(5, "recalled_below_one_half", "greedy decoding is wrong at token")
 def forgotten_memory(tokenizer):
     return tm.random_memory(tokenizer, 16), dict(rank=1, steps=10)
 
 
-# --- Exercise 6 ------------------------------------------------------------------------------------
+# --- Exercise 6 -----------------------------------------------------------------------------------
 
 
-@wrong(6, "memft_ot_weights", "You compared the loss with the probability")
+@wrong(6, "memft_ot_weights", "You compared the loss with the threshold for the probability")
 def loss_against_probability(losses, threshold):
     active = losses.detach() > threshold
     return (active | ~active.any()).float()
 
 
-@wrong(6, "memft_ot_weights", "all weigh 1 (plain fine-tuning)")
+@wrong(6, "memft_ot_weights", "all weights should be 1 (plain fine-tuning)")
 def no_fallback(losses, threshold):
     return (losses.detach() > -math.log(threshold)).float()
 
 
-@wrong(6, "memft_ot_weights", "so the weights are")
+@wrong(6, "memft_ot_weights", "So the weights should be")
 def soft_threshold(losses, threshold):
     return torch.sigmoid(10 * (losses + math.log(threshold)))
 
 
-@wrong(6, "memft_ot_weights", "compute them from losses.detach()")
+@wrong(6, "memft_ot_weights", "Compute them from losses.detach()")
 def not_detached(losses, threshold):
     active = losses > -math.log(threshold)
     return torch.where(active | ~active.any(), losses / losses, 0 * losses)
@@ -223,15 +223,15 @@ def nan_mean(losses, weights):
     return (weights * losses).sum() / weights.sum()
 
 
-@wrong(6, "weighted_mean", "its gradient is [nan")
+@wrong(6, "weighted_mean", "but it is [nan")
 def nan_gradient(losses, weights):
     return torch.where(weights.sum() > 0, (weights * losses).sum() / weights.sum(), 0.0)
 
 
-# --- Exercise 7 ------------------------------------------------------------------------------------
+# --- Exercise 7 -----------------------------------------------------------------------------------
 
 
-@wrong(7, "check_sweep", "this bug: started again")
+@wrong(7, "check_sweep", "when it is started again")
 def never_started_again(sweep, folder):
     rows = sweep(folder, [1, 2], [4], [0, 1])
     assert len(rows) == 4
@@ -239,22 +239,22 @@ def never_started_again(sweep, folder):
     assert len({row["final_loss"] for row in rows}) == 4
 
 
-@wrong(7, "check_sweep", "this bug: the last of several rows is lost")
+@wrong(7, "check_sweep", "a sweep that loses the last row")
 def one_cell_alone(sweep, folder):
     (row,) = sweep(folder, [1], [4], [0])
     assert sweep(folder, [1], [4], [0])[0]["wall_seconds"] == row["wall_seconds"]
 
 
-@wrong(7, "check_sweep", "your test fails a sweep that works: AssertionError")
+@wrong(7, "check_sweep", "Your test fails for a sweep that works: AssertionError")
 def expects_an_order(sweep, folder):
     rows = sweep(folder, [1, 2], [4, 6], [0])
     assert [row["rank"] for row in rows] == [1, 1, 2, 2]
 
 
-# --- Exercise 8 ------------------------------------------------------------------------------------
+# --- Exercise 8 -----------------------------------------------------------------------------------
 
 
-@wrong(8, "fit_plane", "The sign")
+@wrong(8, "fit_plane", "Wrong sign")
 def sign_of_beta(ranks, lengths, delta_losses):
     C, alpha, beta = key.fit_plane(ranks, lengths, delta_losses)
     return C, alpha, -beta
@@ -272,10 +272,10 @@ def log10_and_exp(ranks, lengths, delta_losses):
     return math.exp(math.log10(C)), alpha, beta
 
 
-@wrong(8, "fit_plane", "Is it the logarithm of ΔL")
+@wrong(8, "fit_plane", "Do you fit the logarithm of ΔL")
 def squares_of_delta(ranks, lengths, delta_losses):
     C, alpha, beta = key.fit_plane(ranks, lengths, delta_losses)
-    for _ in range(20):  # Gauss and Newton, from there
+    for _ in range(20):  # Gauss-Newton steps
         fit = C * ranks**alpha * lengths**-beta
         slopes = np.stack([fit / C, fit * np.log(ranks), -fit * np.log(lengths)], 1)
         C, alpha, beta = (C, alpha, beta) + np.linalg.lstsq(slopes, delta_losses - fit, rcond=None)[
@@ -294,7 +294,7 @@ def length_the_wrong_way(C, alpha, beta, length, delta_loss):
     return (delta_loss / C * length**-beta) ** (1 / alpha)
 
 
-# --- Exercise 9 ------------------------------------------------------------------------------------
+# --- Exercise 9 -----------------------------------------------------------------------------------
 
 
 @wrong(9, "stored_bits", "These are nats")
@@ -302,7 +302,7 @@ def nats(base_loss, loss, length):
     return (base_loss - loss) * length
 
 
-@wrong(9, "stored_bits", "That is for one token")
+@wrong(9, "stored_bits", "That is the value for one token")
 def for_one_token(base_loss, loss, length):
     return (base_loss - loss) / LN2
 
@@ -312,12 +312,12 @@ def below_zero(entropy, loss, length):
     return (entropy - loss) * length / LN2
 
 
-@wrong(9, "memorized_bits", "leave 5.000 bits a token")
+@wrong(9, "memorized_bits", "differ by 5.000 bits per token")
 def entropy_forgotten(entropy, loss, length):
     return max(0.0, loss * length / LN2)
 
 
-# --- Exercise 10 -----------------------------------------------------------------------------------
+# --- Exercise 10 ----------------------------------------------------------------------------------
 
 
 @wrong(10, "logits_from_cache", "so only")
@@ -326,7 +326,7 @@ def all_layers(model, layer, h, x, A, B):
     return key.logits_from_cache(model, layer, h, x, A, B)
 
 
-@wrong(10, "logits_from_cache", "Its own layer was computed again")
+@wrong(10, "logits_from_cache", "own layer was computed again")
 def own_layer_again(model, layer, h, x, A, B):
     return model.head(model.run(h + x @ A @ B, layer))
 
@@ -346,7 +346,7 @@ def unit_reads_h(model, layer, h, x, A, B):
     return model.head(model.run(h + h @ A @ B, layer + 1))
 
 
-# --- Exercise 11: ranks and a text instead of functions ---------------------------------------------
+# --- Exercise 11: values instead of functions ----------------------------------------------------
 
 rank_of_noise = 8  # from a sweep of random tokens
 rank_with_mean_below_2_nats = 2  # from a law asked for a mean loss
@@ -354,5 +354,5 @@ rank_with_a_fraction = 4.6
 short_text = "To be, or not to be."
 WRONG["rank_of_noise"] = Wrong(11, "MY_RANK", "is too large: rank 5")
 WRONG["rank_with_mean_below_2_nats"] = Wrong(11, "MY_RANK", "is too small: rank 3")
-WRONG["rank_with_a_fraction"] = Wrong(11, "MY_RANK", "a whole number")
-WRONG["short_text"] = Wrong(11, "MY_TEXT", "40 to 200 are asked for")
+WRONG["rank_with_a_fraction"] = Wrong(11, "MY_RANK", "an integer from 2 to 32")
+WRONG["short_text"] = Wrong(11, "MY_TEXT", "it should have 40 to 200")

@@ -1,27 +1,29 @@
 """Lesson 10. Making it fast
 
-You need       lesson 4, and python tutorials/10_making_it_fast.py
-You will see   a prediction from counting multiplications, and the clock beside it; the layers that a step
-               still computes; eight units trained for the price of seven; and the same losses, every time
-Explains       tinymem/training/prefix.py, tinymem/training/loss.py, tinymem/training/train.py
+You need       lesson 4, and `python tutorials/10_making_it_fast.py`
+You will see   a prediction of the speedup, made by counting multiplications, and the measured one;
+               which layers a step still computes; eight units trained as one batch; and that every
+               shortcut keeps the losses the same
+Explains       tinymem/training/prefix.py, tinymem/training/loss.py, tinymem/training/trainer.py
 Time           20 seconds to run, 60 minutes with the exercise
 """
 
 # %% Idea
-# The base is frozen, so whatever lies below the unit gives the same numbers in every step: compute it
-# once. The base's own output at the unit's layer k is a constant too. What remains of a step is
+# The base model is frozen, so the layers below the unit give the same numbers in every step. It is
+# enough to compute them once. The output of layer k without the unit, where k is the layer of the
+# unit, is also the same in every step. A step then consists of
 #
-#     h + x A B     with h and x from the cache
-#     the layers above k, and the head, forward
-#     the same backward, for activations only: no gradient of a frozen weight is ever needed
+#     h + x A B, with h and x from the cache
+#     the forward pass through the layers above k and the head
+#     the backward pass through the same, for activations only: frozen weights need no gradient
 #
-# And runs of one length can share that: their hidden states are stacked, and each matrix product becomes
-# a larger one, which a processor does at a better rate. A shortcut is only one if the losses stay the
-# same.
+# Several runs of one length can share these layers. Their hidden states are stacked, so that each
+# matrix product becomes a larger one, which a processor computes more efficiently. A shortcut is
+# only allowed if the losses stay the same.
 
 # %% Shapes
-#   h [1, T, d] leaving layer k without the unit     x [1, T, d] entering its MLP      (computed once)
-#   K units side by side: h [K, T, d], A [K, d, r], B [K, r, d]
+#   h [1, T, d]   output of layer k without the unit      x [1, T, d]   input of its MLP
+#   K units trained together: h [K, T, d], A [K, d, r], B [K, r, d]
 
 # %% Code
 import os
@@ -37,44 +39,37 @@ from tinymem.training.recipe import auto_lr
 from tinymem.training.train import Trainer
 from tinymem.unit.sites import default_layer
 
-FAST = "TINYMEM_FAST" in os.environ  # a quick look: fewer steps, rougher numbers
-ROUNDS, EACH, TOGETHER, STEPS = (2, 2, 4, 20) if FAST else (5, 10, 8, 50)
+FAST = "TINYMEM_FAST" in os.environ  # fewer steps, for a quick look; the results are less precise
+ROUNDS, CALLS, UNITS, STEPS = (2, 2, 4, 20) if FAST else (5, 10, 8, 50)
 
 model, tokenizer = tm.load("tiny")
 memory = tm.random_memory(tokenizer, 256)
 layer, count = default_layer(model), model.config.num_layers
 
 # %% Run: a prediction
-# One multiplication for each weight and position, forward; one more on the way back, for the gradient of
-# what went in, in everything that lies above the unit.
-weights = [
-    sum(m.weight.numel() for m in block.modules() if isinstance(m, Linear))
-    for block in model.layers
-]
-head, above = model.lm_head.weight.numel(), sum(weights[layer + 1 :])
-whole, cached = sum(weights) + head + above + head, 2 * (above + head)
-print(f"unit in layer {layer} of 0 to {count - 1}; multiplications for each position of a step:")
-print(f"  everything, each time  {whole:10,}")
-print(
-    f"  with the cache         {cached:10,}   so it should be about {whole / cached:.2f} times as fast"
-)
+# The forward pass takes one multiplication per weight and position. Above the unit, the backward
+# pass takes one more, for the gradient of the layer's input.
+sizes = [sum(m.weight.numel() for m in b.modules() if isinstance(m, Linear)) for b in model.layers]
+head, above = model.lm_head.weight.numel(), sum(sizes[layer + 1 :])
+whole, cached = sum(sizes) + head + above + head, 2 * (above + head)
+print(f"the unit is in layer {layer} of layers 0 to {count - 1}; multiplications per position:")
+print(f"  the plain step     {whole:10,}")
+print(f"  with the cache     {cached:10,}   predicted speedup: {whole / cached:.2f}")
 
-# %% Run: the plain step, and the library's
+# %% Run: the plain step and the library's step
 ids = torch.tensor([memory.prompt_ids + memory.target_ids])
 first, targets = len(memory.prompt_ids) - 1, torch.tensor(memory.target_ids)
-ran: list[int] = []
+computed: list[int] = []
 for number, block in enumerate(model.layers):
-    block.register_forward_hook(lambda *_, n=number: ran.append(n))
+    block.register_forward_hook(lambda *_, n=number: computed.append(n))
 
 
 class Plain:
-    """Lesson 4's loop: all layers, all positions, every step."""
+    """The loop of lesson 4, which computes all layers and all positions in every step."""
 
     def __init__(self):
         self.unit = tm.Unit.create(model, 8, seed=0)
-        self.optimizer = torch.optim.AdamW(
-            self.unit.parameters(), lr=auto_lr(model), weight_decay=0.0
-        )
+        self.optimizer = torch.optim.AdamW(self.unit.parameters(), auto_lr(model), weight_decay=0.0)
 
     def step(self) -> float:
         self.unit.attach(model)
@@ -88,7 +83,7 @@ class Plain:
 
 
 class Cached:
-    """The library's loop, for so many units side by side."""
+    """The loop of the library, for several units that are trained together."""
 
     def __init__(self, units: int):
         batch = Batch([memory] * units, model.config.context, model.device)
@@ -104,60 +99,59 @@ class Cached:
         return loss
 
 
-runs = {"plain": Plain(), "cached": Cached(1), f"cached, {TOGETHER} units": Cached(TOGETHER)}
+together = f"cached, {UNITS} units"
+runs = {"plain": Plain(), "cached": Cached(1), together: Cached(UNITS)}
 losses, layers = {}, {}
 for name, run in runs.items():
-    ran.clear()
+    computed.clear()
     losses[name] = [run.step() for _ in range(STEPS)]
-    layers[name] = sorted(set(ran))
+    layers[name] = sorted(set(computed))
     apart = max(abs(a - b) for a, b in zip(losses["plain"], losses[name], strict=True))
-    print(
-        f"{name:16} layers computed {layers[name]}, losses of {STEPS} steps differ by at most {apart:.0e}"
-    )
+    print(f"{name:16} computes the layers {layers[name]};", end=" ")
+    print(f"over {STEPS} steps its losses differ from plain by at most {apart:.0e} nats")
     assert apart < 1e-3
 assert layers["plain"] == list(range(count)) and layers["cached"] == list(range(layer + 1, count))
 
-# %% Run: the clock
-# Peers take turns, and the median counts, so that a machine that slows down does so for all of them.
+# %% Run: the measured speedup
+# The three take turns, so that a change in the speed of the machine affects all of them. The median
+# of the rounds is reported.
 times: dict[str, list[float]] = {name: [] for name in runs}
 for _ in range(ROUNDS):
     for name, run in runs.items():
         start = time.perf_counter()
-        for _ in range(EACH):
+        for _ in range(CALLS):
             run.step()
-        times[name].append(1000 * (time.perf_counter() - start) / EACH)
-medians = {name: sorted(taken)[ROUNDS // 2] for name, taken in times.items()}
-each = medians | {f"cached, {TOGETHER} units": medians[f"cached, {TOGETHER} units"] / TOGETHER}
+        times[name].append(1000 * (time.perf_counter() - start) / CALLS)
+each = {name: sorted(taken)[ROUNDS // 2] for name, taken in times.items()}
+each[together] /= UNITS
 for name, ms in each.items():
-    print(
-        f"{name:16} {ms:6.1f} ms for each unit's step, {each['plain'] / ms:.2f} times as fast as plain"
-    )
+    print(f"{name:16} {ms:6.1f} ms per step of one unit, speedup {each['plain'] / ms:.2f}")
 
 fig, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
-colours = ["#666666", "#0072B2", "#009E73"]
-bars = ax.barh(list(each), list(each.values()), color=colours)
+bars = ax.barh(list(each), list(each.values()), color=["#666666", "#0072B2", "#009E73"])
 ax.bar_label(bars, [f" {ms:.1f} ms, ×{each['plain'] / ms:.1f}" for ms in each.values()])
-ax.set(xlabel="time for one unit's step (ms), 256 tokens", xlim=(0, 1.3 * each["plain"]))
+ax.set(xlabel="time for one step of one unit (ms), 256 tokens", xlim=(0, 1.3 * each["plain"]))
 ax.invert_yaxis()
 fig.savefig("10_making_it_fast.png", dpi=110)
 
-# %% Run: under memft-ot a step gets cheaper as tokens cross the threshold
-# A token with weight 0 has no gradient, and so its row of the head needs no way back. (Once no token is
-# below one half, all weigh 1 again: lesson 6.)
+# %% Run: memft-ot needs fewer gradients when tokens are above the threshold
+# A token of weight 0 needs no backward pass through the head. (When all tokens are above one half,
+# they all have weight 1 again: lesson 6.)
 result = tm.memorize(model, memory, rank=16, method="memft-ot", steps=60 if FAST else 300)
 rows = [1 - share if share < 1 else 1.0 for share in result.training.certified]
-print(
-    f"memft-ot: rows of the head that go back: {rows[0]:.0%} at first, {sum(rows) / len(rows):.0%} on average"
-)
+print(f"memft-ot: {rows[0]:.0%} of the tokens need a backward pass through the head", end=" ")
+print(f"in the first step, and {sum(rows) / len(rows):.0%} on average")
 assert rows[0] == 1 and sum(rows) / len(rows) < (1 if FAST else 0.6)
 
 # %% What you should see
-# The plain step runs layers 0 to 3, the cached one layer 3 alone; the losses are the same but for
-# rounding. The clock comes close to the prediction, from either side: norms, activations, attention's own
-# products and the softmax are not counted, neither in what is saved nor in what is left. Eight units of
-# 256 tokens side by side cost a seventh less than one after another; where memories are short, and a step
-# is mostly overhead, more is gained. `python -m tests.benchmarks` compares with other tools and with the
-# floor.
+# The plain step computes layers 0 to 3, and the cached step computes layer 3 only. The losses are
+# the same except for rounding errors. The measured speedup is close to the predicted one, sometimes
+# above and sometimes below it. The prediction does not count norms, activation functions, the
+# products inside attention and the softmax, neither in the part that is saved nor in the part that
+# remains. Eight units of 256 tokens trained together take a seventh less time than one after
+# another. The gain is larger for short memories, where a step consists mostly of overhead. `python
+# -m tests.benchmarks` compares tinymem with other tools and with the least time that its matrix
+# products take.
 
 # %% Exercise
 # Write `logits_from_cache(model, layer, h, x, A, B)`. Then:

@@ -1,28 +1,25 @@
-"""How the exercises are graded: whose answers, which seed, how many points."""
+"""How the exercises are graded: the options, the fixtures of the checks, and the points."""
 
+import copy
 import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from grading import Answers
+from grading import Answers, shipped
 
-EXERCISES = {
-    **{
-        1: "what to remember",
-        2: "a frozen transformer",
-        3: "the memory unit",
-        4: "writing a memory",
-    },
-    **{5: "one half is enough", 6: "MemFT", 7: "measuring capacity", 8: "the law"},
-    **{9: "bits per parameter", 10: "making it fast", 11: "your own model"},
-}
-OPTIONS = {  # name: default, type, help
+TITLES = (
+    *("what to remember", "a frozen transformer", "the memory unit", "writing a memory"),
+    *("one half is enough", "MemFT", "measuring capacity", "the law"),
+    *("bits per parameter", "making it fast", "your own model"),
+)
+EXERCISES = dict(enumerate(TITLES, start=1))
+OPTIONS = {  # name: (default, type, help)
     "answers": (Path(__file__).with_name("exercises.py"), Path, "the file to grade"),
-    "seed": (os.environ.get("TINYMEM_SEED", "0"), int, "of every random input (or TINYMEM_SEED)"),
-    "grades": (None, Path, "write points and reasons to this file, as JSON"),
-    "limit": (120, int, "seconds that one call of an answer may take (not on Windows)"),
+    "seed": (os.environ.get("TINYMEM_SEED", "0"), int, "seed of all random inputs (TINYMEM_SEED)"),
+    "grades": (None, Path, "write the points and the reasons to this file, as JSON"),
+    "limit": (120, int, "seconds that one call of an answer may take (no limit on Windows)"),
 }
 
 
@@ -35,17 +32,16 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     for number, title in EXERCISES.items():
         config.addinivalue_line("markers", f"ex{number}: {title}")
-    config.addinivalue_line("markers", "points(n): what a check is worth (default 1)")
-    if (
-        getattr(config.option, "reportchars", None) == "fE"
-    ):  # the default: all failures once more, cut short
+    config.addinivalue_line("markers", "points(n): the points of a check (default 1)")
+    # By default pytest repeats every failure in a shortened form, which hides the reasons.
+    if getattr(config.option, "reportchars", None) == "fE":
         config.option.reportchars = "N"
     config.pluginmanager.register(Grades(config), "grades")
 
 
 @pytest.fixture
 def answers(pytestconfig) -> Answers:
-    torch.set_default_dtype(torch.float32)  # a hand-in may have changed these
+    torch.set_default_dtype(torch.float32)  # a hand-in may have changed these two settings
     torch.set_grad_enabled(True)
     return pytestconfig.pluginmanager.get_plugin("grades").answers
 
@@ -55,11 +51,26 @@ def seed(pytestconfig) -> int:
     return pytestconfig.pluginmanager.get_plugin("grades").seed
 
 
+@pytest.fixture
+def generator(seed) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def tiny():
+    """The shipped model and its tokenizer. The model is a copy, so a check may change it."""
+    model, tokenizer = shipped()
+    return copy.deepcopy(model), tokenizer
+
+
 class Grades:
-    """Points and, of what failed, reasons; written as they come, so that a run that is killed leaves them."""
+    """Collects points, and reasons for failures, and writes the grades file.
+
+    The file is written after each check, so it is there even if the run is killed.
+    """
 
     def __init__(self, config):
-        # With plain `pytest`, this file is found too late to add options: then there are the defaults.
+        # With plain `pytest`, this file is found too late to add options. The defaults apply then.
         option = {name: config.getoption(name, default) for name, (default, *_) in OPTIONS.items()}
         self.seed, self.path = int(option["seed"]), option["grades"]
         self.answers = Answers(Path(option["answers"]).resolve(), option["limit"])
@@ -67,12 +78,10 @@ class Grades:
         if not self.answers.path.is_file():
             raise pytest.UsageError(f"--answers {option['answers']}: no such file")
         if not 0 <= self.seed < 2**31:
-            raise pytest.UsageError(
-                f"--seed {self.seed}: expected a whole number from 0, below 2^31"
-            )
+            raise pytest.UsageError(f"--seed {self.seed}: expected an integer from 0 to 2^31 − 1")
         if self.answers.limit < 1:
             raise pytest.UsageError(f"--limit {self.answers.limit}: expected at least 1 second")
-        if hasattr(config, "workerinput"):  # one of pytest-xdist's processes; the first one writes
+        if hasattr(config, "workerinput"):  # a worker of pytest-xdist; only the controller writes
             self.path = None
         try:
             self.write()
@@ -80,14 +89,13 @@ class Grades:
             raise pytest.UsageError(f"--grades {self.path}: {error.strerror}") from error
 
     def pytest_collection_modifyitems(self, items):
-        for item in items:  # JUnit XML carries these to a grading system
+        """Adds exercise and points to each check; pytest writes them to the JUnit XML file."""
+        for item in items:
             number = next((n for n in EXERCISES if item.get_closest_marker(f"ex{n}")), None)
-            worth = item.get_closest_marker("points")
+            mark = item.get_closest_marker("points")
             if number:
-                item.user_properties += [
-                    ("exercise", number),
-                    ("points", worth.args[0] if worth else 1),
-                ]
+                points = mark.args[0] if mark else 1
+                item.user_properties += [("exercise", number), ("points", points)]
 
     def pytest_collection_finish(self, session):
         for item in session.items:
@@ -95,7 +103,7 @@ class Grades:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session):
-        """Imports the answers. If that is not possible, nothing is run: every check has that reason."""
+        """Imports the answers. If this fails, no check runs, and all checks get the same reason."""
         if session.config.option.collectonly or not self.checks:
             return None
         self.broken = self.answers.load()
@@ -108,9 +116,8 @@ class Grades:
 
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or report.failed:
-            self.note(
-                report, report.passed, None if report.passed else str(report.longrepr).strip()
-            )
+            reason = None if report.passed else str(report.longrepr).strip()
+            self.note(report, report.passed, reason)
             self.write()
 
     def pytest_sessionfinish(self):
@@ -125,7 +132,7 @@ class Grades:
             self.checks[item.nodeid] = check
 
     def tally(self) -> tuple[dict[str, int], dict[int, dict[str, int]]]:
-        """Points, and of how many: in all, and of each exercise."""
+        """Points reached and points possible: in total, and for each exercise."""
         exercises = {check["exercise"]: {"points": 0, "of": 0} for check in self.checks.values()}
         for check in self.checks.values():
             exercises[check["exercise"]]["points"] += check["points"] * check["passed"]
@@ -139,12 +146,11 @@ class Grades:
         total, exercises = self.tally()
         document = {**total, "seed": self.seed, "finished": self.finished, "exercises": exercises}
         document |= {"checks": list(self.checks.values())}
-        self.path.write_text(
-            json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        self.path.write_text(text, encoding="utf-8")
 
     def pytest_terminal_summary(self, terminalreporter):
-        """Points of each exercise, below pytest's own lines."""
+        """Prints the points of each exercise below pytest's own output."""
         if not self.checks:
             return
         terminalreporter.section("points")
@@ -153,6 +159,6 @@ class Grades:
         total, exercises = self.tally()
         for number, one in exercises.items():
             got, of = one.values()
-            look = {"green": got == of, "yellow": 0 < got < of, "red": got == 0}
-            terminalreporter.line(f"  {number:2}  {EXERCISES[number]:22} {got:3} of {of}", **look)
+            style = {"green": got == of, "yellow": 0 < got < of, "red": got == 0}
+            terminalreporter.line(f"  {number:2}  {EXERCISES[number]:22} {got:3} of {of}", **style)
         terminalreporter.line(f"      {'total':22} {total['points']:3} of {total['of']}", bold=True)

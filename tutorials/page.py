@@ -1,4 +1,4 @@
-"""Makes the course's page again: runs every lesson, keeps its picture, puts what it printed into README.md.
+"""Updates the page of the course: runs all lessons, saves their pictures, inserts their output.
 
 python tutorials/page.py        about three minutes on two cores
 """
@@ -14,7 +14,10 @@ LESSONS = sorted(HERE.glob("[0-9][0-9]_*.py"))
 
 
 def run(lesson: Path, folder: Path) -> str:
-    """What a lesson prints. Its picture lands in `folder`. Raises CalledProcessError if a claim fails."""
+    """Runs a lesson in `folder`, where it saves its picture, and returns what it prints.
+
+    Raises CalledProcessError if an assertion of the lesson fails.
+    """
     command = [sys.executable, str(lesson)]
     return subprocess.run(
         command, cwd=folder, stdout=subprocess.PIPE, text=True, encoding="utf-8", check=True
@@ -22,7 +25,7 @@ def run(lesson: Path, folder: Path) -> str:
 
 
 def printed(page: str) -> dict[str, str]:
-    """Lesson -> its output, as it stands in the page."""
+    """The output of each lesson as it appears on the page."""
     return dict(re.findall(r"<!-- (\w+) -->\n```text\n(.*?)```", page, re.DOTALL))
 
 

