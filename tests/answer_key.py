@@ -11,7 +11,7 @@ import math
 import torch
 
 import tinymem as tm
-from tinymem.base.model import rotate as half_split
+from tinymem.base.rope import rotate as half_split
 from tinymem.data.batch import Batch
 from tinymem.law import power as law
 from tinymem.training.memft import memft_ot_weights, weighted_mean  # noqa: F401

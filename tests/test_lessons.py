@@ -1,4 +1,4 @@
-"""The course: every lesson runs and its claims hold; all have one form; the page shows what they print."""
+"""Every lesson runs, its claims hold, it has the common form, and the page shows its output."""
 
 import ast
 import re
@@ -15,10 +15,9 @@ from matplotlib.image import imread
 matplotlib.use("Agg")
 COURSE = Path(__file__).parents[1] / "tutorials"
 PAGE = (COURSE / "README.md").read_text(encoding="utf-8")
-STEADY = (1, 2, 8, 9)  # nothing is trained: the same numbers and the same picture everywhere
-SECTIONS = ("Idea", "Shapes", "Code", "Run", "What you should see", "Exercise")
-FIELDS = ("You need", "You will see", "Explains", "Time")
-
+STEADY = (1, 2, 8, 9)  # train nothing, so numbers and pictures are the same on every machine
+SECTIONS = ["Idea", "Shapes", "Code", "Run", "What you should see", "Exercise"]
+FIELDS = ["You need", "You will see", "Explains", "Time"]
 
 page = SimpleNamespace(**runpy.run_path(str(COURSE / "page.py")))
 LESSONS = page.LESSONS
@@ -30,17 +29,21 @@ def number(lesson: Path) -> int:
 
 
 def words(text: str) -> set[tuple[str, ...]]:
-    """The words of each line: what of an output does not depend on sizes."""
-    return {
-        tuple(re.findall(r"[^\W\d_]{2,}", re.sub("[nN]one", "", line)))
-        for line in text.splitlines()
-    }
+    """The words of each line. Unlike the numbers, they do not depend on the number of steps."""
+    lines = re.sub("[nN]one", "", text).splitlines()
+    return {tuple(re.findall(r"[^\W\d_]{2,}", line)) for line in lines}
 
 
 def numbers(text: str) -> list[float]:
-    return [
-        float(n.replace(",", "")) for n in re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?", text)
-    ]
+    found = re.findall(r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?", text)
+    return [float(n.replace(",", "")) for n in found]
+
+
+def coarse(picture: np.ndarray) -> np.ndarray:
+    """The mean of each 8 × 8 block, because fonts differ slightly between machines."""
+    height, width = (size // 8 * 8 for size in picture.shape[:2])
+    blocks = picture[:height, :width, :3].reshape(height // 8, 8, width // 8, 8, 3)
+    return blocks.mean((1, 3))
 
 
 @each
@@ -56,33 +59,22 @@ def test_a_lesson_runs_and_the_page_shows_what_it_prints(lesson, tmp_path, monke
     assert fresh.shape == kept.shape
     if number(lesson) in STEADY:
         assert numbers(said) == pytest.approx(numbers(shown), rel=0.02, abs=0.02)
-        height, width = (
-            size // 8 * 8 for size in fresh.shape[:2]
-        )  # coarsely: fonts may differ a little
-        coarse = [
-            p[:height, :width, :3].reshape(height // 8, 8, width // 8, 8, 3).mean((1, 3))
-            for p in (fresh, kept)
-        ]
-        assert np.abs(coarse[0] - coarse[1]).mean() < 0.01
+        assert np.abs(coarse(fresh) - coarse(kept)).mean() < 0.01
 
 
 @each
 def test_a_lesson_has_the_form(lesson):
-    text = lesson.read_text(encoding="utf-8")
+    text, n = lesson.read_text(encoding="utf-8"), number(lesson)
     docstring = ast.get_docstring(ast.parse(text))
     title = docstring.splitlines()[0]
-    assert title.startswith(f"Lesson {number(lesson)}. ")
-    assert [line[:15].strip() for line in docstring.splitlines()[2:] if line[0] != " "] == list(
-        FIELDS
-    )
-    for name in re.findall(r"tinymem/\w+\.py", docstring):
-        assert (COURSE.parent / name).exists()
-    sections = [
-        heading.partition(":")[0] for heading in re.findall(r"^# %% (.*)$", text, re.MULTILINE)
-    ]
+    assert title.startswith(f"Lesson {n}. ")
+    assert [line[:15].strip() for line in docstring.splitlines()[2:] if line[0] != " "] == FIELDS
+    explained = re.findall(r"tinymem/[\w/]+\.py", docstring)
+    assert explained and all((COURSE.parent / name).is_file() for name in explained)
+    sections = [line.partition(":")[0] for line in re.findall(r"^# %% (.*)$", text, re.MULTILINE)]
     places = [sections.index(section) for section in SECTIONS]
     assert places == sorted(places) and sections[0] == "Idea" and sections[-1] == "Exercise"
-    assert f"pytest tutorials -m ex{number(lesson)}\n" in text
+    assert f"pytest tutorials -m ex{n}\n" in text
     assert len(text.splitlines()) <= 160
     assert text.count("\nassert ") + text.count("    assert ") >= 3
     assert f"[{title.removeprefix('Lesson ')}]({lesson.name})" in PAGE  # in the table
@@ -93,13 +85,12 @@ def test_a_lesson_has_the_form(lesson):
 def test_no_lesson_imports_another(lesson):
     tree = ast.parse(lesson.read_text(encoding="utf-8"))
     modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    modules |= {
-        alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names
-    }
+    imports = (n for n in ast.walk(tree) if isinstance(n, ast.Import))
+    modules |= {alias.name for node in imports for alias in node.names}
     assert {name.partition(".")[0] for name in modules} <= {
         *sys.stdlib_module_names, "matplotlib", "numpy", "safetensors", "tinymem", "torch"
     }  # fmt: skip
 
 
-def test_every_picture_is_a_lessons():
+def test_every_picture_belongs_to_a_lesson():
     assert {path.stem for path in page.PICTURES.glob("*")} == {lesson.stem for lesson in LESSONS}

@@ -4,7 +4,8 @@ You need       lesson 1, and `python tutorials/02_a_frozen_transformer.py`
 You will see   one transformer that can be GPT-2, Llama, Qwen2, Qwen3 or GPT-NeoX, and the choices
                in which they differ; that the output at a position does not depend on later tokens;
                a loader that refuses an incomplete checkpoint; how rotary embeddings encode position
-Explains       tinymem/base/model.py, tinymem/base/families.py, tinymem/base/checkpoint.py
+Explains       tinymem/base/model.py, tinymem/base/rope.py, tinymem/base/families.py,
+               tinymem/base/weights.py
 Time           5 seconds to run, 60 minutes with the exercise
 """
 
@@ -36,7 +37,8 @@ from safetensors.torch import load_file, save_file
 import tinymem as tm
 from tinymem.base.checkpoint import SHIPPED
 from tinymem.base.families import read_config
-from tinymem.base.model import Model, rope_frequencies, rotate
+from tinymem.base.model import Model
+from tinymem.base.rope import rope_frequencies, rotate
 
 sizes = {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}
 sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024}

@@ -11,8 +11,8 @@ Time           25 seconds to run, 60 minutes with the exercise
 # %% Idea
 # Plain fine-tuning (`sft`, supervised fine-tuning) minimizes the mean of the losses. It keeps
 # improving tokens that are above p = ½ already: from p = 0.9 to 0.99 the loss falls by a tenth of a
-# nat, and this does nothing for recall. MemFT (threshold-guided memory fine-tuning) gives the
-# weight to the tokens that are still below the threshold:
+# nat, and this does nothing for recall. MemFT (the threshold-guided fine-tuning of the paper) gives
+# the weight to the tokens that are still below the threshold:
 #
 #     minimize  Σ w_t ℓ_t / Σ w_t     where the weights depend on the losses ℓ_t, without a gradient
 #

@@ -37,7 +37,7 @@ def main() -> None:
         before = f"<!-- {lesson.stem} -->\n```text\n"
         start = page.index(before) + len(before)
         page = page[:start] + run(lesson, PICTURES) + page[page.index("```", start) :]
-    path.write_text(page, encoding="utf-8")
+        path.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""How fast and how small tinymem is, beside its peers, in one process: see __main__.py."""
+"""Measures the speed and the memory of tinymem and its peers in one process: see __main__.py."""

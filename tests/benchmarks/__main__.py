@@ -1,10 +1,10 @@
-"""Measures tinymem beside its peers and the floor; prints a table, and writes JSON.
+"""Measures tinymem, its peers and the floor; prints a table and writes JSON.
 
 python -m tests.benchmarks --model FOLDER --json results.json    14 minutes on two cores
-python -m tests.benchmarks --model FOLDER --device cuda          everything that needs a GPU, checks too
-python -m tests.benchmarks --quick                               does it run? No figures to quote
+python -m tests.benchmarks --model FOLDER --device cuda          all work and checks for a GPU
+python -m tests.benchmarks --quick                               a short test; figures mean nothing
 
-FOLDER holds SmolLM2-135M; without it only the small models are measured.
+FOLDER is a checkpoint of SmolLM2-135M. Without it only the small models are measured.
 """
 
 import argparse
@@ -32,19 +32,16 @@ def parse() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument(
-        "--only", default=",".join(WORKS), help=f"a comma list of {', '.join(WORKS)}"
-    )
-    parser.add_argument("--model", metavar="FOLDER", help="SmolLM2-135M")
+    works = ", ".join(WORKS)
+    parser.add_argument("--only", default=",".join(WORKS), help=f"a comma list of {works}")
+    parser.add_argument("--model", metavar="FOLDER", help="a checkpoint of SmolLM2-135M")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", metavar="FILE", type=Path)
     parser.add_argument("--quick", action="store_true", help="small sizes, few repetitions")
     options = parser.parse_args()
     options.only = options.only.split(",")
     if unknown := set(options.only) - set(WORKS):
-        parser.error(
-            f"--only: no work {', '.join(sorted(unknown))}; choose from {', '.join(WORKS)}"
-        )
+        parser.error(f"--only: unknown work {', '.join(sorted(unknown))}; choose from {works}")
     return options
 
 
@@ -66,7 +63,7 @@ def amount(value: float | None, unit: str) -> str:
 
 
 def show(rows: list[Row], console: Console) -> None:
-    """One line a measurement, grouped by work; what is to be said about it stands below, by number."""
+    """A table with one line for each measurement, grouped by work, and numbered notes below it."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("work", "model", "case", "against"):
         table.add_column(name)
@@ -87,9 +84,8 @@ def show(rows: list[Row], console: Console) -> None:
         console.print(f"{number}  {note}", markup=False, highlight=False)
     judged = [row.met for row in rows if row.met is not None]
     unmeasured = sum(row.value is None for row in rows)
-    console.print(
-        f"{sum(judged)} of {len(judged)} measured targets met; {unmeasured} lines not measured"
-    )
+    met = f"{sum(judged)} of {len(judged)} measured targets are met"
+    console.print(f"{met}; {unmeasured} lines were not measured")
 
 
 def main() -> int:
@@ -99,13 +95,12 @@ def main() -> int:
     transformers.logging.disable_progress_bar()
     rows, failed = Rows(), False
     plan = on_the_gpu if options.device == "cuda" else on_the_cpu
-    plan = plan(rows, options.model, QUICK if options.quick else Sizes())
-    for work, model, do in plan:
+    for work, model, do in plan(rows, options.model, QUICK if options.quick else Sizes()):
         if work not in options.only:
             continue
         try:
             do()
-        except Exception as error:  # the other works are still worth measuring
+        except Exception as error:  # the other works can still be measured
             rows.skip(work, model, "", f"failed, {type(error).__name__}: {error}")
             failed = True
         del do
@@ -115,12 +110,10 @@ def main() -> int:
     write(rows, options)
     console = Console(width=None if sys.stdout.isatty() else 140)
     machine = about_machine()
-    console.print(
-        f"{machine['gpu'] or machine['cpu']}, {machine['threads']} threads; {versions()}",
-        style="dim",
-    )
+    about = f"{machine['gpu'] or machine['cpu']}, {machine['threads']} threads; {versions()}"
+    console.print(about, style="dim")
     if options.quick:
-        console.print("quick: sizes and repetitions are too small for figures", style="yellow")
+        console.print("--quick: sizes and repetitions are too small to quote", style="yellow")
     show(rows, console)
     return int(failed)
 

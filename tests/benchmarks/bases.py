@@ -1,4 +1,4 @@
-"""The base models: the same weights in tinymem's code and in transformers'."""
+"""The base models: the same weights in the code of tinymem and in that of transformers."""
 
 import copy
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from tinymem.data.memory import Memory, random_memory
 from tinymem.training.recipe import auto_lr
 from tinymem.unit.sites import default_layer
 
-SHAPES = {  # of models whose weights are drawn at random, on the device
+SHAPES = {  # models with random weights, which are drawn on the device
     "gpt2-sized": {"model_type": "gpt2"},
     "Qwen3-8B-shaped": {
         "model_type": "qwen3",
@@ -32,12 +32,12 @@ SHAPES = {  # of models whose weights are drawn at random, on the device
         "tie_word_embeddings": False,
     },
 }
-PROMPT = 8  # tokens, where there is no tokenizer
+PROMPT = 8  # tokens of the prompt for a model without a tokenizer
 
 
 @dataclass
 class Base:
-    """One model twice. `model` and `theirs` are left as they are: what is attached goes to twins."""
+    """One model in two implementations. Units are attached only to twins of `model` or `theirs`."""
 
     name: str
     model: Model
@@ -46,7 +46,7 @@ class Base:
 
     @property
     def label(self) -> str:
-        """On a GPU the dtype is told, because there are two."""
+        """The name, with the dtype on a GPU, where two dtypes are measured."""
         dtype = str(self.model.dtype).removeprefix("torch.")
         return self.name if self.device.type == "cpu" else f"{self.name} {dtype}"
 
@@ -63,7 +63,7 @@ class Base:
         return self.model.device
 
     def memory(self, length: int, seed: int = 0) -> Memory:
-        """A prompt and `length` random tokens, or as many as the context holds beside the prompt."""
+        """A prompt and `length` random tokens, or fewer if the context is too short for them."""
         if self.tokenizer is not None:
             prompt = random_memory(self.tokenizer, 1).prompt_ids
             room = self.model.config.context - len(prompt)
@@ -82,7 +82,7 @@ class Base:
 
 
 def from_folder(name: str, folder: str | Path, device: str, dtype: str) -> Base:
-    """A checkpoint, read by both."""
+    """A checkpoint, loaded by both libraries."""
     model, tokenizer = load(folder, device=device, dtype=dtype)
     source = SHIPPED.get(str(folder), folder)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=model.dtype).to(device)
@@ -90,7 +90,7 @@ def from_folder(name: str, folder: str | Path, device: str, dtype: str) -> Base:
 
 
 def from_shape(name: str, device: str, dtype: str) -> Base:
-    """Random weights, made on the device by transformers; tinymem's model holds the same tensors."""
+    """Random weights, drawn on the device by transformers and shared with tinymem's model."""
     shape = dict(SHAPES[name])
     config = transformers.AutoConfig.for_model(shape.pop("model_type"), **shape)
     torch.manual_seed(0)
@@ -115,11 +115,11 @@ def from_shape(name: str, device: str, dtype: str) -> Base:
 
 
 def quiet(theirs: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
-    """Dropout off, and no keys and values kept for decoding, which training has no use for."""
+    """Evaluation mode without a cache of keys and values, which training does not use."""
     theirs.config.use_cache = False
     return theirs.eval()
 
 
 def twin(module: nn.Module) -> nn.Module:
-    """A copy that shares the weights, so that peers can each attach what they like to one base."""
+    """A copy that shares the weights, so that each peer can attach its own unit to the base."""
     return copy.deepcopy(module, {id(p): p for p in module.parameters()})

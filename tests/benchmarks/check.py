@@ -1,4 +1,4 @@
-"""That what is timed is the same work, with the same numbers."""
+"""Checks that all peers do the same work, with the same losses."""
 
 import torch
 
@@ -16,7 +16,7 @@ STEPS = 10
 
 
 def trace(base: Base, memory: Memory) -> list[float]:
-    """Mean losses of the first steps, nats, as `memorize` reports them."""
+    """The mean losses of the first steps in nats, as `memorize` reports them."""
     return memorize(base.model, memory, rank=RANK, steps=STEPS).training.losses
 
 
@@ -33,15 +33,18 @@ def compare(
     other: list[float],
     most: float,
 ) -> None:
-    """A row with the largest difference between two lists of losses, nats."""
+    """Adds a row with the largest difference between two lists of losses, in nats."""
     apart = max(abs(a - b) for a, b in zip(one, other, strict=True))
-    rows.add(
-        "check", base.label, case, against, value=apart, target=most, at_most=True, unit="nats"
-    )
+    goal = {"target": most, "at_most": True, "unit": "nats"}
+    rows.add("check", base.label, case, against, value=apart, **goal)
 
 
 def check(base: Base, rows: Rows) -> None:
-    """tinymem and its peers in float32 on one device: the plain loop's trace, and where all of them start."""
+    """Compares tinymem with its peers in float32 on one device.
+
+    tinymem and the paper's algorithm must have the losses of the plain loop. peft, whose unit is at
+    another site, must have the same loss before the first step.
+    """
     toy, case = Base("random toy", toy_model().to(base.device), None), f"losses of {STEPS} steps"
     for one, memory, most in ((toy, toy_memory(24), 1e-5), (base, base.memory(64), 1e-4)):
         plain = trace_of(plain_step(one, memory, STEPS))
@@ -52,20 +55,19 @@ def check(base: Base, rows: Rows) -> None:
 
 
 def check_gpu(cpu: Base, rows: Rows) -> None:
-    """The GPU against the CPU in float32; and the verdict, which is in float32 whatever is allowed."""
+    """Compares the GPU with the CPU in float32, also for a verdict while TF32 is allowed."""
     gpu, memory = from_folder(cpu.name, cpu.name, "cuda", "float32"), cpu.memory(64)
     check(gpu, rows)
-    compare(
-        rows, gpu, f"losses of {STEPS} steps", "cpu", trace(gpu, memory), trace(cpu, memory), 1e-3
-    )
+    pair = trace(gpu, memory), trace(cpu, memory)
+    compare(rows, gpu, f"losses of {STEPS} steps", "cpu", *pair, 1e-3)
     result = memorize(cpu.model, memory, rank=RANK, steps=300)
     unit = Unit.create(gpu.model, RANK)
     for mine, theirs in zip(unit.parameters(), result.unit.parameters(), strict=True):
         mine.data.copy_(theirs.data)
     unit.attach(gpu.model)
-    torch.set_float32_matmul_precision("high")  # TF32, as a user's program may have set it
+    torch.set_float32_matmul_precision("high")  # allows TF32, as the program of a user may do
     verdict = judge(gpu.model, memory)
     torch.set_float32_matmul_precision("highest")
     unit.detach()
-    case = "verdict with TF32 allowed outside"
+    case = "verdict while TF32 is allowed"
     compare(rows, gpu, case, "cpu", verdict.losses, result.verdict.losses, 1e-4)

@@ -1,14 +1,15 @@
-"""The floor: the matrix products that one step cannot do without, and nothing else.
+"""The floor: a lower bound for the time of a step, from its necessary matrix products.
 
-For T positions, N of which predict a target token, and K units trained side by side:
+For T positions, of which N predict a target token, and K units trained together, these are
 
     every Linear above the unit    forward, and the gradient of its input     [K·T, in] ↔ [K·T, out]
-    attention there                2 products forward, 4 backward, each with T/2 keys: a position sees
-                                   half of the others on average
+    attention above the unit       2 products forward and 4 backward, each with T/2 keys, because a
+                                   position attends to half of the positions on average
     the head                       forward, and the gradient of its input     [K·N, d] ↔ [K·N, V]
 
-No gradient of a weight is needed, as the base is frozen. All results go into memory that is there
-already, so that the floor is not burdened by fresh pages. The unit's own products are left out: r is small.
+The base is frozen, so no gradient of a weight is needed. All results are written to memory that is
+already allocated, so that the floor does not include the cost of new pages. The products of the
+unit are left out, because r is small.
 """
 
 from collections.abc import Callable
@@ -19,11 +20,12 @@ from torch import Tensor
 from tinymem.base.model import Linear, Model
 from tinymem.data.memory import Memory
 
-SCORES = {"cpu": 1 << 22, "cuda": 1 << 30}  # attention scores at once: heads beyond that take turns
+# The most attention scores that are computed at once. More heads than that are taken in turns.
+SCORES = {"cpu": 1 << 22, "cuda": 1 << 30}
 
 
 class Products:
-    """Matrix products to be done again and again, with what they read and write."""
+    """A list of matrix products that can be repeated, with their operands and results."""
 
     def __init__(self, model: Model):
         self.like = {"dtype": model.dtype, "device": model.device}
@@ -32,13 +34,13 @@ class Products:
         self.flops = 0
 
     def tensor(self, name: str, *shape: int) -> Tensor:
-        """A piece of memory; products of one shape share theirs. Small numbers: no product overflows."""
+        """A random tensor; equal names and shapes share one. Small values avoid an overflow."""
         if (name, shape) not in self.memory:
             self.memory[name, shape] = torch.randn(shape, **self.like) / 10
         return self.memory[name, shape]
 
     def add(self, a: Tensor, b: Tensor) -> None:
-        """a [(H,) m, k] times b [(H,) k, n]."""
+        """Adds the product of a [(H,) m, k] and b [(H,) k, n]."""
         out = self.tensor("out", *a.shape[:-1], b.shape[-1])
         self.calls.append((torch.mm if a.ndim == 2 else torch.bmm, a, b, out))
         self.flops += 2 * out.numel() * a.shape[-1]
@@ -50,7 +52,7 @@ class Products:
 
 
 def floor(model: Model, layer: int, memory: Memory, units: int = 1) -> Products:
-    """The products of a step that trains `units` units beside the MLP of `layer`."""
+    """The products of a step that trains this many units beside the MLP of `layer`."""
     products, config = Products(model), model.config
     time, targets = len(memory.prompt_ids) + memory.length - 1, memory.length
 
@@ -64,19 +66,19 @@ def floor(model: Model, layer: int, memory: Memory, units: int = 1) -> Products:
         scores = products.tensor("scores", heads, time, time // 2)
         for _ in range(2):  # scores, and their gradient
             products.add(whole, half.transpose(1, 2))
-        for _ in range(2):  # the result, and the gradient of the queries
+        for _ in range(2):  # the output, and the gradient of the queries
             products.add(scores, half)
         for _ in range(2):  # the gradients of keys and values
             products.add(scores.transpose(1, 2), whole)
 
     heads = units * config.num_heads
-    together = min(heads, max(1, SCORES[model.device.type] // (time * time // 2)))
+    at_once = min(heads, max(1, SCORES[model.device.type] // (time * time // 2)))
     for block in model.layers[layer + 1 :]:
         for module in block.modules():
             if isinstance(module, Linear):
                 linear(units * time, module.weight)
-        for start in range(0, heads, together):
-            attention(min(together, heads - start))
+        for start in range(0, heads, at_once):
+            attention(min(at_once, heads - start))
     linear(units * targets, model.lm_head.weight)
     return products
 
@@ -84,6 +86,6 @@ def floor(model: Model, layer: int, memory: Memory, units: int = 1) -> Products:
 def gemm_rate(
     model: Model, seconds: Callable[[Callable[[], object]], float], size: int = 8192
 ) -> float:
-    """FLOP a second of one large square product in the model's dtype."""
+    """FLOP per second of one large square product in the model's dtype."""
     a, b, out = (torch.randn(size, size, dtype=model.dtype, device=model.device) for _ in range(3))
     return 2 * size**3 / seconds(lambda: torch.mm(a, b, out=out))

@@ -1,4 +1,4 @@
-"""Medians of peers that take turns, what a measurement says, and on what machine it was taken."""
+"""Times several calls in turns, and records the measurements and the machine."""
 
 import gc
 import os
@@ -12,8 +12,8 @@ from importlib.metadata import version
 
 import torch
 
-BURST = 0.05  # seconds that one timing lasts at least
-SLOW = 5.0  # seconds; calls that take longer on average need no warm-up
+BURST = 0.05  # the shortest time of one timing, seconds
+SLOW = 5.0  # calls that take longer than this on average (seconds) have no separate warm-up
 
 
 def wait(device: torch.device) -> None:
@@ -36,14 +36,15 @@ def alternate(
     most: int = 9,
     budget: float = 15.0,
 ) -> tuple[dict[str, float], int]:
-    """Median seconds of one call of each, and of how many timings.
+    """The median time of each call in seconds, and the number of rounds.
 
-    The calls take turns, and the order turns round every time, so that a machine that slows down does so
-    for all. After a warm-up (on a GPU several calls: graphs are recorded there), three rounds at least,
-    `most` at most, and no more than begin within `budget` seconds. Fast calls are timed several at once;
-    of slow ones there are two rounds, the first calls being one.
+    The calls take turns, in an order that is reversed each time, so that a change in the speed of
+    the machine affects all of them. After a warm-up there are at least three rounds and at most
+    `most`; after `budget` seconds no further round begins. The warm-up is one call, or several on a
+    GPU, where graphs are recorded. Fast calls are repeated within one timing. Slow calls have two
+    rounds, and their warm-up is the first one.
     """
-    gc.collect()  # what an earlier measurement left
+    gc.collect()  # frees what an earlier measurement has left
     if device.type == "cuda":
         torch.cuda.empty_cache()
     counts, times = {}, {}
@@ -61,26 +62,25 @@ def alternate(
     ):
         for name in list(calls)[:: -1 if done % 2 else 1]:
             call, count = calls[name], counts[name]
-            times[name].append(
-                seconds(lambda c=call, n=count: [c() for _ in range(n)], device) / count
-            )
+            taken = seconds(lambda c=call, n=count: [c() for _ in range(n)], device)
+            times[name].append(taken / count)
     return {name: statistics.median(t) for name, t in times.items()}, done
 
 
 @dataclass
 class Row:
-    """One measurement. `value` is what the target is about: a ratio, gigabytes or a difference."""
+    """One measurement. The target applies to `value`: a ratio, gigabytes or a difference."""
 
     work: str
     model: str
     case: str
     against: str = ""  # the peer
-    ours: float | None = None  # in `unit`; a median of `rounds` timings
+    ours: float | None = None  # in `unit`; the median over `rounds` rounds
     theirs: float | None = None
     unit: str = "s"
     value: float | None = None
     target: float | None = None
-    at_most: bool = False  # else at least
+    at_most: bool = False  # whether the target is an upper bound
     rounds: int = 1
     note: str = ""
 
@@ -92,7 +92,7 @@ class Row:
 
 
 class Rows(list):
-    """All rows so far; each is told on stderr as it comes."""
+    """All rows so far. Each new row is printed on stderr."""
 
     def add(self, *args, **fields) -> Row:
         row = Row(*args, **fields)
@@ -116,10 +116,8 @@ def about_machine() -> dict:
     cpu = platform.processor()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [
-                line.partition(":")[2].strip() for line in file if line.startswith("model name")
-            ]
-        cpu = names[0] if names else cpu
+            names = [line.partition(":")[2] for line in file if line.startswith("model name")]
+        cpu = names[0].strip() if names else cpu
     return {
         "system": platform.platform(),
         "cpu": cpu,

@@ -1,54 +1,61 @@
-"""One optimizer step, four ways, all with rank 8 at the same layer, AdamW and a gradient norm of at most 1.
+"""One optimizer step in four implementations.
 
-    tinymem   what the package does
+    tinymem   the package
     peft      what a user of transformers and peft writes
-    paper     the algorithm of arXiv 2605.30260 as published: an own re-creation, not its code
-    plain     tinymem's model and unit with every shortcut off
+    paper     the algorithm of arXiv 2605.30260 as published, written anew without its code
+    plain     the model and the unit of tinymem without any shortcut
 
-Each function returns `step()`, which does one whole step and returns the mean loss of the target before it,
-in nats. Dropout is off everywhere. The learning rate falls linearly to 0 over `steps`.
+All of them use rank 8 at the same layer, AdamW, gradients clipped to norm 1, no dropout, and a
+learning rate that falls linearly to 0 over `steps`. Each function returns `step()`, which does one
+whole step and returns the mean loss of the target before the step, in nats.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import peft
 import torch
 import torch.nn.functional as F
+from tinymem.training.trainer import Trainer
 from torch import Tensor, nn
 
 from tinymem.data.batch import Batch
 from tinymem.data.memory import Memory
 from tinymem.training import memft
 from tinymem.training.recipe import Recipe
-from tinymem.training.train import Trainer
 from tinymem.unit.lora import Unit
 
 from .bases import Base, twin
 
 RANK = 8
-MANY = 10**6  # steps, of a run that is only timed
+MANY = 10**6  # steps of a run that is only timed
 Step = Callable[[], Tensor | None]
 
 
-def make_trainer(
-    base: Base, memories: list[Memory], units: list[Unit], recipes: list[Recipe]
-) -> Trainer:
-    """tinymem's own loop, one memory a unit."""
+def trainer_step(base: Base, memory: Memory, recipes: list[Recipe]) -> Step:
+    """A step of tinymem's trainer, with one new unit for each recipe."""
     model = twin(base.model)
-    batch = Batch(memories, model.config.context, model.device)
-    return Trainer(model, units, batch, recipes, [base.lr] * len(units))
+    batch = Batch([memory] * len(recipes), model.config.context, model.device)
+    units = [Unit.create(base.model, recipe.rank, seed=recipe.seed) for recipe in recipes]
+    trainer = Trainer(model, units, batch, recipes, [base.lr] * len(units))
+
+    def step() -> Tensor:
+        found = trainer.gradient()
+        trainer.update()
+        return found.mean
+
+    return step
 
 
 def tinymem_step(
     base: Base, memory: Memory, steps: int = MANY, method: str = "sft", units: int = 1
 ) -> Step:
-    fresh = [Unit.create(base.model, RANK, seed=seed) for seed in range(units)]
-    recipe = Recipe(rank=RANK, method=method, steps=steps)
-    return make_trainer(base, [memory] * units, fresh, [recipe] * units).step
+    recipe = partial(Recipe, rank=RANK, method=method, steps=steps)
+    return trainer_step(base, memory, [recipe(seed=seed) for seed in range(units)])
 
 
 def make_update(base: Base, parameters: list[Tensor], steps: int) -> Callable[[Tensor], None]:
-    """The end of everybody's step: backward, clip, AdamW, schedule."""
+    """The second half of each peer's step: backward pass, clipping, AdamW, schedule."""
     optimizer = torch.optim.AdamW(parameters, lr=base.lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
 
@@ -63,7 +70,7 @@ def make_update(base: Base, parameters: list[Tensor], steps: int) -> Callable[[T
 
 
 def tensors(base: Base, memory: Memory) -> tuple[Tensor, Tensor, slice]:
-    """ids [1, T] of prompt and target, the target's ids [N], and the positions that predict it."""
+    """The ids [1, T] of prompt and target, the ids [N] of the target, and its positions."""
     ids = torch.tensor([memory.prompt_ids + memory.target_ids], device=base.device)
     start = len(memory.prompt_ids)
     return ids, ids[0, start:], slice(start - 1, -1)
@@ -103,7 +110,7 @@ def peft_step(
 
 
 class Dense(nn.Module):
-    """mlp(x) + x (A B): the product of A and B is made whole, d × d."""
+    """mlp(x) + x (A B), where the product A B is computed as a d × d matrix."""
 
     def __init__(self, mlp: nn.Module, unit: Unit, dtype: torch.dtype):
         super().__init__()
@@ -115,11 +122,11 @@ class Dense(nn.Module):
 
 
 def paper_step(base: Base, memory: Memory, steps: int = MANY) -> tuple[Step, Callable[[], Unit]]:
-    """The step, and a function that returns the unit as trained so far.
+    """The step, and a function that returns the unit trained so far.
 
-    Every step computes the base's own loss anew, all logits in float32, and reads numbers back from the
-    device for its log. The unit has the base's dtype. It runs on tinymem's model, so that only the
-    algorithm differs.
+    Every step computes the loss of the base model again, computes all logits in float32, and reads
+    numbers back from the device for its log. The unit has the dtype of the base model. It runs on
+    the model of tinymem, so that only the algorithm differs.
     """
     unit = Unit.create(base.model, RANK, seed=0)
     model = twin(base.model)

@@ -1,4 +1,4 @@
-"""Which work is done on which base model, at what sizes."""
+"""Decides which work is done on which base model, and at which sizes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,29 +21,29 @@ GPU_TARGETS = (
     ("grid", "SmolLM2", "16 ranks, 256 tokens"),
     ("memory", "Qwen3-8B-shaped", "10,000 tokens"),
 )
-Plan = Iterator[tuple[str, str, Callable[[], None]]]  # work, model, what to do
+Plan = Iterator[tuple[str, str, Callable[[], None]]]  # (work, model, function that measures)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Lengths in tokens, and counts of steps."""
+    """Lengths in tokens and numbers of steps."""
 
     lengths: tuple[int, ...] = (64, 256, 1024, 4096)
     units: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     run: tuple[int, int] = (256, 300)
-    share: int = 10  # of so many steps of peft, one is timed where they are slow
+    share: int = 10  # where peft is slow, one of this many steps is timed
     certified: tuple[int, int] = (128, 2000)
     evaluations: int = 600
     grid: int = 100
     grid_lengths: tuple[int, ...] = (32, 64, 128)
-    memory: tuple[int, int] = (2000, 10_000)  # on a CPU, on a GPU
+    memory: tuple[int, int] = (2000, 10_000)  # lengths on a CPU and on a GPU
 
 
 QUICK = Sizes((64,), (1, 2, 4), (64, 20), 2, (16, 400), 20, 5, (32,), (512, 2000))
 
 
 def on_the_cpu(rows: Rows, folder: str | None, sizes: Sizes) -> Plan:
-    """Everything that a CPU can do. SmolLM2 needs its folder."""
+    """All work that a CPU can do. SmolLM2 needs its folder."""
     for name, source in (("tiny", "tiny"), ("SmolLM2", folder)):
         if source is None:
             for work in ("step", "dtype", "run", "certified", "lbfgs", "growth", "memory"):
@@ -71,7 +71,7 @@ def not_here(rows: Rows, why: str) -> Plan:
 
 
 def on_the_gpu(rows: Rows, folder: str | None, sizes: Sizes) -> Plan:
-    """What needs a GPU: correctness there, steps bound by launches, a large model."""
+    """The work that needs a GPU: checks, steps limited by kernel launches, a large model."""
     if not torch.cuda.is_available():
         yield from not_here(rows, "no GPU")
         return
@@ -79,16 +79,13 @@ def on_the_gpu(rows: Rows, folder: str | None, sizes: Sizes) -> Plan:
     lengths = sorted({512, *sizes.lengths})
     for name, dtype in ((n, d) for n in ("gpt2-sized", "SmolLM2") for d in ("float32", "bfloat16")):
         if name == "SmolLM2" and folder is None:
-            yield (
-                "step",
-                name,
-                partial(rows.skip, "step", f"{name} {dtype}", "all", "needs --model FOLDER"),
-            )
+            skip = partial(rows.skip, "step", f"{name} {dtype}", "all", "needs --model FOLDER")
+            yield "step", name, skip
             continue
-        make = (
-            partial(from_folder, name, folder) if name == "SmolLM2" else partial(from_shape, name)
-        )
-        base = make("cuda", dtype)
+        if name == "SmolLM2":
+            base = from_folder(name, folder, "cuda", dtype)
+        else:
+            base = from_shape(name, "cuda", dtype)
         yield "step", name, partial(step, base, rows, lengths)
         yield "growth", name, partial(growth, base, rows, lengths, sizes.units, 256)
         if (name, dtype) == ("SmolLM2", "bfloat16"):

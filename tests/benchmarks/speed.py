@@ -1,4 +1,4 @@
-"""How long a step takes: beside its peers, and as lengths and units grow."""
+"""Times a step: compared with its peers, and for growing lengths and numbers of units."""
 
 from .bases import Base, from_folder
 from .floor import floor, gemm_rate
@@ -7,7 +7,7 @@ from .peers import paper_step, peft_step, plain_step, tinymem_step
 
 
 def targets(base: Base, length: int) -> dict[str, float]:
-    """At least so many times as fast as a peer; at most so many times the floor; share of the GEMM rate."""
+    """The least speedup over each peer, the most multiple of the floor, the least GEMM share."""
     if base.device.type == "cpu" and base.name == "SmolLM2" and length in (256, 1024):
         return {"peft": 1.6, "paper": 2.7, "floor": 1.2}
     if base.device.type == "cuda" and base.name in ("SmolLM2", "gpt2-sized") and length <= 512:
@@ -18,7 +18,7 @@ def targets(base: Base, length: int) -> dict[str, float]:
 
 
 def step(base: Base, rows: Rows, lengths: tuple[int, ...]) -> None:
-    """One optimizer step, sft: tinymem, its peers and the floor in turns."""
+    """One optimizer step with sft: tinymem, its peers and the floor take turns."""
     for length in lengths:
         if not base.holds(length):
             rows.skip("step", base.label, f"{length:,} tokens", base.too_long)
@@ -36,26 +36,19 @@ def step(base: Base, rows: Rows, lengths: tuple[int, ...]) -> None:
         ours, goals = times.pop("tinymem"), targets(base, length)
         about = ("step", base.label, f"{memory.length:,} tokens")
         for peer, theirs in times.items():
-            at_most = peer == "floor"
-            rows.add(
-                *about, peer, ours, theirs, target=goals.get(peer), at_most=at_most, rounds=rounds
-            )
+            goal = {"target": goals.get(peer), "at_most": peer == "floor"}
+            rows.add(*about, peer, ours, theirs, rounds=rounds, **goal)
         if "GEMM rate" in goals:
             rate = gemm_rate(base.model, lambda call: alternate({"": call}, base.device)[0][""])
             share = least.flops / ours / rate
-            note = f"{least.flops / 1e12:.3g} necessary TFLOP, {rate / 1e12:.4g} TFLOP/s in an 8,192² product"
-            rows.add(
-                *about,
-                "GEMM rate",
-                value=share,
-                target=goals["GEMM rate"],
-                rounds=rounds,
-                note=note,
-            )
+            note = f"{least.flops / 1e12:.3g} TFLOP are necessary;"
+            note += f" a product of two 8,192² matrices runs at {rate / 1e12:.4g} TFLOP/s"
+            goal = {"target": goals["GEMM rate"], "rounds": rounds, "note": note}
+            rows.add(*about, "GEMM rate", value=share, **goal)
 
 
 def short_weights(base: Base, rows: Rows, source: str, length: int) -> None:
-    """One step with a bfloat16 base (units are float32 all the same), beside one with a float32 base."""
+    """One step with a bfloat16 base, compared with a float32 base. Units are float32 in both."""
     short = from_folder(base.name, source, str(base.device), "bfloat16")
     memory = base.memory(length)
     calls = {"bfloat16": tinymem_step(short, memory), "float32": tinymem_step(base, memory)}
@@ -67,9 +60,9 @@ def short_weights(base: Base, rows: Rows, source: str, length: int) -> None:
 def growth(
     base: Base, rows: Rows, lengths: tuple[int, ...], units: tuple[int, ...], length: int
 ) -> None:
-    """A step beside the floor at each length, and for 1, 2, … units of `length` tokens trained together.
+    """A step compared with the floor, at each length and for each number of units together.
 
-    Lengths that `step` has measured already are taken from there.
+    The units have memories of `length` tokens. Lengths that `step` has measured are not repeated.
     """
     for tokens in lengths:
         case = f"{base.memory(tokens).length:,} tokens"
