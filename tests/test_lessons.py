@@ -69,13 +69,14 @@ def test_a_lesson_has_the_form(lesson):
     title = docstring.splitlines()[0]
     assert title.startswith(f"Lesson {n}. ")
     assert [line[:15].strip() for line in docstring.splitlines()[2:] if line[0] != " "] == FIELDS
-    explained = re.findall(r"tinymem/[\w/]+\.py", docstring)
-    assert explained and all((COURSE.parent / name).is_file() for name in explained)
+    wanted = SECTIONS if n else SECTIONS[:-1]  # lesson 0 has no exercise
     sections = [line.partition(":")[0] for line in re.findall(r"^# %% (.*)$", text, re.MULTILINE)]
-    places = [sections.index(section) for section in SECTIONS]
-    assert places == sorted(places) and sections[0] == "Idea" and sections[-1] == "Exercise"
-    assert f"pytest tutorials -m ex{n}\n" in text
-    assert len(text.splitlines()) <= 160
+    places = [sections.index(section) for section in wanted]
+    assert places == sorted(places) and sections[0] == wanted[0] and sections[-1] == wanted[-1]
+    assert n == 0 or f"pytest tutorials -m ex{n}\n" in text
+    explained = re.findall(r"tinymem/[\w/]+\.py", docstring)  # lesson 0 explains the paper
+    assert (n == 0 or explained) and all((COURSE.parent / name).is_file() for name in explained)
+    assert len(text.splitlines()) <= (160 if n else 220)
     assert text.count("\nassert ") + text.count("    assert ") >= 3
     assert f"[{title.removeprefix('Lesson ')}]({lesson.name})" in PAGE  # in the table
     assert f"](pictures/{lesson.stem}.png)" in PAGE

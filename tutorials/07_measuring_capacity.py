@@ -15,8 +15,8 @@ Time           25 seconds to run, 60 minutes with the exercise
 #   - repeats each cell with other seeds, to separate an effect from chance (the seed chooses the
 #     memory and the initial A);
 #   - writes one row for each finished cell, which holds all settings and all results of the run;
-#   - loses nothing when it is killed: rows are only ever appended, and a second start runs only the
-#     cells that are missing;
+#   - loses no finished cell when it is killed: rows are only ever appended, and after a second
+#     start only the missing cells are run;
 #   - refuses to add rows to a file whose rows were made with other settings.
 
 # %% Shapes

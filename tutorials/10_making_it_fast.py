@@ -150,9 +150,8 @@ assert rows[0] == 1 and sum(rows) / len(rows) < (1 if FAST else 0.6)
 # above and sometimes below it. The prediction does not count norms, activation functions, the
 # products inside attention and the softmax, neither in the part that is saved nor in the part that
 # remains. Eight units of 256 tokens trained together take a seventh less time than one after
-# another. The gain is larger for short memories, where a step consists mostly of overhead. `python
-# -m tests.benchmarks` compares tinymem with other tools and with the least time that its matrix
-# products take.
+# another. The gain is larger for short memories, where a step consists mostly of overhead. To
+# compare tinymem with other tools, run `python -m tests.benchmarks`.
 
 # %% Exercise
 # Write `logits_from_cache(model, layer, h, x, A, B)`. Then:
