@@ -84,7 +84,7 @@ fig.savefig("06_memft.png", dpi=110)
 # a *higher* mean loss. The curve of memft-ot is flat just above one half. The curve of sft has a
 # long tail below one half, and many tokens that are higher than necessary.
 #
-# Rank 6: sft has 24 % of the tokens above one half, but memft-ot only 6 %. Its best quarter of the
+# Rank 6: sft has 24 % of the tokens above one half, but memft-ot only 7 %. Its best quarter of the
 # tokens is held slightly below the threshold, and the other tokens improve very little. At both
 # ranks all three methods recite the whole memory; they differ in the certificate only.
 #

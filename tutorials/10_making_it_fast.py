@@ -31,12 +31,12 @@ import time
 
 import matplotlib.pyplot as plt
 import torch
-from tinymem.training.trainer import Trainer
 
 import tinymem as tm
 from tinymem.base.model import Linear
 from tinymem.data.batch import Batch
 from tinymem.training.recipe import auto_lr
+from tinymem.training.trainer import Trainer
 from tinymem.unit.sites import default_layer
 
 FAST = "TINYMEM_FAST" in os.environ  # fewer steps, for a quick look; the results are less precise

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import torch
-from tinymem.training.trainer import Trainer
 
 from tinymem.base.checkpoint import load
 from tinymem.data.batch import Batch
 from tinymem.data.memory import random_memory
 from tinymem.experiment.recall import teacher_forced
 from tinymem.training.recipe import Recipe
+from tinymem.training.trainer import Trainer
 from tinymem.unit.lora import Unit
 
 from .bases import Base

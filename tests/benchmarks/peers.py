@@ -16,13 +16,13 @@ from functools import partial
 import peft
 import torch
 import torch.nn.functional as F
-from tinymem.training.trainer import Trainer
 from torch import Tensor, nn
 
 from tinymem.data.batch import Batch
 from tinymem.data.memory import Memory
 from tinymem.training import memft
 from tinymem.training.recipe import Recipe
+from tinymem.training.trainer import Trainer
 from tinymem.unit.lora import Unit
 
 from .bases import Base, twin

@@ -1,4 +1,4 @@
-"""Benchmark data: what a row promises, and that a file of rows is read back as the same memories."""
+"""Benchmark data: the properties of each row, and files that are read back as the same memories."""
 
 import json
 import math
@@ -49,7 +49,7 @@ def test_long_context_rows_are_text_memories_and_nested(tokenizer):
     rows = long_context_rows(tokenizer, TEXT, 200, seed=2, prompt="Say it:")
     assert [row["ratio"] for row in rows] == [0, 20, 40, 60, 80, 100]
     plain = np.array(tokenizer.encode(TEXT)[:200])
-    before = np.zeros(200, dtype=bool)  # where the row before this one is random
+    before = np.zeros(200, dtype=bool)  # which tokens of the previous row are random
     ids = plain
     for row in rows:
         how = {"length": 200, "ratio": row["ratio"], "seed": 2, "prompt": "Say it:"}
@@ -58,7 +58,7 @@ def test_long_context_rows_are_text_memories_and_nested(tokenizer):
         assert (np.array(row["target_ids"])[before] == ids[before]).all()
         ids = np.array(row["target_ids"])
         before = ids != plain
-        assert 0 <= 2 * row["ratio"] - before.sum() <= 2  # a random id may be the old one
+        assert 0 <= 2 * row["ratio"] - before.sum() <= 2  # a random id may equal the old one
     assert len(long_context_rows(tokenizer, TEXT, None, [40])[0]["target_ids"]) == len(
         tokenizer.encode(TEXT)
     )
@@ -78,20 +78,17 @@ def test_phonebook_names_are_distinct_and_numbers_random():
     rows = phonebook_rows(16_000, seed=1)
     assert len({row["prompt"] for row in rows}) == 16_000
     assert all(re.fullmatch(r"[A-Z][a-z]+ [A-Z][a-z]+:", row["prompt"]) for row in rows)
-    assert all(
-        re.fullmatch(r"1[0-9]{9}", row["completion"]) for row in rows
-    )  # nobody's in North America
-    for place in range(
-        1, 10
-    ):  # each digit 1,600 times, give or take five standard deviations of 38
+    # Numbers that begin with 1 belong to nobody in North America.
+    assert all(re.fullmatch(r"1[0-9]{9}", row["completion"]) for row in rows)
+    for place in range(1, 10):  # 1,600 times each digit, within five standard deviations of 38
         counts = Counter(row["completion"][place] for row in rows)
         assert len(counts) == 10 and all(abs(n - 1600) < 190 for n in counts.values())
-    # Neighbouring digits do not depend on each other: 160 of each pair, give or take 5 · 12.6.
+    # Neighbouring digits are independent: 160 times each pair, within five deviations of 12.6.
     pairs = Counter(row["completion"][4:6] for row in rows)
     assert len(pairs) == 100 and all(abs(n - 160) < 64 for n in pairs.values())
     assert rows[:250] == phonebook_rows(250, seed=1)
     names = [{row["prompt"] for row in phonebook_rows(250, seed)} for seed in (1, 2)]
-    assert len(names[0] & names[1]) < 30  # 250 · 250 / 20,480 = 3 by chance
+    assert len(names[0] & names[1]) < 30  # 250 · 250 / 20,480 = 3 are expected by chance
 
 
 def test_a_phonebook_ends_with_its_names():
@@ -103,7 +100,7 @@ def test_a_phonebook_ends_with_its_names():
 
 
 def test_rule_rows_follow_the_rule_and_hold_out():
-    training, held_out = rule_rows(300, 100, seed=1, limit=20)  # all pairs there are
+    training, held_out = rule_rows(300, 100, seed=1, limit=20)  # all 400 pairs
     points = []
     for row in training + held_out:
         x, y = map(int, re.fullmatch(r"f\((\d+),(\d+)\)=", row["prompt"]).groups())
@@ -124,9 +121,8 @@ def test_texts_tokenized_apart_are_those_tokenized_together(tokenizer, form):
     for row in form:
         apart = tokenizer.encode(row["prompt"]) + tokenizer.encode(row["completion"])
         assert apart == tokenizer.encode(row["prompt"] + row["completion"])
-        assert len(tokenizer.encode(row["completion"])) == len(
-            row["completion"]
-        )  # no token but digits
+        digits = row["completion"]
+        assert len(tokenizer.encode(digits)) == len(digits)  # each digit is one token
 
 
 def test_same_seed_same_rows(tokenizer):
@@ -165,7 +161,7 @@ def test_rows_come_back_from_a_file_as_the_same_memories(tokenizer, tmp_path):
 
 def test_the_papers_files_are_read(tokenizer, tmp_path):
     path = tmp_path / "paper.jsonl"
-    rows = [  # its PhoneBook for Llama and for Qwen; its long context, many lines in one target
+    rows = [  # PhoneBook for Llama and for Qwen; long context, with many lines in one target
         {"id": 41, "query": "Hugh Lane:", "target": "7000000013", "target_len": 4},
         {"id": 7, "query": "Ada Marsh:", "target": "6000000250", "target_len": 10},
         {
@@ -252,6 +248,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         patch.setattr(type(path), "write_bytes", full)
         write_rows(phonebook_rows(50), path)
     assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
-    with pytest.raises(TypeError):  # not JSON
+    with pytest.raises(TypeError):  # cannot be written as JSON
         write_rows([{"prompt": object()}], path)
     assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]

@@ -1,4 +1,4 @@
-"""Memories: ids in, ids out. Hand-made files, and properties over seeds."""
+"""Memories: files written by hand, and properties that hold for several seeds."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def test_random_memories_are_seeded_ids_without_special_tokens(tokenizer):
         set(memory.target_ids) <= set(tokenizer.plain_ids) and 0 not in memory.target_ids
     )  # <|endoftext|>
     assert memory.entropy == math.log(2047)
-    # Uniform: 5,000 draws out of 2,047 leave about 2047·e^(−5000/2047) = 178 unseen.
+    # 5,000 uniform draws from 2,047 tokens miss about 2047·e^(−5000/2047) = 178 of them.
     assert 140 < 2047 - len(set(memory.target_ids)) < 220
 
 
@@ -39,7 +39,7 @@ def test_ratio_replaces_that_share_of_a_text(tokenizer, ratio):
     plain = text_memory(tokenizer, text, length=200)
     mixed = text_memory(tokenizer, text, length=200, ratio=ratio, seed=1)
     changed = sum(a != b for a, b in zip(plain.target_ids, mixed.target_ids, strict=True))
-    assert abs(changed - 2 * ratio) <= 2  # a random id may be the old one
+    assert abs(changed - 2 * ratio) <= 2  # a random id may equal the old one
     assert (mixed.entropy is not None) == (ratio == 100)
     assert tokenizer.decode(plain.target_ids) == tokenizer.decode(tokenizer.encode(text)[:200])
 
@@ -121,7 +121,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_a_batch_by_hand():
-    """Two memories: the state at a position predicts the token after it."""
+    """Two memories. The state at a position predicts the token after it."""
     batch = Batch([Memory([1, 2], [3, 4]), Memory([5], [6, 7, 8])], 10, torch.device("cpu"))
     assert batch.ids.tolist() == [[1, 2, 3], [5, 6, 7]]
     assert [t.tolist() for t in batch.rows] == [[0, 0, 1, 1, 1], [1, 2, 0, 1, 2]]

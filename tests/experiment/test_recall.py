@@ -1,4 +1,4 @@
-"""The verdict. Oracles: decoding step by step without a cache, and the definition of the certificate."""
+"""The verdict. Oracles: decoding without a cache, and the definition of the certificate."""
 
 import math
 
@@ -14,7 +14,7 @@ from tinymem.unit.lora import Unit
 
 
 def slow_decode(model, memory):
-    """Greedy decoding that recomputes everything for each token."""
+    """Greedy decoding that computes the whole sequence again for each token."""
     ids = list(memory.prompt_ids)
     for _ in range(memory.length):
         ids.append(model(torch.tensor([ids]))[0, -1].argmax().item())
@@ -29,14 +29,14 @@ def written(rank=4, length=24, steps=120):
 
 
 def test_decoding_equals_decoding_without_a_cache():
-    for rank, steps in ((8, 150), (1, 40)):  # one that recites, one that derails
+    for rank, steps in ((8, 150), (1, 40)):  # the first recites, the second does not
         model, memory, verdict = written(rank=rank, steps=steps)
         assert verdict.decoded == slow_decode(model, memory)
         assert judge(model, memory) == verdict
 
 
 def test_certified_means_verbatim_means_exact():
-    """The paper's implication chain, over bases, ranks and lengths."""
+    """Certified implies verbatim, and verbatim means exact recall: bases, ranks and lengths."""
     seen = set()
     for seed in range(4):
         for rank in (1, 8):
@@ -48,7 +48,7 @@ def test_certified_means_verbatim_means_exact():
             assert verdict.recall_exact or not verdict.certified
             assert verdict.verbatim == verdict.recall_exact
             assert verdict.certified == (verdict.certified_fraction == 1) == (not verdict.stubborn)
-    assert {(True, True), (False, False)} <= seen  # both ends did occur
+    assert {(True, True), (False, False)} <= seen  # both extremes occur
 
 
 def test_losses_are_those_of_the_whole_pass():
@@ -88,7 +88,7 @@ def test_by_hand():
     derailed = verdict(
         decoded=[5, 0, 7, 0], predicted=[5, 0, 7, 8], probabilities=[0.9, 0.4, 0.5, 0.6]
     )
-    assert derailed.stubborn == [1, 2]  # ½ itself proves nothing: two tokens may share it
+    assert derailed.stubborn == [1, 2]  # p = ½ is not enough, because two tokens may have it
     assert derailed.certified_fraction == 0.5 and not derailed.certified and not derailed.verbatim
     assert derailed.token_accuracy == 0.5 and derailed.first_error == 1
 
@@ -120,17 +120,17 @@ def test_a_unit_judged_is_the_unit_attached():
     model, memory = toy_model(), toy_memory()
     base = judge(model, memory).loss
     unit = Unit.create(model, 2).attach(model)
-    assert judge(model, memory).loss == base  # fresh: B = 0
+    assert judge(model, memory).loss == base  # a new unit has B = 0
     unit.loras["layers.2.mlp"].B.data.normal_()
     assert judge(model, memory).loss != base
 
 
-# --- Units side by side ----------------------------------------------------------------------------
+# --- Several units in one batch -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("positions", [1 << 14, 60])
-def test_units_side_by_side_get_the_verdicts_that_they_get_alone(monkeypatch, positions):
-    """Also in several parts, with dropout, of mixed ranks, and where one is not finite."""
+def test_units_judged_together_get_the_same_verdicts_as_alone(monkeypatch, positions):
+    """Also in several parts, with dropout, with different ranks, and if one is not finite."""
     monkeypatch.setattr("tinymem.data.batch.POSITIONS", positions)
     model, memories = toy_model(), [[toy_memory(12, seed=n)] for n in range(5)]
     units = [Unit.create(model, rank=1 + n, seed=n, dropout=0.5) for n in range(5)]

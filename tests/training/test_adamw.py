@@ -1,4 +1,4 @@
-"""AdamW for several runs. Oracle: torch's, one run at a time."""
+"""AdamW for several runs at once. Oracle: torch's AdamW for each run alone."""
 
 import torch
 

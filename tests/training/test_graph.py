@@ -1,4 +1,4 @@
-"""Recording a step. No GPU here: stand-ins for torch.cuda, and what a recorded step must not do."""
+"""Recording a step as a CUDA graph. A fake torch.cuda stands in for the GPU."""
 
 import contextlib
 
@@ -15,7 +15,7 @@ from tinymem.unit.lora import Unit
 
 
 class Device:
-    """A stand-in for torch.cuda: `log` tells what was done on which stream."""
+    """A fake torch.cuda; `log` lists the operations and their streams."""
 
     def __init__(self, monkeypatch, fails: bool = False):
         self.log, self.stream = [], "default"
@@ -81,7 +81,7 @@ def test_without_recording_it_is_the_function(monkeypatch, there):
 
 
 class Recordable(TorchDispatchMode):
-    """Refuses what waits for the device, and what has a shape that depends on the data."""
+    """Refuses operations that wait for the device or whose shape depends on the data."""
 
     WAITS = (
         "_local_scalar_dense",

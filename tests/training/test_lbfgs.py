@@ -1,4 +1,4 @@
-"""L-BFGS in rounds. Oracle: torch's own on the plain loop; and AdamW, which it should beat."""
+"""L-BFGS in rounds. Oracles: torch's L-BFGS on the plain loop, and the final loss of AdamW."""
 
 import itertools
 import math
@@ -22,11 +22,11 @@ def run(steps: int, memory=None, **options):
 
 
 def test_it_goes_where_torchs_goes_on_the_plain_loop(monkeypatch):
-    monkeypatch.setattr(lbfgs, "FIRST_ITERATIONS", 8)  # iterations, of the one round
+    monkeypatch.setattr(lbfgs, "FIRST_ITERATIONS", 8)  # iterations in the only round
     model, memory = toy_model(), toy_memory(24)
     unit = Unit.create(model, 4).attach(model)
     (lora,) = unit.loras.values()
-    A, B = lora.A, torch.nn.Parameter(lora.B.detach() / lbfgs.B_UNIT)  # what it sees of B
+    A, B = lora.A, torch.nn.Parameter(lora.B.detach() / lbfgs.B_UNIT)  # B in the units of L-BFGS
     del lora.B
     ids, start, losses = (
         torch.tensor([memory.prompt_ids + memory.target_ids]),
@@ -70,7 +70,7 @@ def test_ctrl_c_leaves_the_lowest_point(monkeypatch):
     def gradient(self, *args):
         calls.append(args)
         if len(calls) == 8:
-            with torch.no_grad():  # as if a line search had gone far
+            with torch.no_grad():  # as after a long step of a line search
                 self.stack.parameters()[1].mul_(100)
             raise KeyboardInterrupt
         return real(self, *args)
@@ -96,7 +96,7 @@ def test_weights_are_fixed_in_a_round_and_curvature_goes_when_they_change(monkey
         found = real_gradient(self, minibatches, weights)
         if weights is None:  # a round begins
             rounds.append(found.weights.clone())
-        assert torch.equal(found.weights, rounds[-1])  # to the end of the round
+        assert torch.equal(found.weights, rounds[-1])  # fixed until the end of the round
         return found
 
     monkeypatch.setattr(torch.optim, "LBFGS", make)
@@ -120,7 +120,7 @@ def test_a_trial_that_is_not_finite_is_no_end(monkeypatch):
 
 
 def bowl(unit: torch.Tensor, targets: list[torch.Tensor]):
-    """Σ (p − target)²; the target is another one in each of the rounds."""
+    """Σ (p − target)², with another target in each round."""
     rounds = iter(targets)
     state = {"target": None}
 
@@ -138,7 +138,7 @@ def bowl(unit: torch.Tensor, targets: list[torch.Tensor]):
 
 
 def test_minimize_by_hand():
-    """A quadratic needs two evaluations a round, and the last round decides where it ends."""
+    """A quadratic needs two evaluations per round, and ends at the target of the last round."""
     p = torch.zeros(3)
     targets = [torch.tensor([1.0, -2.0, 3.0]), torch.tensor([0.5, 0.0, -1.0])]
     lbfgs.minimize(lbfgs.Variables([p]), bowl(p, targets), budget=50)

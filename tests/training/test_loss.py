@@ -1,4 +1,4 @@
-"""Losses and their gradient in one pass over chunks. Oracle: torch's cross entropy and autograd."""
+"""Losses and their gradient, computed in chunks. Oracle: torch's cross entropy and autograd."""
 
 import math
 
@@ -43,7 +43,7 @@ EXPECTED = {
 @pytest.mark.parametrize("rows", [1, 7, 23, 100])
 @pytest.mark.parametrize("expected", [None, *EXPECTED])
 def test_losses_and_gradients_are_those_of_cross_entropy(monkeypatch, rows, expected):
-    """Whatever the rows are that were expected to have a weight."""
+    """The gradient is right whichever rows were expected to have a weight."""
     monkeypatch.setattr(loss, "CHUNK", rows * V)
     x, head, targets, weights = case()
     token_losses = token_loss(head, skip=expected is not None, compare=True)
@@ -78,7 +78,7 @@ def test_bfloat16_states_and_head():
 
 
 def test_the_softmax_is_in_float32_whatever_the_states_are():
-    """Logits of bfloat16 lose digits, their log-softmax must not lose any more."""
+    """Logits in bfloat16 are imprecise, but their log-softmax must not lose more digits."""
     x, head, _, _ = case(torch.bfloat16)
     logits = x.detach() @ head.t()
     assert logits.dtype == torch.bfloat16
@@ -97,9 +97,11 @@ def test_a_head_of_another_dtype_is_cast_part_by_part(monkeypatch):
 
 
 def test_rows_of_weight_zero_cost_no_product(monkeypatch):
-    """From the second step on: which rows these are is known from the first."""
+    """From the second step on, because the first step finds which rows these are."""
     x, head, targets, weights = case()
-    head = head / 100  # so that no loss is below ln 2, and only the last step decides
+    head = (
+        head / 100
+    )  # no loss is below ln 2, so only the last step decides which rows have a weight
     weights = torch.where(torch.arange(N) % 2 == 0, weights + 0.1, 0.0)
     rows, real = [], loss.hidden_gradient
 

@@ -1,4 +1,4 @@
-"""MemFT's weights. Hand tables from the formulae; a plain loop over positions as the oracle of memft-sw."""
+"""The weights of MemFT. Tables by hand; for memft-sw, a plain loop over positions as the oracle."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_ot_when_no_token_is_active(rule, expected):
     assert weights.tolist() == expected
     mean = weighted_mean(losses, weights)
     assert mean.item() == pytest.approx(0.15 if rule == "sft" else 0.0)
-    mean.backward()  # zero loss still has a gradient, of zero, and no NaN
+    mean.backward()  # a zero loss has a gradient of zero, not NaN
     assert losses.grad.tolist() == pytest.approx([0.5, 0.5] if rule == "sft" else [0, 0])
 
 
@@ -52,7 +52,7 @@ def test_the_zero_rule_does_not_touch_other_rows():
 
 
 def slow_window(losses, correct, state, kappa=10.0, tau=20.0, window=50.0, floor=0.01):
-    """design.md's sentence as a loop over positions, in Python floats. state: (anchor, still, e)."""
+    """memft-sw as a loop over positions, in Python floats. state: (anchor, still, extent)."""
     wrong = [t for t, c in enumerate(correct) if not c]
     anchor = wrong[0] if wrong else len(losses)
     if anchor == state[0]:
@@ -74,7 +74,7 @@ def test_sw_equals_the_loop_over_a_long_run():
     losses = torch.rand(300, generator=generator) * 3
     correct = torch.ones(300, dtype=torch.bool)
     state, slow = first_window(losses), (-1, 0, 1.0)
-    # The first error stands still for 12 steps, moves on, comes back, and is gone.
+    # The first error stays for 12 steps, moves, comes back, and disappears.
     for anchor in [10] * 12 + [20] * 5 + [10] * 4 + [None] * 2 + [0] * 3:
         correct[:] = True
         if anchor is not None:
@@ -86,7 +86,7 @@ def test_sw_equals_the_loop_over_a_long_run():
 
 
 def test_sw_by_hand():
-    losses = torch.full((120,), 10.0)  # soft threshold 1 everywhere
+    losses = torch.full((120,), 10.0)  # far above the threshold, so its soft weight is 1
     correct = torch.ones(120, dtype=torch.bool)
     correct[5] = False
     extents, state = [], first_window(losses)
@@ -94,11 +94,11 @@ def test_sw_by_hand():
         weights, state = memft_sw_weights(losses, correct, state)
         extents.append(state.extent.item())
         if len(extents) == 1:
-            assert weights[0] == weights[5] == 1  # before and at the error
+            assert weights[0] == weights[5] == 1  # before the first error and at it
             assert weights[25].item() == pytest.approx(math.exp(-1))  # τ = 20 tokens later
             assert weights[54].item() == pytest.approx(math.exp(-49 / 20))
             assert weights[55].item() == pytest.approx(0.01)  # a + 50: outside the window
-    # It has stood still for 3 steps at the fourth look.
+    # At the fourth call the anchor has stood still for 3 steps.
     assert extents == [1, 1, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4, 4, 4]
 
 

@@ -1,4 +1,4 @@
-"""Several runs trained as one batch. Oracle: each of them alone."""
+"""Several runs trained as one batch. Oracle: each run trained alone."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ from tinymem.unit.lora import Unit
 
 
 def recipes(**fields) -> list[Recipe]:
-    """Ranks, methods, seeds, rates and clips mixed."""
+    """Runs with different ranks, methods, seeds, learning rates and clips."""
     out = []
     for n, (rank, method) in enumerate((r, m) for r in (1, 3, 8) for m in memft.METHODS):
         mixed = {"rank": rank, "method": method, "seed": n % 2, "lr": (0.01, 0.02)[n % 2]}
@@ -29,7 +29,7 @@ def recipes(**fields) -> list[Recipe]:
 
 
 def farthest(ones, others) -> float:
-    """Largest difference of two runs' loss traces, nats."""
+    """The largest difference between the losses of two runs, in nats."""
     pairs = [
         zip(a.training.losses, b.training.losses, strict=True)
         for a, b in zip(ones, others, strict=True)
@@ -57,7 +57,7 @@ def test_batched_equals_alone(sites, dropout):
 
 def test_runs_of_several_memories():
     model, runs = toy_model(), recipes()
-    runs = [r for r in runs if r.method != "memft-sw"]  # over several memories, a curriculum: alone
+    runs = [r for r in runs if r.method != "memft-sw"]  # trains alone: a curriculum
     memories = [
         [toy_memory(5, seed=n), toy_memory(9, prompt=2, seed=n + 50)] for n in range(len(runs))
     ]

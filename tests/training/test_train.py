@@ -1,4 +1,4 @@
-"""The training loop. Oracle: the same loop written plainly, full forward passes and nothing cached."""
+"""The training loop. Oracle: a plain loop with full forward passes and without a cache."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ LR = 0.05
 
 
 def plain_loop(model, unit, memory, recipe):
-    """Every shortcut off: whole forward pass, all logits, weights as design.md words them."""
+    """The loop without any shortcut: full forward passes, and all logits."""
     ids = torch.tensor([memory.prompt_ids + memory.target_ids])
     start, state, losses_by_step = len(memory.prompt_ids), None, []
     optimizer = torch.optim.AdamW(unit.parameters(), lr=recipe.lr, weight_decay=0)
@@ -58,7 +58,7 @@ def plain_loop(model, unit, memory, recipe):
 @pytest.mark.parametrize("method", memft.METHODS)
 @pytest.mark.parametrize(("sites", "layers"), [(("mlp",), None), (("q_proj", "down_proj"), (1, 3))])
 def test_the_loss_trace_is_that_of_the_plain_loop(method, sites, layers):
-    # Two LoRAs in each of two layers learn fast; a lower rate keeps Adam from amplifying float noise.
+    # Two LoRAs in each of two layers learn fast. With a lower rate AdamW amplifies rounding less.
     lr = LR if sites == ("mlp",) else 0.01
     recipe = Recipe(rank=3, steps=50, lr=lr, method=method, sites=sites, layers=layers)
     memory, traces = toy_memory(24), []
@@ -71,7 +71,7 @@ def test_the_loss_trace_is_that_of_the_plain_loop(method, sites, layers):
             batch = Batch([memory], 128, model.device)
             traces.append(train(model, [unit], batch, [recipe], lrs=[lr])[0].losses)
     assert traces[1] == pytest.approx(traces[0], abs=1e-5)
-    assert traces[0][-1] < traces[0][0] - 1  # it did learn
+    assert traces[0][-1] < traces[0][0] - 1  # the run has learned
 
 
 def test_a_random_network_memorizes():
@@ -130,10 +130,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch):
 
     monkeypatch.setattr(TokenLoss, "__call__", losses)
     report = memorize(toy_model(), toy_memory(), rank=2, steps=50).report
-    assert (report["status"], report["steps"]) == (
-        "diverged",
-        30,
-    )  # at the next check after step 25
+    # The loss is NaN from step 25 on, and the next check is at step 30.
+    assert (report["status"], report["steps"]) == ("diverged", 30)
     assert report["final_loss"] is None and not report["certified"] and not report["converged"]
 
 
@@ -223,7 +221,7 @@ def test_a_memory_beyond_the_context():
 
 
 def seen(recipe, count):
-    """For each step the memories of its minibatches, all of them spelled out."""
+    """For each step, the memories in each of its minibatches."""
     return [
         [list(range(count)) if part is None else part.tolist() for part in step]
         for step in schedule(recipe, count)
@@ -249,7 +247,7 @@ def test_schedule_of_the_curriculum(batch_size):
     recipe = Recipe(method="memft-sw", epochs=15, batch_size=batch_size)
     stages = [[*itertools.chain(*step)] for step in seen(recipe, 10)]
     sizes = [len(set(stage)) for stage in stages]
-    if batch_size is None:  # an epoch is a step: 20, 40, 60, 80 % for a fifteenth of the run each
+    if batch_size is None:  # an epoch is one step; 20, 40, 60, 80 % have one step each
         assert sizes == [2, 4, 6, 8] + [10] * 11
         assert all(set(a) <= set(b) for a, b in itertools.pairwise(stages))
     recipe = dataclasses.replace(recipe, boundaries=(2, 3, 4, 6))
@@ -262,7 +260,7 @@ def test_schedule_of_the_curriculum(batch_size):
 @pytest.mark.parametrize("method", memft.METHODS)
 @pytest.mark.parametrize("sites", [("mlp",), ("q_proj", "down_proj")])
 def test_minibatches_train_like_a_plain_loop(method, sites):
-    """Memories of different lengths, padded and cached, against one forward pass for each memory."""
+    """Padded and cached memories of different lengths, against a forward pass for each memory."""
     memories = [toy_memory(4 + n, prompt=2 + n % 3, seed=n) for n in range(7)]
     recipe = Recipe(
         rank=3, epochs=8, batch_size=3, accumulate=2, lr=0.01, method=method, sites=sites

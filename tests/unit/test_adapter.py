@@ -35,7 +35,7 @@ TOKENIZER = {
 
 
 def checkpoint(folder, kind):
-    """A tiny random checkpoint of transformers' own making: (folder, its model)."""
+    """Saves a small random checkpoint with transformers and returns its model."""
     torch.manual_seed(0)
     if kind == "llama":
         config = transformers.LlamaConfig(
@@ -88,7 +88,7 @@ def test_peft_loads_our_linear_units_with_equal_logits(tmp_path, kind, sites, la
     after = unit.attach(model).model(IDS)
     assert (after - before).abs().max() > 0.1
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # peft only warns of missing keys
+        warnings.simplefilter("error", UserWarning)  # peft only warns about missing keys
         loaded = peft.PeftModel.from_pretrained(theirs, tmp_path / "run")
     with torch.no_grad():
         assert torch.allclose(loaded(IDS).logits, after, atol=1e-4)
@@ -102,8 +102,9 @@ def test_peft_loads_our_linear_units_with_equal_logits(tmp_path, kind, sites, la
 @pytest.mark.parametrize("rslora", [False, True])
 def test_we_load_pefts_units_with_equal_logits(tmp_path, kind, sites, layers, rslora):
     theirs = checkpoint(tmp_path, kind)
+    names = list(sites) if kind == "gpt2" else [site.rpartition(".")[2] for site in sites]
     config = peft.LoraConfig(
-        r=4, lora_alpha=10, target_modules=[s.rpartition(".")[2] if kind != "gpt2" else s for s in sites],
+        r=4, lora_alpha=10, target_modules=names,
         layers_to_transform=None if kind == "gpt2" else list(layers), use_rslora=rslora,
         fan_in_fan_out=kind == "gpt2", task_type="CAUSAL_LM",
     )  # fmt: skip
@@ -174,7 +175,7 @@ def test_tensors_that_do_not_fit(tmp_path, sites):
         save_file(tensors, path, metadata)
         refused(tmp_path, message)
     save_file(good, path, metadata)
-    load_adapter(toy_model(), tmp_path)  # and the good one is good
+    load_adapter(toy_model(), tmp_path)  # the undamaged one loads
 
 
 def test_another_base_is_refused(tmp_path):
@@ -259,7 +260,7 @@ def test_a_run_whose_header_lacks_what_recall_needs(tmp_path, change):
 
 
 def test_nothing_half_written(tmp_path, monkeypatch):
-    """A disk that fills up while the unit is written leaves no file of either name."""
+    """If the disk fills up while the unit is written, neither of its files is left."""
 
     def full(tensors, path, metadata):
         path.write_bytes(b"half")

@@ -1,4 +1,4 @@
-"""The unit. Oracle: the dense product W + (A B)ᵀ; properties: identity at the start, what is trainable."""
+"""The unit. Oracle: the dense product W + (A B)ᵀ. Properties: no change at first, a frozen base."""
 
 import pytest
 import torch
@@ -48,13 +48,13 @@ def test_what_is_trainable_is_exactly_the_unit():
     assert unit.trainable_parameters() == 2 * 64 * 4  # 2 d r
     model(IDS).square().mean().backward()
     lora = unit.loras["layers.2.mlp"]
-    assert lora.A.grad.abs().max() == 0  # B = 0 hides A at the first step
+    assert lora.A.grad.abs().max() == 0  # the gradient of A has the factor B = 0 at the first step
     assert lora.B.grad.abs().max() > 0
     assert all(p.grad is None for name, p in model.named_parameters() if ".lora." not in name)
 
 
 def test_mlp_site_is_the_papers_formula():
-    """Block output h + mlp(x) + x A B, computed here by hand from the block's own parts."""
+    """The block's output h + mlp(x) + x A B, computed by hand from the parts of the block."""
     model = toy_model()
     unit = grown_unit(model, ("mlp",), [1])
     h = model.run(model.embed(IDS), 0, 1)
@@ -68,7 +68,7 @@ def test_mlp_site_is_the_papers_formula():
 def test_init_bound_and_seed():
     lora = LoRA(4000, 10, rank=4)
     lora.reset(torch.Generator().manual_seed(0))
-    assert 0.499 < lora.A.abs().max() <= 0.5  # 1/√4, reached by 16,000 draws
+    assert 0.499 < lora.A.abs().max() <= 0.5  # the bound 1/√4, nearly reached by 16,000 draws
     assert lora.A.mean().abs() < 0.01
     model = toy_model()
     first, same, other = (Unit.create(model, 2, seed=s).loras["layers.2.mlp"].A for s in (0, 0, 1))
@@ -143,12 +143,12 @@ def test_sites_are_found_by_the_end_of_the_name():
     assert find_sites(model, ["o_proj"], [1]) == ["layers.1.self_attn.o_proj"]
     assert find_sites(model, ["mlp"]) == ["layers.2.mlp"]  # two thirds of 4
     with pytest.raises(RecipeError):
-        find_sites(model, ["proj"], [0])  # a whole name, not a part of one
+        find_sites(model, ["proj"], [0])  # part of a name is not enough
 
 
 @pytest.mark.parametrize(("sites", "layers"), SITES)
 def test_the_prefix_gives_the_whole_models_logits(sites, layers):
-    """The cache against the plain forward pass, for memories of different lengths side by side."""
+    """The cache against the plain forward pass, for a batch of memories of different lengths."""
     model = toy_model()
     memories = [toy_memory(9, prompt=2, seed=1), toy_memory(4, prompt=7, seed=2)]
     batch = Batch(memories, 128, model.device)
