@@ -229,7 +229,7 @@ SMALL = without(FILES, "model.safetensors")
 REFUSED = {  # repository -> what the one line must say; the server's side is below
     "org/pickled": ["no model.safetensors", "unpickling weights runs code", "save_pretrained"],
     "org/climbing": ["weight_map sends 'wte.weight' to '../../evil.safetensors'", "do not trust"],
-    "org/lacking": ["the index names model-1.safetensors, which the repository lacks"],
+    "org/lacking": ["no model-1.safetensors, which the index names"],
     "org/dataset": ["no config.json"],
     "org/slow": ["no tokenizer.json"],
     "org/unknown": ["answered 401", "unknown or private", "check the name", "HF_TOKEN"],

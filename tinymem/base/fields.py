@@ -108,10 +108,7 @@ class Fields:
             )
 
     def rope(
-        self,
-        head_dim: int,
-        theta_key: str = "rope_theta",
-        share: float | None = None,
+        self, head_dim: int, theta_key: str = "rope_theta", share: float | None = None
     ) -> dict[str, Any]:
         """The fields of `ModelConfig` for rotary embeddings: rotary_dim, rope_theta, rope_scaling.
 
@@ -135,11 +132,8 @@ class Fields:
                 f"{rotating} of a head's {head_dim} components (rotary_pct, "
                 "partial_rotary_factor) cannot rotate in pairs"
             )
-        return {
-            "rotary_dim": size,
-            "rope_theta": theta,
-            "rope_scaling": self.rope_scaling(scaling),
-        }
+        fields = self.rope_scaling(scaling)
+        return {"rotary_dim": size, "rope_theta": theta, "rope_scaling": fields}
 
     def rope_scaling(self, scaling: dict[str, Any]) -> tuple[tuple[str, float | str], ...] | None:
         """The fields that a method of extending the context needs, sorted; None for plain RoPE."""

@@ -51,19 +51,17 @@ def download(repo: str, revision: str | None = None) -> Path:
     """
     files = HubFiles(repo, revision)
     with quiet_hub():
-        config = files.require(
-            "config.json", "the repository has no config.json; it is not a model checkpoint"
-        )
+        config = files.require("config.json")
         files.version = config.parent.name  # the cache names a snapshot's folder after its commit
-        files.require("tokenizer.json", "the repository has no tokenizer.json, which tinymem needs")
+        files.require("tokenizer.json")
         for name in OPTIONAL:
             files.get(name)
         if files.get(WEIGHTS) is None:
             index = files.get(INDEX)
             if index is None:
-                raise files.error(WEIGHTS, f"no {WEIGHTS} and no {INDEX}. {SAFETENSORS_ONLY}")
+                raise files.absent(WEIGHTS, f" and no {INDEX}. {SAFETENSORS_ONLY}")
             for shard in sorted(set(shard_names(index).values())):
-                files.require(shard, f"the index names {shard}, which the repository lacks")
+                files.require(shard, ", which the index names; the checkpoint is incomplete")
     return config.parent
 
 
@@ -81,49 +79,43 @@ class HubFiles:
     def get(self, name: str) -> Path | None:
         """A file's path in the cache, after downloading it if necessary; None if there is none."""
         # Imported here, because a local folder needs none of it and the import takes half a second.
-        from huggingface_hub import (
-            get_hf_file_metadata,
-            hf_hub_download,
-            hf_hub_url,
-            try_to_load_from_cache,
-        )
-        from huggingface_hub.utils import (
-            EntryNotFoundError,
-            LocalEntryNotFoundError,
-            RevisionNotFoundError,
-        )
+        import huggingface_hub as hub
+        from huggingface_hub import utils
 
         cached: object = None  # a path, a mark that the repository has no such file, or None
         try:
-            cached = try_to_load_from_cache(self.repo, name, revision=self.version)
+            cached = hub.try_to_load_from_cache(self.repo, name, revision=self.version)
             if not self.problem and (cached is None or not COMMIT.fullmatch(self.version or "")):
                 # The metadata come first: that request fails within HF_HUB_ETAG_TIMEOUT (10 s),
                 # while hf_hub_download tries a silent hub for minutes. An absent file goes on to
                 # the download nevertheless, which notes in the cache that it is absent.
-                with contextlib.suppress(EntryNotFoundError):
-                    get_hf_file_metadata(hf_hub_url(self.repo, name, revision=self.version))
-                return Path(hf_hub_download(self.repo, name, revision=self.version))
-        except LocalEntryNotFoundError as error:  # the hub failed after the first request
+                url = hub.hf_hub_url(self.repo, name, revision=self.version)
+                with contextlib.suppress(utils.EntryNotFoundError):
+                    hub.get_hf_file_metadata(url)
+                return Path(hub.hf_hub_download(self.repo, name, revision=self.version))
+        except utils.LocalEntryNotFoundError as error:  # the hub failed after the first request
             self.problem = explain(error.__cause__ or error)
-        except EntryNotFoundError:
+        except utils.EntryNotFoundError:
             return None
-        except RevisionNotFoundError as error:
+        except utils.RevisionNotFoundError as error:
             cached, self.problem = None, explain(error)
         except Exception as error:  # of the network or the disk; the classes vary by version
             self.problem = explain(error)
         return Path(cached) if isinstance(cached, str) else None
 
-    def require(self, name: str, absent: str) -> Path:
-        """As `get`, but raises CheckpointError if there is no file; `absent` is the message."""
+    def require(self, name: str, advice: str = "; is it a model checkpoint?") -> Path:
+        """As `get`, but raises CheckpointError if there is no such file."""
         path = self.get(name)
         if path is None:
-            raise self.error(name, absent)
+            raise self.absent(name, advice)
         return path
 
-    def error(self, name: str, absent: str) -> CheckpointError:
-        """Why a file is not there: the hub failed, or else the repository does not have it."""
+    def absent(self, name: str, advice: str) -> CheckpointError:
+        """An error that says why there is no file: the hub failed, or the repository has none."""
         revision = f" (revision {self.revision!r})" if self.revision else ""
-        reason = f"cannot get {name}: {self.problem}" if self.problem else absent
+        reason = f"cannot get {name}: {self.problem}"
+        if not self.problem:
+            reason = f"the repository has no {name}{advice}"
         return CheckpointError(f"{self.repo!r}{revision}: {reason}")
 
 
