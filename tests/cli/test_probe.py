@@ -1,7 +1,6 @@
 """`tinymem probe` and `recall` as a user meets them: files, streams, reports and refusals."""
 
 import json
-import re
 import subprocess
 import sys
 
@@ -9,17 +8,10 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from tests.experiment.test_report import FIELDS
 from tinymem.experiment import report
 
 FAST = ["--steps", "40", "--length", "12", "--rank", "4"]
-
-CONTRACT = """
-    model rank length ratio layer site method seed steps lr device dtype trainable_parameters
-    base_loss final_loss delta_loss stored_bits bits_per_parameter memorized_bits converged
-    certified_fraction certified recall_exact token_accuracy first_error min_probability status
-    wall_seconds version
-"""
-FIELDS = set(re.findall(r"\w+", CONTRACT))
 
 
 def test_json_is_one_document_with_the_contracts_fields(tinymem):

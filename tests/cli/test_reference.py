@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from tests.cli.test_probe import FIELDS
+from tests.experiment.test_report import FIELDS
 from tinymem.cli.app import app
 
 ROOT = Path(__file__).parents[2]

@@ -25,11 +25,6 @@ from tinymem.errors import DataError
 TEXT = "The miller's daughter counted the sacks twice, and wrote both numbers on the door. " * 20
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tm.load("tiny")[1]
-
-
 def as_memory(row: dict) -> Memory:
     return Memory(row["prompt_ids"], row["target_ids"], row["ratio"], row["entropy"])
 
@@ -64,8 +59,8 @@ def test_long_context_rows_are_text_memories_and_nested(tokenizer):
     )
 
 
-def test_a_template_is_used_unless_chat_is_off():
-    core = tm.load("tiny")[1].core
+def test_a_template_is_used_unless_chat_is_off(tokenizer):
+    core = tokenizer.core
     chatty = tm.Tokenizer(core, "User: {{ messages[0].content }} Answer:")
     for make in (random_rows, lambda t, n, **how: long_context_rows(t, TEXT, n, [0], **how)):
         on, off = (

@@ -9,13 +9,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from tests.toy import toy_memory, toy_model
+from tests.toy import toy_model
 from tinymem.base.checkpoint import load
-from tinymem.data.memory import Memory
 from tinymem.errors import AdapterError
-from tinymem.experiment.probe import memorize
-from tinymem.experiment.report import read_run, save_run
-from tinymem.training.recipe import Recipe
 from tinymem.unit.adapter import (
     OWN_FILE,
     PEFT_CONFIG,
@@ -120,28 +116,6 @@ def test_we_load_pefts_units_with_equal_logits(tmp_path, kind, sites, layers, rs
         assert torch.allclose(wrapped.eval()(IDS).logits, model(IDS), atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("sites", "layers", "name"), [(("mlp",), None, OWN_FILE), (("q_proj",), (1, 2), PEFT_FILE)]
-)
-def test_a_saved_run_comes_back_whole(tmp_path, sites, layers, name):
-    model, memory = toy_model(), toy_memory(12)
-    recipe = Recipe(rank=4, sites=sites, layers=layers, steps=60, lr=0.05)
-    result = memorize(model, memory, recipe=recipe)
-    save_run(result, model, recipe, tmp_path)
-    present = {p.name for p in tmp_path.iterdir()}
-    assert present == {name, "report.json"} | ({PEFT_CONFIG} if name == PEFT_FILE else set())
-    about = read_about(tmp_path)
-    assert about["base_weight_hash"] == model.weight_hash
-    assert about["recipe"]["steps"] == 60 and about["rank"] == 4
-    memories, report = read_run(tmp_path)
-    assert memories == [memory] and report == json.loads((tmp_path / "report.json").read_text())
-    fresh = toy_model()
-    unit = load_adapter(fresh, tmp_path)
-    assert unit.model is fresh
-    result.unit.attach(model)
-    assert torch.equal(fresh(IDS), model(IDS))
-
-
 def saved(folder, sites=("mlp",)):
     model = toy_model()
     save_adapter(grown(Unit.create(model, 3, sites=sites)), model, folder)
@@ -238,27 +212,6 @@ def test_headers_that_say_nonsense(tmp_path):
     refused(tmp_path, "a site mlp")
 
 
-def test_a_unit_of_peft_has_no_memory_to_recall(tmp_path):
-    saved(tmp_path)
-    with pytest.raises(AdapterError, match="carries no memory"):
-        read_run(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "change", [{"memories": []}, {"memories": [{}]}, {"report": {}}, {"report": [1]}]
-)
-def test_a_run_whose_header_lacks_what_recall_needs(tmp_path, change):
-    path, tensors, metadata = saved(tmp_path)
-    report = memorize(toy_model(), toy_memory(), rank=1, steps=1).report
-    good = {"memories": [{"prompt_ids": [1], "target_ids": [2]}], "report": report}
-    about = json.loads(metadata["tinymem"]) | good
-    save_file(tensors, path, metadata | {"tinymem": json.dumps(about)})
-    assert read_run(tmp_path)[0] == [Memory([1], [2])]
-    save_file(tensors, path, metadata | {"tinymem": json.dumps(about | change)})
-    with pytest.raises(AdapterError, match="carries no memory"):
-        read_run(tmp_path)
-
-
 def test_nothing_half_written(tmp_path, monkeypatch):
     """If the disk fills up while the unit is written, neither of its files is left."""
 
@@ -280,9 +233,3 @@ def test_a_broken_unit_is_not_saved(tmp_path):
     with pytest.raises(AdapterError, match="nothing to save"):
         save_adapter(unit, model, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_memories_survive_as_ids(tmp_path):
-    model, memory = toy_model(), Memory([1, 2], [3, 96], ratio=100, entropy=4.5)
-    save_run(memorize(model, memory, rank=1, steps=2), model, Recipe(rank=1, steps=2), tmp_path)
-    assert read_run(tmp_path)[0] == [memory]

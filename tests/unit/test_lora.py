@@ -3,12 +3,10 @@
 import pytest
 import torch
 
-from tests.toy import toy_memory, toy_model
-from tinymem.data.batch import Batch
-from tinymem.errors import AdapterError, RecipeError
-from tinymem.training.prefix import Prefix
+from tests.toy import toy_model
+from tinymem.errors import AdapterError
+from tinymem.unit.adapter import base_hash
 from tinymem.unit.lora import LoRA, Unit
-from tinymem.unit.sites import find_sites
 
 IDS = torch.arange(20)[None] % 97
 SITES = [
@@ -103,6 +101,15 @@ def test_merge_equals_attach(rank):
     assert torch.linalg.matrix_rank(change, tol=1e-4) == rank
 
 
+def test_a_merged_model_has_another_weight_hash():
+    """A unit trained on the old weights does not fit the new ones, and must be refused there."""
+    model = toy_model()
+    model.weight_hash = "0" * 64  # as the loader sets it
+    merged = grown_unit(model, ("q_proj",), [1]).attach(model).merge()
+    assert merged.weight_hash is None
+    assert base_hash(merged) not in ("0" * 64, base_hash(toy_model()))
+
+
 def test_misuse_is_refused():
     model = toy_model()
     unit = Unit.create(model, 2)
@@ -116,46 +123,3 @@ def test_misuse_is_refused():
     with pytest.raises(AdapterError, match="cannot be merged"):
         unit.merge()
     assert unit.model is model  # a refused merge leaves it attached
-
-
-@pytest.mark.parametrize(
-    ("sites", "layers", "rank", "message"),
-    [
-        (("mlp",), [4], 2, "layers 0 to 3"),
-        (("mlp",), [-1], 2, "layers 0 to 3"),
-        (("mlp",), [0, 1], 2, "stands alone"),
-        (("mlp", "q_proj"), [0], 2, "stands alone"),
-        (("c_attn",), [0], 2, "it has mlp, q_proj, k_proj"),
-        (("lm_head",), [0], 2, "no site 'lm_head'"),
-        ((), [0], 2, "at least one site"),
-        (("mlp",), None, 0, "can be 1 to 64"),
-        (("mlp",), None, 65, "can be 1 to 64"),
-        (("k_proj",), None, 33, "can be 1 to 32"),
-    ],
-)
-def test_what_the_model_has_no_room_for(sites, layers, rank, message):
-    with pytest.raises(RecipeError, match=message):
-        Unit.create(toy_model(), rank, sites=sites, layers=layers)
-
-
-def test_sites_are_found_by_the_end_of_the_name():
-    model = toy_model()
-    assert find_sites(model, ["o_proj"], [1]) == ["layers.1.self_attn.o_proj"]
-    assert find_sites(model, ["mlp"]) == ["layers.2.mlp"]  # two thirds of 4
-    with pytest.raises(RecipeError):
-        find_sites(model, ["proj"], [0])  # part of a name is not enough
-
-
-@pytest.mark.parametrize(("sites", "layers"), SITES)
-def test_the_prefix_gives_the_whole_models_logits(sites, layers):
-    """The cache against the plain forward pass, for a batch of memories of different lengths."""
-    model = toy_model()
-    memories = [toy_memory(9, prompt=2, seed=1), toy_memory(4, prompt=7, seed=2)]
-    batch = Batch(memories, 128, model.device)
-    unit = grown_unit(model, sites, layers).attach(model)
-    cached = model.lm_head(Prefix(model, unit, batch).states(batch))
-    rows = []
-    for m in memories:
-        ids = torch.tensor([m.prompt_ids + m.target_ids])
-        rows.append(model(ids)[0, len(m.prompt_ids) - 1 : -1])
-    assert torch.allclose(cached, torch.cat(rows), atol=1e-4)
