@@ -78,7 +78,9 @@ def test_a_lesson_has_the_form(lesson):
     assert (n == 0 or explained) and all((COURSE.parent / name).is_file() for name in explained)
     assert len(text.splitlines()) <= (160 if n else 220)
     assert text.count("\nassert ") + text.count("    assert ") >= 3
-    assert f"[{title.removeprefix('Lesson ')}]({lesson.name})" in PAGE  # in the table
+    (row,) = (line for line in PAGE.splitlines() if line.startswith("|") and lesson.name in line)
+    assert f"[{title.removeprefix('Lesson ')}]({lesson.name})" in row
+    assert all(f"{Path(name).name}`" in row for name in explained)
     assert f"](pictures/{lesson.stem}.png)" in PAGE
 
 
