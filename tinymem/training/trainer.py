@@ -80,7 +80,7 @@ class Trainer:
             compare=self.weigh.needs_correct,
         )
         record = device.type != "cpu" and all(recipe.dropout == 0 for recipe in self.recipes)
-        self._full_gradient = GraphedStep(self._gradient_of_all, record)
+        self._whole_gradient = GraphedStep(self._gradient, record)
         self._update = GraphedStep(self._clip_and_update, record)
 
     def gradient(
@@ -90,9 +90,14 @@ class Trainer:
 
         weights: w_t [K, N] instead of those that the methods give.
         """
-        if weights is None and len(minibatches) == 1 and minibatches[0] is None:
-            return self._full_gradient()
-        self._clear_gradients()
+        whole = weights is None and len(minibatches) == 1 and minibatches[0] is None
+        return self._whole_gradient() if whole else self._gradient(minibatches, weights)
+
+    def _gradient(
+        self, minibatches: Minibatches = (None,), weights: Tensor | None = None
+    ) -> StepResult:
+        for p in self.stack.parameters():
+            p.grad = None
         share = 1 / len(minibatches)
         found = [self._add_gradient(indices, share, weights) for indices in minibatches]
         sums = (torch.stack(parts).sum(0) for parts in list(zip(*found, strict=True))[2:])
@@ -115,14 +120,6 @@ class Trainer:
         losses = losses.detach()
         certified = (losses < LN2).float().mean(1)
         return StepResult(losses, weights, losses.mean(1) * share, certified * share, loss.detach())
-
-    def _gradient_of_all(self) -> StepResult:
-        self._clear_gradients()
-        return self._add_gradient(None, share=1.0)
-
-    def _clear_gradients(self) -> None:
-        for p in self.stack.parameters():
-            p.grad = None
 
     def update(self, share: float = 1.0) -> None:
         """Clip the gradients; one step of AdamW at this share of each run's learning rate."""

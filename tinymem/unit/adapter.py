@@ -102,15 +102,12 @@ def save_adapter(unit: Unit, model: Model, folder: str | Path, **about: Any) -> 
 
 def peft_config(unit: Unit, model: Model, targets: list[str]) -> dict[str, Any]:
     """The adapter_config.json by which peft puts the LoRAs where they belong."""
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+    fixed = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": True, "bias": "none"}
+    return fixed | {
         "base_model_name_or_path": model.name,
-        "inference_mode": True,
         "r": unit.rank,
         "lora_alpha": unit.rank,  # alpha / r = 1: no scaling
         "lora_dropout": 0.0,
-        "bias": "none",
         "fan_in_fan_out": bool(model.family and model.family.transposed),
         "target_modules": targets,  # whole paths, so that nothing else matches
     }
@@ -163,16 +160,16 @@ def load_adapter(model: Model, folder: str | Path) -> Unit:
             f"{folder}: written for the base {about.get('base')!r} with other weights than those "
             f"of {model.name!r}; load the base it was trained on"
         )
+    loras: dict[str, LoRA] = {}
     if (folder / OWN_FILE).exists():
         path = _own_path(model, about, folder)
-        loras = {path: _pop_lora(model, tensors, path, f"{path}.lora_A", f"{path}.lora_B", folder)}
+        loras[path] = _pop_lora(model, tensors, path, f"{path}.lora_{{}}", folder)
     else:
-        config, loras = _read_peft_config(folder), {}
+        config = _read_peft_config(folder)
         for path, theirs in _peft_paths(model, config, folder).items():
-            name_A, name_B = (f"{PEFT_PREFIX}{theirs}.lora_{part}.weight" for part in "AB")
-            lora = _pop_lora(model, tensors, path, name_A, name_B, folder, transposed=True)
+            name = f"{PEFT_PREFIX}{theirs}.lora_{{}}.weight"
+            lora = loras[path] = _pop_lora(model, tensors, path, name, folder)
             lora.B.data *= _peft_scale(config, lora.A.shape[1])
-            loras[path] = lora
     if tensors:
         names = ", ".join(sorted(tensors)[:5])
         raise AdapterError(f"{folder}: tensors that fit nowhere in this base: {names}")
@@ -181,28 +178,20 @@ def load_adapter(model: Model, folder: str | Path) -> Unit:
     return unit.attach(model)
 
 
-def _pop_lora(
-    model: Model,
-    tensors: dict[str, Tensor],
-    path: str,
-    name_A: str,
-    name_B: str,
-    folder: Path,
-    transposed: bool = False,
-) -> LoRA:
-    """The LoRA at `path`, from two of the tensors, which are taken out. Raises AdapterError."""
-    for name in (name_A, name_B):
-        if name not in tensors:
-            raise AdapterError(f"{folder}: tensor {name} is missing")
-    A, B = tensors.pop(name_A).float(), tensors.pop(name_B).float()
-    if transposed:
+def _pop_lora(model: Model, tensors: dict[str, Tensor], path: str, name: str, folder: Path) -> LoRA:
+    """Takes A and B out of the tensors; `name` has {} in their place. Raises AdapterError."""
+    names = [name.format(part) for part in "AB"]
+    for missing in set(names) - set(tensors):
+        raise AdapterError(f"{folder}: tensor {missing} is missing")
+    A, B = (tensors.pop(name).float() for name in names)
+    if name.endswith(".weight"):  # peft's are transposed
         A, B = A.t(), B.t()
     (d_in, d_out), rank = widths(model, path), A.shape[-1]
     if A.shape != (d_in, rank) or B.shape != (rank, d_out) or rank < 1:
-        site = name_A.removeprefix(PEFT_PREFIX).partition(".lora_A")[0]
+        site = name.removeprefix(PEFT_PREFIX).partition(".lora_")[0]
+        found = f"A B is {list(A.shape)} times {list(B.shape)}"
         raise AdapterError(
-            f"{folder}: at {site}, A B is {list(A.shape)} times {list(B.shape)}; the base has "
-            f"{d_in} inputs and {d_out} outputs there"
+            f"{folder}: at {site}, {found}; the base has {d_in} inputs and {d_out} outputs there"
         )
     lora = LoRA(d_in, d_out, rank)
     lora.A.data, lora.B.data = A.contiguous(), B.contiguous()
@@ -210,14 +199,11 @@ def _pop_lora(
 
 
 def _own_path(model: Model, about: Mapping[str, Any], folder: Path) -> str:
-    layers = about.get("layers")
-    if about.get("sites") == ["mlp"]:
-        for layer in range(len(model.layers)):
-            if layers == [layer]:
-                return f"layers.{layer}.mlp"
-    raise AdapterError(
-        f"{folder / OWN_FILE}: the header does not say a site mlp and a layer of this base"
-    )
+    paths = [f"layers.{n}.mlp" for n in range(len(model.layers)) if about.get("layers") == [n]]
+    if about.get("sites") != ["mlp"] or not paths:
+        problem = "the header does not say a site mlp and a layer of this base"
+        raise AdapterError(f"{folder / OWN_FILE}: {problem}")
+    return paths[0]
 
 
 def _read_peft_config(folder: Path) -> dict[str, Any]:
@@ -233,11 +219,11 @@ def _read_peft_config(folder: Path) -> dict[str, Any]:
             raise TypeError(f"layers_to_transform is {layers!r}")
     except (OSError, ValueError, TypeError, KeyError, re.error) as error:
         raise AdapterError(f"{path}: cannot be read as peft's ({error!r})") from error
-    if config.get("peft_type") != "LORA":
-        kind = config.get("peft_type")
-        raise AdapterError(f"{path}: peft_type {kind!r} is not supported (only LORA)")
-    if config.get("bias", "none") != "none":
-        raise AdapterError(f"{path}: bias {config['bias']!r} is not supported (only 'none')")
+    for key, only in (("peft_type", "LORA"), ("bias", "none")):
+        if config.get(key, "none") != only:
+            raise AdapterError(
+                f"{path}: {key} {config.get(key)!r} is not supported, only {only}"
+            )
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start != "gaussian":
         raise AdapterError(f"{path}: {start} changes the base's weights; not supported")
