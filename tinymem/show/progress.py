@@ -25,6 +25,12 @@ class BarsAndNote(RichProgress):
 
     note = ""
 
+    def begin(self, what: str, total: float | None) -> TaskID:
+        """A new bar, whose speed is known from its first step on."""
+        task = self.add_task(what, total=total)
+        self.update(task, completed=1e-9)  # rich measures speed between two updates
+        return task
+
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
         if self.note:
@@ -76,7 +82,7 @@ class Bars(Progress):
             self.bars.remove_task(self.run)
             self.run, self.bars.note = None, ""
         total = len(items) if isinstance(items, Sized) else None
-        task = self.bars.add_task(what, total=total)
+        task = self.bars.begin(what, total)
         try:
             for item in items:
                 yield item
@@ -94,14 +100,14 @@ class Bars(Progress):
             return
         self.bars.note = note
         if self.run is None:
-            self.run = self.bars.add_task("training", total=1.0)
+            self.run = self.bars.begin("training", total=1.0)
         self.bars.update(self.run, completed=done)
 
     def sweep(self, finished: int, cells: int, cost: float) -> None:
         """Opens the bar of the whole grid, and prints how many cells are finished already."""
         if finished:
             self.warn(f"{finished} of {cells} cells are there already")
-        self.grid = self.bars.add_task("sweep", total=cost)
+        self.grid = self.bars.begin("sweep", total=cost)
 
     def group(self, label: str, cost_before: float, cost: float) -> None:
         """Names the cells that train now; their training moves the sweep's bar from cost_before."""

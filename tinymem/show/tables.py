@@ -99,6 +99,7 @@ def show_fits(fits: Sequence[Fit], refused: Mapping[str, str]) -> None:
         show_power_law(fit)
         show_measures(fit)
         stdout.print()
+    stdout.print(f"[dim]{MEASURES}[/]")
     for name, reason in refused.items():
         stdout.print(f"[yellow]Not fitted:[/] {escape(name)}: {escape(reason)}")
 
@@ -148,7 +149,6 @@ def show_measures(fit: Fit) -> None:
             table.add_row(name, constants(law, fit.offset), *values)
     stdout.print()
     stdout.print(table)
-    stdout.print(f"[dim]{MEASURES}[/]")
     for name, law in laws.items():
         if isinstance(law, str):
             stdout.print(f"[dim]No law for {name.strip()}: {escape(law)}[/]")
