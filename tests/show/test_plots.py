@@ -222,8 +222,8 @@ def test_bits_per_parameter_beside_the_yardsticks(full):
 
 def test_labels_have_units_and_do_not_overlap(full, tmp_path):
     ranks, lengths = (
-        (1, 2, 3, 4, 6, 8, 12, 16, 32, 48, 64),
-        (16, 24, 32, 48, 64, 128, 512, 1024, 2048),
+        (1, 2, 3, 4, 6, 8, 12, 14, 16, 32, 48, 64),
+        (16, 24, 32, 48, 64, 128, 512, 1024, 1152, 2048),
     )
     many = fitted(planted(ranks, lengths, (0,)))
     for fig in (full[1], plot_law([many], tmp_path / "a.png")):
@@ -395,7 +395,7 @@ def test_convergence(tmp_path):
             "status": "ok",
         }
         rows.append(row | {"lr": 10.0 ** (lr - 3), "steps": 300 * (steps + 1)})
-    rows.append(rows[0] | {"lr": 3.0, "final_loss": None, "status": "diverged"})
+    rows.append(rows[0] | {"lr": 3.0, "final_loss": 99.0, "status": "diverged"})
     fig = plot_convergence(rows, tmp_path / "a.png", marks={"m0": 0.01})
     assert len(fig.axes) == 4
     ax = panel(fig, "m0, rank 1, 64 tokens")
@@ -404,6 +404,7 @@ def test_convergence(tmp_path):
     )
     assert curve(ax, "default: 0.01").get_xdata() == [0.01, 0.01]
     assert curve(ax, "diverged").get_xdata().tolist() == [3.0]
+    assert 3.0 not in curve(ax, "300").get_xdata()  # although it has a final loss
     labels = [label.get_text() for label in ax.get_xticklabels()]
     assert labels == ["0.001", "0.01", "0.1", "3"] and ax.get_xscale() == ax.get_yscale() == "log"
     assert not any("default" in str(line.get_label()) for line in panel(fig, "m1, rank 1").lines)

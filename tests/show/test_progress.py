@@ -132,3 +132,6 @@ def test_a_quiet_worker_shows_only_its_finished_cells():
         assert list(bars.track(range(3), "decoding")) == [0, 1, 2]
         bars.cell(ROW, 10)
     assert written(bars.console).startswith("rank   8,") and written(bars.console).count("\n") == 1
+    with Bars(quiet=True, console=console(terminal=True)) as bars:
+        bars.training(0.5, 2.0, 0.5)
+    assert written(bars.console).strip() == ""
