@@ -27,6 +27,11 @@ MAY_IMPORT["law"] = {"errors"}
 MAY_IMPORT |= {"errors": set(), "files": {"errors"}, "__main__": {"cli"}, "__init__": set(ORDER)}
 MAY_IMPORT["__init__"] |= {"errors"}
 
+CORE = [
+    *("base/model", "data/memory", "data/batch", "unit/lora"),
+    *("training/recipe", "training/memft", "training/loss", "training/trainer", "training/train"),
+    *("experiment/recall", "experiment/probe", "law/power"),
+]
 IDEAS = [
     *("data/memory", "unit/lora", "training/memft", "training/loss", "training/trainer"),
     *("experiment/recall", "law/power"),
@@ -99,7 +104,55 @@ def test_no_circle_between_files():
     assert list(TopologicalSorter(graph).static_order())  # raises CycleError, with the circle
 
 
+def test_every_parameter_has_a_type():
+    """Then a type checker sees each call, and none reaches an object of a later package unseen."""
+    bare = []
+    for path in FILES:
+        for function in functions(path):
+            a = function.args
+            parameters = [*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]
+            for p in filter(None, parameters):
+                if p.annotation is None and p.arg not in ("self", "cls"):
+                    bare.append(f"{where(path, function)} {function.name}({p.arg})")
+    assert not bare
+
+
+# --- Sizes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_files_and_functions_are_short(path):
+    assert count_lines(path) <= 300
+    for function in functions(path):
+        length = function.end_lineno - function.lineno + 1
+        assert length <= 60, f"{where(path, function)} {function.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+def test_test_files_are_short(path):
+    assert count_lines(path) <= 500
+
+
+def test_the_core_can_be_read_in_an_afternoon():
+    paths = [PACKAGE / f"{name}.py" for name in CORE]
+    assert sum(map(count_lines, paths)) <= 2000
+
+
 # --- Explanations ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "package", sorted(PACKAGE.glob("*/__init__.py")), ids=lambda p: p.parent.name
+)
+def test_a_package_says_what_it_holds_and_imports_nothing(package):
+    assert len(tree(package).body) == 1  # the docstring, and no statement beside it
+    text = ast.get_docstring(tree(package))
+    assert text.count(".") >= 3
+    for path in package.parent.glob("*.py"):
+        if path != package:
+            assert re.search(rf"\b{path.stem}\b", text), (
+                f"{package.parent.name}: no word of {path.stem}"
+            )
 
 
 @pytest.mark.parametrize("name", IDEAS)
@@ -122,6 +175,11 @@ def test_public_names_say_what_they_are(name):
 # --- The README ------------------------------------------------------------------------------
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_lists_the_packages_in_reading_order():
+    listed = re.findall(r"^\| `(\w+)/` \|", README, re.MULTILINE)
+    assert listed == [package for package in ORDER if (PACKAGE / package).is_dir()]
 
 
 def test_two_set_up_lines_on_the_first_screen():
