@@ -1,8 +1,8 @@
-"""Fixtures that more than one test file uses; nothing here or in any test touches the network."""
+"""Settings and fixtures of all tests. No test uses the network."""
 
 import os
 
-# Read once, when huggingface_hub and transformers are imported: so they are set before anything else.
+# huggingface_hub, transformers and tokenizers read these when they are imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -15,7 +15,7 @@ import torch
 
 from tests.checkpoints import build
 
-# The models are tiny: a second thread costs more in waiting than it brings, and far more on a busy machine.
+# The models are so small that a second thread makes them slower, and much slower on a busy machine.
 torch.set_num_threads(1)
 
 

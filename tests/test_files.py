@@ -1,4 +1,8 @@
-"""Text files, whole or not written at all, and JSON text without NaN."""
+"""Text files, atomic writes and JSON text.
+
+By hand: bytes that are no UTF-8, numbers that JSON lacks. Property: a write that fails or is killed
+at any point leaves the file as it was.
+"""
 
 import errno
 import json
@@ -12,7 +16,7 @@ import pytest
 
 from tinymem import files
 from tinymem.errors import DataError
-from tinymem.files import json_text, read_text, write_atomically
+from tinymem.files import json_text, read_text, write_atomically, write_text_atomically
 
 # --- Reading -----------------------------------------------------------------------------------
 
@@ -25,6 +29,15 @@ def test_files_that_cannot_be_read(tmp_path):
         read_text(tmp_path / "absent")
     with pytest.raises(DataError, match="cannot be read"):
         read_text(tmp_path)
+
+
+def test_text_is_read_as_it_was_written_and_without_a_byte_order_mark(tmp_path):
+    path = tmp_path / "text"
+    text = "é\u2028\r\n\n½ \U0001f600\n"  # line ends stay as they are, on every system
+    write_text_atomically(path, text)
+    assert path.read_bytes() == text.encode() and read_text(path) == text
+    path.write_bytes(b"\xef\xbb\xbfa")
+    assert read_text(path) == "a"
 
 
 # --- Whole files ---------------------------------------------------------------------------------

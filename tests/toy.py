@@ -1,4 +1,4 @@
-"""A random network that can remember: no checkpoint, no download, a second to train a unit in."""
+"""A small random transformer in which a unit trains within a second, without a checkpoint."""
 
 import torch
 
@@ -7,7 +7,7 @@ from tinymem.data.memory import Memory
 
 
 def toy_model(seed: int = 0, layers: int = 4, **fields) -> Model:
-    """Four Llama-like layers of width 64 with random weights, scaled so that logits can be peaked."""
+    """Four Llama-like layers of width 64. The random weights are large enough for sharp logits."""
     config = dict(
         vocab_size=97,
         hidden_size=64,
@@ -39,6 +39,7 @@ def toy_model(seed: int = 0, layers: int = 4, **fields) -> Model:
 
 
 def toy_memory(length: int = 16, prompt: int = 3, seed: int = 0, vocab: int = 97) -> Memory:
+    """A memory of `length` random tokens after a random prompt."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(vocab, (prompt + length,), generator=generator)
     return Memory(ids[:prompt], ids[prompt:])

@@ -1,4 +1,4 @@
-"""`python -m tinymem` is the command line."""
+"""Runs the command line: `python -m tinymem`."""
 
 from .cli.app import main
 

@@ -1,36 +1,36 @@
-"""What can be wrong with the input. Every message says what, where, and what to do, in one line."""
+"""Errors about input. Each message is one line: what is wrong, where, and what to do."""
 
 
 class TinymemError(ValueError):
-    """Base of all errors about input; the command line prints it and exits with code 2."""
+    """Base class of all errors about input; the command line prints it and exits with code 2."""
 
 
 class CheckpointError(TinymemError):
-    """A base model's folder, hub id, config, tokenizer or weights."""
+    """The folder, hub id, config, tokenizer or weights of a base model are not usable."""
 
 
 class AdapterError(TinymemError):
-    """A saved unit, or attaching, detaching and merging one."""
+    """A unit cannot be loaded, saved, attached, detached or merged."""
 
 
 class DataError(TinymemError):
-    """A text, a memory, or a file of memories."""
+    """A text, a memory, a file of memories or a file of results is not usable."""
 
 
 class RecipeError(TinymemError):
-    """An argument of training: rank, layer, site, method, steps, …"""
+    """A training option is not usable: rank, layer, site, method, steps, …"""
 
 
 class LawError(TinymemError):
-    """A law that cannot be identified, or rows that do not make a grid."""
+    """The measured runs do not determine a law, or a law does not answer the question."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch says it with a RuntimeError, on the CPU and on the GPU in different words."""
+    """Whether memory ran out, on a CPU or a GPU; torch has no single exception class for it."""
     signs = "out of memory", "can't allocate memory", "alloc_cpu", "CUBLAS_STATUS_ALLOC_FAILED"
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, for one line of ours."""
+    """The first line of an error's message, to be quoted in a message of one line."""
     return (str(error).strip() or "no details").splitlines()[0]

@@ -1,4 +1,4 @@
-"""UTF-8 reading, JSON text, and atomic writing of whole files."""
+"""Reads UTF-8 text, writes JSON text, and writes whole files atomically."""
 
 import json
 import math
@@ -11,7 +11,10 @@ from .errors import DataError
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file, without its byte-order mark. Raises DataError, with the offset of a bad byte."""
+    """Returns the text of a UTF-8 file, without a byte-order mark.
+
+    Raises DataError if the file cannot be read, or names the first byte that is not UTF-8.
+    """
     try:
         return decode_text(path.read_bytes(), str(path))
     except OSError as error:
@@ -19,6 +22,7 @@ def read_text(path: Path) -> str:
 
 
 def decode_text(content: bytes, where: str) -> str:
+    """Decodes UTF-8 with or without a byte-order mark. A DataError begins with `where`."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -26,12 +30,12 @@ def decode_text(content: bytes, where: str) -> str:
 
 
 def json_text(value: object, indent: int | None = None) -> str:
-    """The value as JSON text. JSON has no NaN and no infinity; null stands in their place."""
+    """Returns the value as JSON text. JSON has no NaN and no infinity; both are written as null."""
     return json.dumps(without_nan(value), indent=indent, allow_nan=False)
 
 
 def without_nan(value: object) -> object:
-    """A copy in which None replaces every float that is NaN or infinite, at any depth."""
+    """Returns a copy in which None replaces every float that is NaN or infinite, at any depth."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -39,31 +43,32 @@ def without_nan(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """`write` to a temporary file beside `path`, then rename: `path` is whole or it is not there."""
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Replaces `path` by what `write` puts into a temporary file in the same folder.
+
+    The temporary file is renamed only when it is complete and on disk. If the process is killed or
+    `write` fails, `path` stays as it was. Raises OSError.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
         write(Path(name))
         with open(name, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~current_umask())
+        os.chmod(name, 0o666 & ~current_umask())  # mkstemp makes files that only their owner reads
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """The whole text in UTF-8, or no file at all. Raises OSError."""
+    """Replaces `path` by the text in UTF-8, atomically. Raises OSError."""
     content = text.encode()
-    write_atomically(path, lambda temporary: write_bytes(temporary, content))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def current_umask() -> int:
+    """Returns the process's umask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
