@@ -60,6 +60,15 @@ def test_losses_are_those_of_the_whole_pass():
     assert torch.allclose(torch.tensor(verdict.probabilities), expected.neg().exp(), atol=1e-6)
 
 
+def test_losses_of_a_bfloat16_base_are_in_float32():
+    """As if its weights, which are rounded to bfloat16, had been stored in float32."""
+    half, memory = toy_model().to(torch.bfloat16), toy_memory(12)
+    wide = toy_model().to(torch.bfloat16).to(torch.float32)
+    ours, expected = judge(half, memory), judge(wide, memory)
+    assert ours.losses == pytest.approx(expected.losses, abs=1e-5)  # in bfloat16 about 2e-2
+    assert ours.decoded == expected.decoded
+
+
 def test_chunks_do_not_change_the_verdict(monkeypatch):
     model, batch = toy_model(), Batch([toy_memory(30)], 128, torch.device("cpu"))
     whole = teacher_forced(model, batch)
@@ -91,6 +100,14 @@ def test_by_hand():
     assert derailed.stubborn == [1, 2]  # p = ½ is not enough, because two tokens may have it
     assert derailed.certified_fraction == 0.5 and not derailed.certified and not derailed.verbatim
     assert derailed.token_accuracy == 0.5 and derailed.first_error == 1
+
+
+def test_one_half_itself_is_not_certified():
+    """At p = ½ another token may be as likely, and greedy decoding may choose that one."""
+    at, above = verdict(probabilities=[0.9, 0.5, 0.7, 0.6]), math.nextafter(0.5, 1)
+    assert not at.certified and at.certified_fraction == 0.75 and at.stubborn == [1]
+    just = verdict(probabilities=[0.9, above, 0.7, 0.6])
+    assert just.certified and just.certified_fraction == 1 and just.stubborn == []
 
 
 def test_sufficient_but_not_necessary():

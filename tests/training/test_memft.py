@@ -7,6 +7,8 @@ import torch
 
 from tinymem.training.memft import (
     LN2,
+    Weigher,
+    Window,
     first_window,
     memft_ot_weights,
     memft_sw_weights,
@@ -120,3 +122,79 @@ def test_rows_are_independent_runs():
         alone, one = memft_sw_weights(losses[i], correct[i], first_window(losses[i]))
         assert torch.equal(together[i], alone)
         assert state.anchor[i] == one.anchor
+
+
+# --- Several runs, from step to step -------------------------------------------------------------
+
+KINDS = [("memft-sw", ""), ("memft-ot", "zero"), ("sft", ""), ("memft-ot", "sft"), ("memft-sw", "")]
+LENGTH = 120  # more than the window, which begins with 50 tokens and grows to 200
+
+
+def steps_of_runs(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Losses and correct argmaxes of five runs over so many steps.
+
+    The first error of run 0 stays at token 5. That of run 4 is at token 20 and moves after 6 steps.
+    In both runs there are errors far beyond the first 50 tokens.
+    """
+    generator, steps = torch.Generator().manual_seed(2), []
+    for step in range(count):
+        losses = torch.rand(5, LENGTH, generator=generator) * 2
+        correct = torch.rand(5, LENGTH, generator=generator) > 0.3
+        for run, anchor in ((0, 5), (4, 20 if step < 6 else 30)):
+            correct[run, :anchor], correct[run, anchor], correct[run, 110] = True, False, False
+        steps.append((losses, correct))
+    return steps
+
+
+def expected_weights(kind, losses, correct, state):
+    """Weights of one run in one step, and the window for the next, from the functions above."""
+    method, zero_active = kind
+    if method == "sft":
+        return sft_weights(losses), state
+    if method == "memft-ot":
+        return memft_ot_weights(losses, zero_active=zero_active), state
+    return memft_sw_weights(losses, correct, state)
+
+
+def test_each_run_is_weighted_by_its_own_method_and_keeps_its_own_window():
+    weigh = Weigher(KINDS, torch.device("cpu"))
+    assert weigh.needs_correct and weigh.has_zero_weights
+    states = [first_window(torch.empty(LENGTH)) for _ in KINDS]
+    extents = []
+    for losses, correct in steps_of_runs(14):
+        weights = weigh(losses, correct)
+        for run, kind in enumerate(KINDS):
+            expected, states[run] = expected_weights(kind, losses[run], correct[run], states[run])
+            assert torch.allclose(weights[run], expected, atol=1e-6)
+        extents.append((states[0].extent.item(), states[4].extent.item()))
+    assert extents[3:9] == [(1.5, 1.5), (2, 2), (2.5, 2.5), (3, 1), (3.5, 1), (4, 1)]
+    assert extents[-1] == (4, 3.5)
+
+
+def test_the_rule_without_active_tokens_is_each_runs_own():
+    weigh = Weigher([("memft-ot", "sft"), ("memft-ot", "zero"), ("sft", "")], torch.device("cpu"))
+    weights = weigh(torch.full((3, 4), 0.1), None)
+    assert weights.tolist() == [[1] * 4, [0] * 4, [1] * 4] and not weigh.needs_correct
+
+
+@pytest.mark.parametrize("indices", [[0, 2, 4], [4], [3, 4], [0, 1, 3]])
+def test_the_runs_that_go_on_keep_their_windows(indices):
+    """As if no run had left, also where the windows have grown."""
+    whole, part = (Weigher(KINDS, torch.device("cpu")) for _ in range(2))
+    for step, (losses, correct) in enumerate(steps_of_runs(10)):
+        if step == 5:
+            part = part.select(indices)
+        chosen = indices if step >= 5 else range(5)
+        expected, found = whole(losses, correct), part(losses[chosen], correct[chosen])
+        assert torch.allclose(found, expected[chosen], atol=1e-6)
+    assert part.kinds == [KINDS[n] for n in indices]
+    assert part.needs_correct == any(KINDS[n][0] == "memft-sw" for n in indices)
+
+
+def test_windows_are_changed_in_place():
+    """A recorded CUDA graph reads and writes the same memory in every step."""
+    weigh = Weigher(KINDS, torch.device("cpu"))
+    before = Window(*weigh.window)
+    weigh(*steps_of_runs(1)[0])
+    assert all(a is b for a, b in zip(weigh.window, before, strict=True))
+    assert weigh.window.anchor[0] == 5
