@@ -7,7 +7,7 @@ import peft
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as from_bytes, save_file
 
 from tests.toy import toy_model
 from tinymem.base.checkpoint import load
@@ -120,7 +120,8 @@ def saved(folder, sites=("mlp",)):
     model = toy_model()
     save_adapter(grown(Unit.create(model, 3, sites=sites)), model, folder)
     path = folder / (OWN_FILE if sites == ("mlp",) else PEFT_FILE)
-    return path, load_file(path), {"format": "pt", "tinymem": json.dumps(read_about(folder))}
+    tensors = from_bytes(path.read_bytes())  # a copy, since the tests write to the file
+    return path, tensors, {"format": "pt", "tinymem": json.dumps(read_about(folder))}
 
 
 def refused(folder, message, model=None):

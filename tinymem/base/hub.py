@@ -80,7 +80,7 @@ class HubFiles:
         """A file's path in the cache, after downloading it if necessary; None if there is none."""
         # Imported here, because a local folder needs none of it and the import takes half a second.
         import huggingface_hub as hub
-        from huggingface_hub import utils
+        from huggingface_hub import constants, utils
 
         cached: object = None  # a path, a mark that the repository has no such file, or None
         try:
@@ -91,7 +91,7 @@ class HubFiles:
                 # the download nevertheless, which notes in the cache that it is absent.
                 url = hub.hf_hub_url(self.repo, name, revision=self.version)
                 with contextlib.suppress(utils.EntryNotFoundError):
-                    hub.get_hf_file_metadata(url)
+                    hub.get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
                 return Path(hub.hf_hub_download(self.repo, name, revision=self.version))
         except utils.LocalEntryNotFoundError as error:  # the hub failed after the first request
             self.problem = explain(error.__cause__ or error)

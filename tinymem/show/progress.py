@@ -70,7 +70,8 @@ class Bars(Progress):
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.bars.stop()
+        if not self.bars.disable:  # stop() of rich before 14.3 would print an empty line
+            self.bars.stop()
 
     def track(self, items: Iterable[T], what: str) -> Iterable[T]:
         """Passes the items on, under a bar of their own, or in a sweep under its note."""
