@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tinymem.base.checkpoint import SHIPPED
 from tinymem.cli.app import main
 
 
@@ -22,3 +23,14 @@ def tinymem(monkeypatch, capsys):
         return caught.value.code or 0, out, err
 
     return run
+
+
+@pytest.fixture
+def chatty(tmp_path):
+    """The folder of a base model that is `tiny` with a chat template."""
+    folder = tmp_path / "chatty"
+    folder.mkdir()
+    for file in SHIPPED["tiny"].iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / "chat_template.jinja").write_text("Question: {{ messages[0].content }} Answer:")
+    return folder

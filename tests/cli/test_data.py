@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from tinymem.base.checkpoint import open_checkpoint
+from tinymem.data.memory import random_memory, text_memory
+
 
 def test_data_is_written_and_read_back(tinymem, tmp_path):
     for kind, options in {
@@ -18,6 +21,24 @@ def test_data_is_written_and_read_back(tinymem, tmp_path):
         assert code == 0 and not nothing and "memories in" in err
         assert (tmp_path / "rows.jsonl").read_text() == printed
         assert tinymem("probe", "--data", tmp_path / "rows.jsonl", "--steps", "1", "--json")[0] == 0
+
+
+@pytest.mark.parametrize(("flag", "chat"), [("--chat", True), ("--no-chat", False)])
+def test_seed_prompt_and_chat_template(tinymem, tmp_path, chatty, flag, chat):
+    text = "It was a dark and stormy night in the harbour town."
+    (tmp_path / "text").write_text(text)
+    tokenizer = open_checkpoint(chatty).tokenizer
+    how = {"seed": 3, "prompt": "Sing:", "chat": chat}
+    options = ["--seed", 3, "--prompt", "Sing:", flag, "--model", chatty, "--length", 5]
+    row = json.loads(tinymem("data", "random", *options)[1])
+    memory = random_memory(tokenizer, 5, **how)
+    assert row["prompt_ids"] == list(memory.prompt_ids)
+    assert row["target_ids"] == list(memory.target_ids)
+    more = ["--text", tmp_path / "text", "--ratios", "60"]
+    row = json.loads(tinymem("data", "long-context", *options, *more)[1])
+    memory = text_memory(tokenizer, text, length=5, ratio=60, **how)
+    assert row["prompt_ids"] == list(memory.prompt_ids)
+    assert row["target_ids"] == list(memory.target_ids)
 
 
 def test_the_rule_and_its_held_out_pairs(tinymem, tmp_path):

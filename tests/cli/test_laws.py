@@ -140,6 +140,33 @@ def test_plan_counts_a_text_itself(tinymem, grid, tmp_path):
     assert any("random tokens" in warning for warning in plan["warnings"])
 
 
+def test_a_text_is_measured_as_the_sweep_was(tinymem, grid, tmp_path, chatty):
+    """With the base model, the prompt and the chat template that the rows name."""
+    import tinymem as tm
+
+    (tmp_path / "text.txt").write_text("A memory that nobody wrote down before.")
+    model, tokenizer = tm.load(chatty)
+    lines = (grid / "results.jsonl").read_text().splitlines()[:16]
+    for prompt, chat in (("Sing:", True), ("Sing:", False)):
+        setting = {"model": str(chatty), "setting": {"prompt": prompt, "chat": chat}}
+        rows = [json.dumps(json.loads(line) | setting) for line in lines]
+        (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+        options = ["--text", tmp_path / "text.txt", "--loss", 2.0, "--json"]
+        plan = json.loads(tinymem("plan", tmp_path / "rows.jsonl", *options)[1])
+        memory = tm.text_memory(
+            tokenizer, (tmp_path / "text.txt").read_text(), prompt=prompt, chat=chat
+        )
+        assert plan["base_loss"] == pytest.approx(tm.judge(model, memory).loss, abs=1e-4)
+
+
+def test_a_plan_without_the_offset_is_another(tinymem, grid):
+    options = ["plan", grid, "--rank", 4, "--loss", 9.0, "--json"]
+    with_offset, without = (
+        json.loads(tinymem(*options, *more)[1]) for more in ([], ["--no-offset"])
+    )
+    assert with_offset["interval"] != without["interval"]
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -1,5 +1,6 @@
 """`tinymem probe` and `recall` as a user meets them: files, streams, reports and refusals."""
 
+import io
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.experiment.test_report import FIELDS
+from tinymem.base import checkpoint
 from tinymem.experiment import report
 
 FAST = ["--steps", "40", "--length", "12", "--rank", "4"]
@@ -66,6 +68,26 @@ def test_recall_takes_a_base_that_has_moved(tinymem, tmp_path):
     assert code == 2 and "nowhere: does not exist" in err
 
 
+def test_the_base_model_of_a_run_and_of_its_recall(tinymem, tmp_path, monkeypatch):
+    """Revision and precision are the run's own in a recall, unless it is told otherwise."""
+    opened, open_one = [], checkpoint.open_checkpoint
+
+    def spy(*args):
+        opened.append(args)
+        return open_one(*args)
+
+    monkeypatch.setattr(checkpoint, "open_checkpoint", spy)
+    out, how = tmp_path / "run", ["--device", "cpu", "--json"]
+    base = ["--revision", "first", "--dtype", "bfloat16"]
+    report = json.loads(tinymem("probe", *FAST, *base, *how, "--out", out)[1])
+    assert (report["revision"], report["dtype"]) == ("first", "bfloat16")
+    again = json.loads(tinymem("recall", out, *how)[1])
+    assert again["dtype"] == "bfloat16" and again["agrees"]
+    other = json.loads(tinymem("recall", out, "--revision", "b", "--dtype", "float32", *how)[1])
+    assert other["dtype"] == "float32"
+    assert opened == [("tiny", "first"), ("tiny", "first"), ("tiny", "b")]
+
+
 def test_stubborn_tokens_are_shown(tinymem):
     _, shown, _ = tinymem("probe", "--rank", "1", "--length", "64", "--steps", "60")
     assert "Not certified" in shown and "stubborn tokens" in shown and "‹" in shown
@@ -83,14 +105,10 @@ def test_linear_sites_text_and_picture(tinymem, tmp_path):
     assert tinymem("recall", tmp_path / "run")[0] == 0
 
 
-def test_text_from_stdin():
-    run = subprocess.run(
-        [sys.executable, "-m", "tinymem", "probe", "--text", "-", "--steps", "5", "--json"],
-        input=b"To be, or not to be",
-        capture_output=True,
-        check=True,
-    )
-    assert json.loads(run.stdout)["ratio"] == 0
+def test_text_from_stdin(tinymem, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"To be, or not to be")))
+    code, out, _ = tinymem("probe", "--text", "-", "--steps", "5", "--json")
+    assert code == 0 and json.loads(out)["ratio"] == 0
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tinymem as tm
+from tinymem.base.checkpoint import open_checkpoint
 from tinymem.cli.options import SourceOptions
 from tinymem.cli.source import open_source, read_content
 from tinymem.data.memory import PROMPT
@@ -20,7 +21,7 @@ TEXT = "It was a dark and stormy night in the harbour town, and the lamps were o
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return tm.base.checkpoint.open_checkpoint("tiny").tokenizer
+    return open_checkpoint("tiny").tokenizer
 
 
 @pytest.fixture
@@ -51,6 +52,20 @@ def test_a_prompt_of_ones_own(tokenizer):
         tokenizer, context=1024
     )
     assert make(3, None, 0)[0].prompt_ids == tuple(tokenizer.prompt_ids("Sing:", True))
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_the_chat_template_is_used_unless_it_is_declined(chatty, tmp_path, chat):
+    tokenizer = open_checkpoint(chatty).tokenizer
+    (tmp_path / "rows").write_text('{"prompt": "Sing:", "completion": "Sing, goddess"}')
+    files = SourceOptions(data=tmp_path / "rows", held_out=tmp_path / "rows", chat=chat)
+    make, held_out = open_source(files, [None], [None]).read(tokenizer, context=1024)
+    drawn, _ = open_source(SourceOptions(prompt="Sing:", chat=chat), [None], [None]).read(
+        tokenizer, context=1024
+    )
+    for memory in (*make(None, None, 0), *held_out, *drawn(4, None, 0)):
+        prompt = tokenizer.decode(memory.prompt_ids)
+        assert prompt == ("Question: Sing: Answer:" if chat else "Sing:")
 
 
 def test_a_text(tokenizer, text):

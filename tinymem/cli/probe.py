@@ -12,7 +12,7 @@ from .source import open_source
 
 if TYPE_CHECKING:
     from ..base.tokenizer import Tokenizer
-    from ..experiment.probe import Result
+    from ..experiment.report import Result
 
 EXIT_CODES = {"ok": 0, "diverged": 1, "oom": 1, "interrupted": 130}  # by status of the run
 
