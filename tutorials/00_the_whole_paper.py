@@ -12,7 +12,7 @@ Time           40 seconds to run on one core, 30 minutes to read
 # How many tokens can a LoRA of rank r store, word for word? The paper answers in three steps:
 #
 #   1. Certificate. If every target token has a probability above ½, greedy decoding recites it.
-#   2. MemFT (memory-oriented fine-tuning). Training only on tokens below ½ lifts more above ½.
+#   2. MemFT (threshold-guided fine-tuning). Training only on tokens below ½ lifts more above ½.
 #   3. Law. The loss falls by ΔL = C · r^α · ℓ^(−β): more for a higher rank r, less for more tokens.
 #
 # This file does all three in plain torch. It takes only a frozen model and its tokenizer from the

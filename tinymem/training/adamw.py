@@ -38,7 +38,7 @@ class AdamW:
             p.sub_(rate[:, None, None] * (m / first) / ((v / second).sqrt() + EPSILON))
 
     def select(self, indices: Sequence[int]) -> None:
-        """Go on with these runs alone."""
+        """Continue with these runs only."""
         self.m, self.v = ([one[list(indices)] for one in moment] for moment in (self.m, self.v))
 
 

@@ -134,7 +134,7 @@ class Weigher:
         return weights
 
     def select(self, indices: Sequence[int]) -> "Weigher":
-        """The weights of these runs alone, with their windows as they are."""
+        """A Weigher for these runs only, with their windows unchanged."""
         part = Weigher([self.kinds[n] for n in indices], self.window.anchor.device)
         part.window = Window(*(state[list(indices)] for state in self.window))
         return part

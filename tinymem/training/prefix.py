@@ -85,7 +85,7 @@ class Prefix:
         return self.model.norm(h[part.rows])
 
     def select(self, indices: np.ndarray) -> None:
-        """Go on with these sequences alone."""
+        """Continue with these sequences only."""
         self.batch = self.batch.subset(indices)
         places = torch.from_numpy(indices).to(self.h.device)
         self.h, self.x = self.h[places], None if self.x is None else self.x[places]

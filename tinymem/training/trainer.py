@@ -131,7 +131,7 @@ class Trainer:
         self.optimizer.step(self.rate)
 
     def select(self, indices: Sequence[int]) -> None:
-        """Go on with these runs alone; the other units keep the values that they have by now."""
+        """Continue with these runs only; the other units keep the values they have reached."""
         memories = len(self.prefix.batch.ids) // len(self.recipes)
         self.stack.select(indices)
         self.optimizer.select(indices)

@@ -52,7 +52,7 @@ class Stack(Unit):
                 lora.B.copy_(stacked.B[n, : lora.B.shape[0]])
 
     def select(self, indices: Sequence[int]) -> None:
-        """Go on with these units alone; the others keep the values that they have by now."""
+        """Continue with these units only; the others keep the values they have reached."""
         self.write_back()
         self.units = [self.units[n] for n in indices]
         for stacked in self.loras.values():
