@@ -85,7 +85,7 @@ def fit_plane(ranks, lengths, delta_losses):
 
 
 def rank_for(C, alpha, beta, length, delta_loss):
-    return law.rank_at(C, alpha, beta, 0.0, length, delta_loss)[()]
+    return law.PowerLaw(C, alpha, beta, 0.0).rank_for(length, delta_loss)
 
 
 def stored_bits(base_loss, loss, length):

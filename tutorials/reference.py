@@ -313,8 +313,9 @@ def kind(annotation: object) -> str:
 
 
 def comments(cls: type) -> dict[str, str]:
-    """Field name -> the comment beside it, of a dataclass."""
-    fields = re.findall(r"^    (\w+): [^#\n]*?(?:  # (.*))?$", inspect.getsource(cls), re.MULTILINE)
+    """Field name -> the comment beside it, of a dataclass and of those it extends."""
+    source = "".join(inspect.getsource(base) for base in reversed(cls.__mro__[:-1]))
+    fields = re.findall(r"^    (\w+): [^#\n]*?(?:  # (.*))?$", source, re.MULTILINE)
     return {name: text for name, text in fields if name in cls.__dataclass_fields__}
 
 

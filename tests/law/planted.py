@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tinymem.law.power import delta_loss_at
+from tinymem.law.power import PowerLaw
 
 RANKS, LENGTHS = (
     axis.ravel().astype(float) for axis in np.meshgrid([1, 2, 4, 8, 16], [32, 64, 128, 256, 512])
@@ -12,4 +12,4 @@ RANKS, LENGTHS = (
 def noisy(constants, noise, seed, ranks=RANKS, lengths=LENGTHS):
     """ΔL of runs that scatter around the law by `noise` (0.03 is 3 %)."""
     scatter = noise * np.random.default_rng(seed).normal(size=len(ranks))
-    return delta_loss_at(*constants, ranks, lengths) * np.exp(scatter)
+    return PowerLaw(*constants).predict(ranks, lengths) * np.exp(scatter)

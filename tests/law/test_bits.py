@@ -8,7 +8,7 @@ import pytest
 from tests.law.planted import LENGTHS, RANKS
 from tinymem.errors import LawError
 from tinymem.law.bits import fit_bits
-from tinymem.law.power import LN2, fit_law, measures
+from tinymem.law.power import LN2, fit_law, measure
 
 P, BASE, ENTROPY = 512 * RANKS, np.full(25, 12.0), np.full(25, 7.6)
 BITS = 12 - 7.6 + 0.5 * P * LN2 / LENGTHS
@@ -38,8 +38,9 @@ def test_constant_bits_is_lstsq_of_relative_errors_on_the_power_laws_cells():
     cells = ~FULL
     x, y = (P * LN2 / LENGTHS / deltas)[cells], ((deltas - (BASE - ENTROPY)) / deltas)[cells]
     assert law.kappa == pytest.approx(np.linalg.lstsq(x[:, None], y, rcond=None)[0][0])
-    expected = measures(deltas[cells], law.predict(P, LENGTHS, BASE, ENTROPY)[cells])
-    assert (law.r2, law.r2_log, law.mape) == expected
+    predicted = law.predict(P, LENGTHS, BASE, ENTROPY)[cells]
+    expected = measure(deltas[cells], predicted[None], cells[None, cells], 0)
+    assert (law.r2, law.r2_log, law.mape) == (expected.r2, expected.r2_log, expected.mape)
     errors = []
     for rank in np.unique(RANKS[cells]):
         seen, test = cells & (rank != RANKS), cells & (rank == RANKS)
@@ -71,14 +72,14 @@ def test_the_interval_of_kappa_covers_it():
     [
         (
             {"entropies": np.r_[math.nan, ENTROPY[1:]]},
-            "1 of 25 cells have no base loss or no entropy",
+            "1 of 25 entropies are missing",
         ),
-        ({"delta_losses": np.r_[-1, BITS[1:]]}, "1 of 25 loss reductions"),
+        ({"delta_losses": np.r_[-1, BITS[1:]]}, "1 of 25 delta_losses"),
         ({"saturated": [True] * 25}, "none of 25"),
         ({"saturated": [False] + [True] * 24}, "at least 2 unsaturated cells, found 1"),
-        ({"parameters": 0 * P}, "parameters must be 1 or more"),
+        ({"parameters": 0 * P}, "25 of 25 parameters are missing, infinite or not above 0"),
         ({"ranks": [1, 2]}, "2 ranks"),
-        ({"base_losses": [None] * 25}, "no base loss"),
+        ({"base_losses": [None] * 25}, "25 of 25 base_losses are missing"),
     ],
 )
 def test_refusals_of_constant_bits(change, words):

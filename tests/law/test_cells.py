@@ -7,9 +7,9 @@ import pytest
 
 from tests.law.planted import LENGTHS, RANKS
 from tinymem.errors import LawError
-from tinymem.law.power import delta_loss_at, fit_law
+from tinymem.law.power import PowerLaw, fit_law
 
-GRID = delta_loss_at(20, 0.6, 0.7, 0.5, RANKS, LENGTHS)
+GRID = PowerLaw(20, 0.6, 0.7, 0.5).predict(RANKS, LENGTHS)
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ GRID = delta_loss_at(20, 0.6, 0.7, 0.5, RANKS, LENGTHS)
             LENGTHS,
             np.r_[0, -1, math.nan, math.inf, GRID[4:25]],
             {},
-            "4 of 25 loss reductions",
+            "4 of 25 delta_losses are missing, infinite or not above 0; leave those cells out",
         ),
         (RANKS, LENGTHS[1:], GRID, {}, "found 25 ranks, 24 lengths, 25 delta_losses, 24 saturated"),
         (RANKS, LENGTHS, GRID, {"saturated": [True]}, "1 saturated"),
-        (RANKS - 1, LENGTHS, GRID, {}, "ranks must be 1 or more"),
-        (RANKS, np.r_[math.nan, LENGTHS[1:]], GRID, {}, "lengths must be 1 or more"),
+        (RANKS - 1, LENGTHS, GRID, {}, "5 of 25 ranks are missing, infinite or not above 0"),
+        (RANKS, np.r_[math.nan, LENGTHS[1:]], GRID, {}, "1 of 25 lengths are missing"),
         (["one"] * 25, LENGTHS, GRID, {}, "must be numbers"),
         (RANKS[:5].repeat(5), 8 * RANKS[:5].repeat(5), GRID, {}, "change together"),
     ],
@@ -85,9 +85,9 @@ def test_the_smallest_grids_that_are_enough():
 
 
 def test_a_saturated_cell_that_is_left_out_may_be_anything():
-    deltas, full = delta_loss_at(20, 0.6, 0.7, 0.5, RANKS, LENGTHS), RANKS == 16
+    deltas, full = GRID.copy(), RANKS == 16
     deltas[full] = [math.nan, -1, 0, math.inf, 5]
     law = fit_law(RANKS, LENGTHS, deltas, saturated=full, draws=2)
     assert law.constants == pytest.approx((20, 0.6, 0.7, 0.5), rel=1e-6)
-    with pytest.raises(LawError, match="4 of 25 loss reductions are not above 0"):
+    with pytest.raises(LawError, match="4 of 25 delta_losses"):
         fit_law(RANKS, LENGTHS, deltas)

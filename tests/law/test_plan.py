@@ -133,15 +133,18 @@ def test_the_constant_bits_answer_by_hand():
         for length in (64, 128, 256):
             delta = min(BASE - ENTROPY + 0.5 * 512 * rank * math.log(2) / length, BASE - 0.3)
             rows.append(planted_row(rank, length, delta_loss=delta, final_loss=BASE - delta))
-    plan = plan_rank(fit_of(rows), 60, 3.0)
+    fit = fit_of(rows)
+    plan = plan_rank(fit, 60, 3.0)
     assert plan.constant_bits == math.ceil(60 * (ENTROPY - 3) / math.log(2) / 256) == 2
+    assert plan_length(fit, 2, 3.0).constant_bits == math.floor(2 * 256 * math.log(2) / 4.6) == 77
+    assert plan_length(fit, 2, ENTROPY).constant_bits is None  # nothing is left to be learned
 
 
 def test_json_has_no_infinity(planted):
     json.dumps(plan_rank(planted, 100).as_dict(), allow_nan=False)
-    assert whole(math.ceil, math.inf, 1) is None and whole(math.ceil, 3.0000000001, 1) == 3
-    assert whole(math.ceil, 3.1, 1) == 4 and whole(math.ceil, 0.0, 1) == 1
-    assert whole(math.floor, 0.2, 0) == 0
+    assert whole("rank", math.inf) is None and whole("rank", 3.0000000001) == 3
+    assert whole("rank", 3.1) == 4 and whole("rank", 0.0) == 1
+    assert whole("length", 0.2) == 0 and whole("length", math.nan) is None
 
 
 @pytest.mark.parametrize("loss", [-1.0, math.nan, math.inf])

@@ -6,23 +6,16 @@ import numpy as np
 import pytest
 
 from tests.law.planted import LENGTHS, RANKS, noisy
-from tinymem.law.power import (
-    CONSTANTS,
-    delta_loss_at,
-    fit_law,
-    length_at,
-    measures,
-    middle_95,
-    rank_at,
-)
+from tinymem.law.power import CONSTANTS, PowerLaw, fit_law, measure, middle_95
 
 # --- By hand, and planted ------------------------------------------------------------------------
 
 
 def test_the_example_of_the_docstring():
-    assert delta_loss_at(8, 0.5, 0.5, 1, 4, 64) == 3
-    assert rank_at(8, 0.5, 0.5, 1, 64, 3) == pytest.approx(4)
-    assert length_at(8, 0.5, 0.5, 1, 4, 3) == pytest.approx(64)
+    example = PowerLaw(8, 0.5, 0.5, 1)
+    assert example.predict(4, 64) == 3
+    assert example.rank_for(64, 3) == pytest.approx(4)
+    assert example.length_for(4, 3) == pytest.approx(64)
     ranks, lengths = np.repeat([1, 4, 16], 3), np.tile([16, 64, 256], 3)
     deltas = [3, 2, 1.5, 5, 3, 2, 9, 5, 3]  # 8 √r / √ℓ + 1
     law = fit_law(ranks, lengths, deltas, draws=20)
@@ -38,9 +31,10 @@ def test_the_example_of_the_docstring():
 )
 @pytest.mark.parametrize("b", [-0.5, -0.01, 0, 0.01, 1, 10])
 def test_planted_constants_come_back(C, alpha, beta, b):
-    lowest = delta_loss_at(C, alpha, beta, 0, 1, 512)
+    lowest = PowerLaw(C, alpha, beta, 0).predict(1, 512)
     b = max(b, -0.8 * lowest)  # so that every ΔL is above 0
-    law = fit_law(RANKS, LENGTHS, delta_loss_at(C, alpha, beta, b, RANKS, LENGTHS), draws=2)
+    deltas = PowerLaw(C, alpha, beta, b).predict(RANKS, LENGTHS)
+    law = fit_law(RANKS, LENGTHS, deltas, draws=2)
     assert (law.C, law.alpha, law.beta) == pytest.approx((C, alpha, beta), rel=1e-6)
     assert law.b == pytest.approx(b, rel=1e-6, abs=1e-9 * lowest)
     assert not law.at_bound and law.r2 == pytest.approx(1) and law.mape < 1e-6
@@ -76,15 +70,15 @@ def test_predict_rank_and_length_are_each_others_inverse():
 
 
 def test_what_cannot_be_reached():
-    constants = 8, 0.5, 0.5, 1
-    assert rank_at(*constants, 64, 1) == rank_at(*constants, 64, 0.5) == 0  # b alone is enough
-    assert length_at(*constants, 4, 1) == math.inf  # and it is enough at any length
+    law = PowerLaw(8, 0.5, 0.5, 1)
+    assert law.rank_for(64, 1) == law.rank_for(64, 0.5) == 0  # b alone is enough
+    assert law.length_for(4, 1) == math.inf  # and it is enough at any length
     for alpha in (0, -0.5):  # more rank does not help
-        assert rank_at(8, alpha, 0.5, 1, 64, 3) == math.inf
-    assert length_at(8, 0.5, 0, 1, 4, 3) == math.inf  # more length does no harm
-    assert rank_at(8, 1e-5, 0.5, 1, 64, 30) == math.inf  # beyond the largest float
-    ranks = rank_at(np.array([8, 8]), 0.5, 0.5, np.array([1, 5]), 64, 3)
-    assert ranks.tolist() == pytest.approx([4, 0])
+        assert PowerLaw(8, alpha, 0.5, 1).rank_for(64, 3) == math.inf
+        assert PowerLaw(8, alpha, 0.5, 1).rank_for(64, 0.5) == 0
+    assert PowerLaw(8, 0.5, 0, 1).length_for(4, 3) == math.inf  # more length does no harm
+    assert PowerLaw(8, 1e-5, 0.5, 1).rank_for(64, 30) == math.inf  # beyond the largest float
+    assert law.rank_for([64, 64, 256], [3, 0.5, 3]).tolist() == pytest.approx([4, 0, 16])
 
 
 # --- Intervals -----------------------------------------------------------------------------------
@@ -122,11 +116,12 @@ def test_intervals_cover_the_truth_with_few_cells():
 def test_an_interval_of_anything():
     law = fit_law(RANKS, LENGTHS, noisy((20, 0.6, 0.7, 0.5), 0.03, seed=2), draws=300)
     assert law.draws.shape == (300, 4) and list(law.ci) == list(CONSTANTS)
-    assert law.interval(lambda C, alpha, beta, b: alpha) == law.ci["alpha"]
-    low, high = law.interval(lambda *constants: rank_at(*constants, 128, 3.0))
+    assert middle_95(law.draws[:, 1]) == law.ci["alpha"]
+    drawn = [PowerLaw(*constants) for constants in law.draws]
+    low, high = middle_95(np.array([one.rank_for(128, 3.0) for one in drawn]))
     assert low < law.rank_for(128, 3.0) < high < 1.2 * low
     # For a ΔL near b the length is infinite in some draws; no end of the interval is NaN.
-    low, high = law.interval(lambda *constants: length_at(*constants, 1, law.b))
+    low, high = middle_95(np.array([one.length_for(1, law.b) for one in drawn]))
     assert 0 < low < high == math.inf
     assert middle_95(np.arange(41)) == (1, 39)
 
@@ -144,7 +139,7 @@ def test_seeds():
 @pytest.mark.parametrize("b", [0, 0.5])
 def test_without_scatter_saturated_cells_change_nothing(b):
     truth = (40, 0.6, 0.7, b)
-    deltas = delta_loss_at(*truth, RANKS, LENGTHS)
+    deltas = PowerLaw(*truth).predict(RANKS, LENGTHS)
     full = deltas >= 8
     deltas = np.minimum(deltas, 8)
     law = fit_law(RANKS, LENGTHS, deltas, saturated=full, offset=b > 0, draws=2)
@@ -170,12 +165,16 @@ def test_leaving_saturated_cells_out_biases_the_fit_slightly():
 
 def test_measures_by_hand():
     """ΔL 1, 2, 3 predicted as 1, 2, 4. Squared errors 0, 0, 1 of a variance of 2; 0, 0, 33.3 %."""
-    r2, r2_log, mape = measures(np.array([1.0, 2, 3]), np.array([1.0, 2, 4]))
-    logs = np.log([1, 2, 3])
-    assert (r2, mape) == pytest.approx((0.5, 100 / 9))
-    assert r2_log == pytest.approx(1 - math.log(4 / 3) ** 2 / (3 * logs.var()))
-    r2, r2_log, _ = measures(np.array([1.0, 2, 3]), np.array([-0.1, 2, 3]))
-    assert r2 == pytest.approx(1 - 1.21 / 2) and math.isnan(r2_log)
+    deltas, logs = np.array([1.0, 2, 3]), np.log([1, 2, 3])
+    included = np.array([[True, True, True], [False, True, True], [True, False, False]])
+    found = measure(deltas, np.array([[1, 2, 4], [1.5, 2, 3], [1, 2.5, 3.6]]), included, 7)
+    assert (found.r2, found.mape) == pytest.approx((0.5, 100 / 9))
+    assert found.r2_log == pytest.approx(1 - math.log(4 / 3) ** 2 / (3 * logs.var()))
+    assert found.leave_one_rank_out == pytest.approx((50 + 25 + 20) / 3)
+    assert (found.n, found.n_saturated) == (3, 7)
+    found = measure(deltas, np.array([[-0.1, 2, 3]]), included[:1], 0)
+    assert found.r2 == pytest.approx(1 - 1.21 / 2) and math.isnan(found.r2_log)
+    assert found.leave_one_rank_out is None
 
 
 @pytest.mark.parametrize("offset", [False, True])

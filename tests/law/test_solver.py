@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.law.planted import LENGTHS, RANKS, noisy
-from tinymem.law.power import delta_loss_at, fit_law
+from tinymem.law.power import PowerLaw, fit_law
 from tinymem.law.solver import least_squares, solve
 
 
@@ -42,7 +42,7 @@ def test_with_offset_it_is_nonlinear_least_squares_of_the_logarithm(b, noise):
     deltas = noisy(truth, noise, seed=3)
 
     def residuals(at):
-        return np.log(deltas) - np.log(delta_loss_at(*at, RANKS, LENGTHS))
+        return np.log(deltas) - np.log(PowerLaw(*at).predict(RANKS, LENGTHS))
 
     law = fit_law(RANKS, LENGTHS, deltas, draws=2)
     assert law.constants == pytest.approx(marquardt(residuals, truth), rel=1e-4, abs=1e-5)
@@ -81,5 +81,6 @@ def test_fits_side_by_side_do_not_influence_each_other(offset):
     for one, sigma, delta, some in zip(together, sigmas, deltas, included, strict=True):
         alone = fit_law(RANKS[some], LENGTHS[some], delta[some], offset=offset, draws=2)
         assert one == pytest.approx(alone.constants, rel=1e-5, abs=1e-5)
-        residuals = np.log(delta[some]) - np.log(delta_loss_at(*one, RANKS[some], LENGTHS[some]))
+        predicted = PowerLaw(*one).predict(RANKS[some], LENGTHS[some])
+        residuals = np.log(delta[some]) - np.log(predicted)
         assert sigma == pytest.approx(np.sqrt((residuals**2).mean()))

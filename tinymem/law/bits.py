@@ -16,39 +16,29 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import LawError
-from .cells import unsaturated_cells
-from .power import LN2, Numbers, floats, measures, middle_95
+from .cells import all_and_without_each, unsaturated_cells
+from .power import LN2, Measures, Numbers, measure, middle_95
 
 
 @dataclass(frozen=True)
-class BitsLaw:
-    """The fitted constant-bits law. Its measures are defined as in Law, over the same cells."""
+class ConstantBits:
+    """ΔL = min(L₀, (L₀ − H) + κ P ln 2 / ℓ), for numbers or arrays of them."""
 
     kappa: float  # bits per parameter
-    r2: float
-    r2_log: float
-    mape: float
-    n: int
-    n_saturated: int
-    ci: tuple[float, float]  # the interval of kappa
-    leave_one_rank_out: float | None
 
     def predict(
         self, parameters: ArrayLike, length: ArrayLike, base_loss: ArrayLike, entropy: ArrayLike
     ) -> Numbers:
         """ΔL in nats per token."""
-        return constant_bits(self.kappa, *floats(parameters, length, base_loss, entropy))[()]
+        learned = self.kappa * LN2 * np.divide(parameters, length)
+        return np.minimum(base_loss, np.subtract(base_loss, entropy) + learned)
 
 
-def constant_bits(
-    kappa: float,
-    parameters: np.ndarray,
-    length: np.ndarray,
-    base_loss: np.ndarray,
-    entropy: np.ndarray,
-) -> np.ndarray:
-    """ΔL = min(L₀, (L₀ − H) + κ P ln 2 / ℓ)."""
-    return np.minimum(base_loss, base_loss - entropy + kappa * parameters * LN2 / length)
+@dataclass(frozen=True)
+class BitsLaw(Measures, ConstantBits):
+    """The fitted constant-bits law."""
+
+    ci: tuple[float, float]  # the 95 % interval of kappa
 
 
 def fit_bits(
@@ -68,42 +58,24 @@ def fit_bits(
     ranks: which cells leave_one_rank_out leaves out together; without it, those of one unit size.
     Raises LawError for fewer than two unsaturated cells, or for values that are missing.
 
-    ΔL − (L₀ − H) = κ · P ln 2 / ℓ is a line through the origin, and here too the scatter is a
+    ΔL − (L₀ − H) = κ · P · ln 2 / ℓ is a line through the origin, and here too the scatter is a
     percentage of ΔL. Divided by ΔL, the equation reads u = κ v + noise, and so κ = Σ u v / Σ v².
     """
-    n_saturated, (P, length, base, entropy, delta, rank) = unsaturated_cells(
-        saturated,
-        parameters=parameters,
-        lengths=lengths,
-        base_losses=base_losses,
-        entropies=entropies,
-        delta_losses=delta_losses,
-        ranks=parameters if ranks is None else ranks,
-    )
+    columns = {"parameters": parameters, "lengths": lengths, "base_losses": base_losses}
+    columns |= {"entropies": entropies, "delta_losses": delta_losses}
+    columns["ranks"] = parameters if ranks is None else ranks
+    cells = unsaturated_cells(**columns, saturated=saturated)
+    n_saturated, (P, length, base, entropy, delta, rank) = cells
     if len(delta) < 2:
         raise LawError("constant bits need at least 2 unsaturated cells, found 1; add cells")
-    if bad := int((~np.isfinite(base + entropy)).sum()):
-        raise LawError(
-            f"{bad} of {len(delta)} cells have no base loss or no entropy; leave those cells out"
-        )
+    included = all_and_without_each(rank)
+    if len(included) < 5:  # fewer than four ranks
+        included = included[:1]
     u, v = (delta - (base - entropy)) / delta, P * LN2 / length / delta
-
-    def kappa_of(some: np.ndarray) -> float:
-        return (u[some] @ v[some]) / (v[some] @ v[some])
-
-    kappa = kappa_of(delta > 0)
-    leave_one_rank_out = None
-    if len(of_rank := [rank == one for one in np.unique(rank)]) >= 4:
-        predicted = [constant_bits(kappa_of(~one), P, length, base, entropy) for one in of_rank]
-        leave_one_rank_out = measures(delta, np.select(of_rank, predicted))[2]
-    random = np.random.default_rng(seed)
+    kappas = included @ (u * v) / (included @ v**2)  # of each fit
+    predicted = [ConstantBits(one).predict(P, length, base, entropy) for one in kappas]
+    kappa, random = kappas[0].item(), np.random.default_rng(seed)
     scatter = np.sqrt(((u - kappa * v) ** 2).sum() / random.chisquare(len(u) - 1, size=draws))
     drawn = kappa + random.normal(size=draws) * scatter / math.sqrt(v @ v)
-    return BitsLaw(
-        float(kappa),
-        *measures(delta, constant_bits(kappa, P, length, base, entropy)),
-        n=len(delta),
-        n_saturated=n_saturated,
-        ci=middle_95(drawn),
-        leave_one_rank_out=leave_one_rank_out,
-    )
+    measures = measure(delta, np.array(predicted), included, n_saturated)
+    return BitsLaw(kappa, **vars(measures), ci=middle_95(drawn))

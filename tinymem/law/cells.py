@@ -1,40 +1,39 @@
-"""Checks the cells of a grid: are they numbers, and do they determine the law's constants?"""
+"""Checks the cells of a grid: are they numbers, and do they determine the law's constants?
+
+Also chooses the cells of the fits that leave out one rank each.
+"""
+
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ..errors import LawError
 
 
-def unsaturated_cells(
-    saturated: ArrayLike | None, **columns: ArrayLike
-) -> tuple[int, list[np.ndarray]]:
-    """The number of saturated cells, and each column without them as an array of floats.
+def unsaturated_cells(**columns: Any) -> tuple[int, list[np.ndarray]]:
+    """The number of saturated cells, and each column but `saturated` without them, as floats.
 
     Raises LawError for columns that are not numbers, differ in size or are out of range.
     """
+    if columns["saturated"] is None:
+        columns["saturated"] = np.zeros(np.size(columns["lengths"]))
     try:
-        arrays = {name: np.asarray(column, float).ravel() for name, column in columns.items()}
-        size = len(arrays["lengths"])
-        full = np.zeros(size, bool) if saturated is None else np.ravel(saturated).astype(bool)
+        arrays = {name: np.ravel(np.asarray(column, float)) for name, column in columns.items()}
     except (TypeError, ValueError) as error:
         raise LawError(f"{', '.join(columns)} must be numbers ({error})") from error
-    sizes = {name: len(array) for name, array in (*arrays.items(), ("saturated", full))}
-    if len(set(sizes.values())) > 1:
-        found = ", ".join(f"{count} {name}" for name, count in sizes.items())
+    if len({array.size for array in arrays.values()}) > 1:
+        found = ", ".join(f"{array.size} {name}" for name, array in arrays.items())
         raise LawError(f"found {found}; every cell needs one of each")
-    if full.all():
-        raise LawError(f"none of {size} cells is unsaturated; add longer memories or smaller ranks")
-    for name in ("parameters", "ranks", "lengths"):
-        if name in arrays and not (np.isfinite(arrays[name]) & (arrays[name] >= 1)).all():
-            raise LawError(f"{name} must be 1 or more")
-    arrays = {name: array[~full] for name, array in arrays.items()}
-    deltas = arrays["delta_losses"]
-    if bad := int((~(np.isfinite(deltas) & (deltas > 0))).sum()):
-        raise LawError(
-            f"{bad} of {len(deltas)} loss reductions are not above 0; leave those cells out"
-        )
-    return int(full.sum()), list(arrays.values())
+    full = arrays.pop("saturated") != 0
+    if (size := (~full).sum()) == 0:
+        what = f"none of {full.size} cells is unsaturated"
+        raise LawError(f"{what}; add longer memories or smaller ranks")
+    cells = {name: array[~full] for name, array in arrays.items()}
+    for name, array in cells.items():
+        if bad := size - (np.isfinite(array) & (array > 0)).sum():
+            what = f"{bad} of {size} {name} are missing, infinite or not above 0"
+            raise LawError(f"{what}; leave those cells out")
+    return int(full.sum()), list(cells.values())
 
 
 def what_is_missing(ranks: np.ndarray, lengths: np.ndarray, constants: int) -> str:
@@ -51,3 +50,8 @@ def what_is_missing(ranks: np.ndarray, lengths: np.ndarray, constants: int) -> s
     if np.linalg.svd(columns - columns.mean(0), compute_uv=False)[1] < 1e-6:
         return "rank and length change together in every cell; add cells where only one changes"
     return ""
+
+
+def all_and_without_each(ranks: np.ndarray) -> np.ndarray:
+    """Which cells each fit includes [fits, cells]: the first one all, then all but one rank's."""
+    return np.stack([ranks > 0, *(ranks != rank for rank in np.unique(ranks))])

@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..errors import LawError
@@ -20,6 +20,8 @@ from .power import LN2, Law, fit_law
 KEY = ("model", "layer", "site", "method")
 LOSSES = ("base_loss", "final_loss", "delta_loss")
 NUMBERS = (*LOSSES, "entropy", "trainable_parameters", "ratio", "seed")
+POWER = ("rank", "length", "delta_loss")  # the columns that fit_law takes
+BITS = ("trainable_parameters", "length", "base_loss", "entropy", "delta_loss")  # fit_bits
 AnyLaw = TypeVar("AnyLaw", Law, BitsLaw)
 
 
@@ -39,10 +41,7 @@ class Fit:
 
     def as_dict(self) -> dict[str, Any]:
         """The constants and measures of `law` on top, everything else below; floats may be NaN."""
-        values = {
-            f"{name}s": {row[name] for row in self.rows if row.get(name) is not None}
-            for name in ("rank", "length", "ratio", "seed")
-        }
+        axes = ("rank", "length", "ratio", "seed")
         return {
             **self.key,
             **law_dict(self.law),
@@ -51,7 +50,7 @@ class Fit:
             "skipped": self.skipped,
             "constant_bits": law_dict(self.bits),
             "by_ratio": {str(ratio): law_dict(law) for ratio, law in self.by_ratio.items()},
-            "grid": {name: sorted(found) for name, found in values.items()},
+            "grid": {f"{name}s": distinct(self.rows, name) for name in axes},
         }
 
 
@@ -73,19 +72,17 @@ def fit_rows(
     for number, row in enumerate(rows, start=1):
         row = complete_row(row, number)
         groups.setdefault(json.dumps([row.get(name) for name in KEY], default=str), []).append(row)
-    if not groups:
-        raise LawError("no rows to fit")
     keys = {text: dict(zip(KEY, json.loads(text), strict=True)) for text in groups}
     fits, refused = [], {}
     for text in sorted(groups, key=lambda g: (-len(groups[g]), keys[g]["method"] != "sft", g)):
         try:
-            fits.append(fit_group(keys[text], groups[text], offset, draws, seed))
+            fits.append(fit_group(keys[text], groups[text], offset, draws=draws, seed=seed))
         except LawError as error:
             name = ", ".join(str(part) for part in keys[text].values() if part is not None)
             refused[name or "the rows"] = str(error)
     if not fits:
-        name, reason = next(iter(refused.items()))
-        raise LawError(f"{name}: {reason}")
+        reasons = [f"{name}: {reason}" for name, reason in refused.items()]
+        raise LawError("; ".join(reasons) or "no rows to fit")
     return fits, refused
 
 
@@ -137,40 +134,39 @@ def is_saturated(row: dict) -> bool:
     return row.get("final_loss") is not None and row["final_loss"] <= LN2
 
 
-def fit_group(key: dict, rows: Sequence[dict], offset: bool, draws: int, seed: int) -> Fit:
+def fit_group(key: dict, rows: Sequence[dict], offset: bool, **options: int) -> Fit:
     """The laws of rows that belong together. Raises LawError if the power law cannot be fitted."""
     skipped = Counter(reason for row in rows if (reason := reason_to_skip(row)))
     usable = [row for row in rows if not reason_to_skip(row)]
     if not usable:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
         raise LawError(f"no row can be used ({reasons})")
-    by_ratio: dict[Any, list[dict]] = {}
-    for row in usable:
-        by_ratio.setdefault(row.get("ratio"), []).append(row)
-    ratios = sorted(by_ratio.keys() - {None})
-    options = {"draws": draws, "seed": seed}
+    power = {"offset": offset, **options}
+    if isinstance(law := law_or_reason(fit_law, POWER, usable, **power), str):
+        raise LawError(law)
+    ratios = distinct(usable, "ratio")
+    parts = {r: [row for row in usable if row.get("ratio") == r] for r in ratios if len(ratios) > 1}
+    unsaturated = [row for row in usable if not is_saturated(row)]
     return Fit(
         key=key,
         rows=usable,
         saturated=[is_saturated(row) for row in usable],
-        law=fit_power(usable, offset, **options),
-        bits=law_or_reason(fit_constant_bits, usable, **options),
-        by_ratio={
-            ratio: law_or_reason(fit_power, by_ratio[ratio], offset, **options)
-            for ratio in ratios
-            if len(ratios) > 1
-        },
+        law=law,
+        bits=law_or_reason(fit_bits, BITS, usable, ranks=column(usable, "rank"), **options),
+        by_ratio={r: law_or_reason(fit_law, POWER, part, **power) for r, part in parts.items()},
         skipped=dict(skipped),
-        n_unconverged=sum(
-            row.get("converged") is False and not is_saturated(row) for row in usable
-        ),
+        n_unconverged=sum(row.get("converged") is False for row in unsaturated),
         offset=offset,
     )
 
 
-def law_or_reason(fit: Callable[..., AnyLaw], *args: object, **options: int) -> AnyLaw | str:
+def law_or_reason(
+    fit: Callable[..., AnyLaw], names: Sequence[str], rows: Sequence[dict], **options: Any
+) -> AnyLaw | str:
+    """The law that `fit` finds for these columns of the rows, or why there is none."""
+    saturated = [is_saturated(row) for row in rows]
     try:
-        return fit(*args, **options)
+        return fit(*(column(rows, name) for name in names), saturated=saturated, **options)
     except LawError as error:
         return str(error)
 
@@ -179,19 +175,6 @@ def column(rows: Sequence[dict], name: str) -> list:
     return [row.get(name) for row in rows]
 
 
-def fit_power(rows: Sequence[dict], offset: bool, **options: int) -> Law:
-    cells = (column(rows, name) for name in ("rank", "length", "delta_loss"))
-    saturated = [is_saturated(row) for row in rows]
-    return fit_law(*cells, saturated=saturated, offset=offset, **options)
-
-
-def fit_constant_bits(rows: Sequence[dict], **options: int) -> BitsLaw:
-    """Raises LawError if an unsaturated row lacks a field; saturated rows may."""
-    names = ("trainable_parameters", "length", "base_loss", "entropy", "delta_loss")
-    unsaturated = [row for row in rows if not is_saturated(row)]
-    cells = [column(unsaturated, name) for name in names]
-    for name, values in zip(names, cells, strict=True):
-        if None in values:
-            raise LawError(f"{values.count(None)} of {len(values)} unsaturated rows have no {name}")
-    law = fit_bits(*cells, ranks=column(unsaturated, "rank"), **options)
-    return replace(law, n_saturated=len(rows) - len(unsaturated))
+def distinct(rows: Sequence[dict], name: str) -> list:
+    """The different values of a field, in order, without None."""
+    return sorted({row[name] for row in rows if row.get(name) is not None})

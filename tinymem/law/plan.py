@@ -7,18 +7,14 @@ says for how many of the grid's own cells the law is right, and what the constan
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..errors import LawError
-from .bits import BitsLaw
-from .fit import Fit, column
-from .power import LN2, Law, length_at, rank_at
-
-FLOAT_BYTES = 4  # units are float32
+from .fit import Fit, column, distinct
+from .power import LN2, Law, PowerLaw, middle_95
 
 
 @dataclass(frozen=True)
@@ -61,82 +57,75 @@ def plan_rank(
     base_loss: L₀ of the memory; default: as in the grid.
     Raises LawError if the rows do not have what the answer needs.
     """
-    law, rows, warnings = law_of_ratio(fit, ratio)
-    target, warned = target_loss(rows, loss)
-    base = base_loss_at(rows, length) if base_loss is None else base_loss
-    delta = base - target
-    rank = whole_rank(law.rank_for(length, delta))
-    low, high = law.interval(lambda C, alpha, beta, b: rank_at(C, alpha, beta, b, length, delta))
-    bits = None
-    if (known := bits_per_rank(fit, rows)) is not None:
-        per_rank, entropy = known
-        bits = whole_rank((delta - (base - entropy)) * length / (per_rank * LN2))
-    return Plan(
-        asked="rank",
-        rank=rank,
-        length=length,
-        interval=(whole_rank(low), whole_rank(high)),
-        constant_bits=bits,
-        base_loss=base,
-        **common_fields(law, rows, rank, length, loss, target, warnings + warned),
-    )
+    return make_plan(fit, "rank", length, loss, ratio, base_loss)
 
 
 def plan_length(
     fit: Fit, rank: int, loss: float | None = None, *, ratio: int | None = None
 ) -> Plan:
     """The largest length that a rank brings to `loss` (default: to the certificate)."""
-    law, rows, warnings = law_of_ratio(fit, ratio)
-    target, warned = target_loss(rows, loss)
-    real = float(np.median(column(rows, "length")))
+    return make_plan(fit, "length", rank, loss, ratio, base_loss=None)
+
+
+def make_plan(
+    fit: Fit, asked: str, given: int, loss: float | None, ratio: int | None, base_loss: float | None
+) -> Plan:
+    """The plan for the number that is asked for, "rank" or "length", where the other is given."""
+    law, rows, unknown_ratio = law_of_ratio(fit, ratio)
+    target, no_certificate = target_loss(rows, loss)
+    warnings = [*unknown_ratio, *no_certificate]
+    inverse = PowerLaw.rank_for if asked == "rank" else PowerLaw.length_for
+    at_length = given if asked == "rank" else float(np.median(column(rows, "length")))
     for _ in range(50):  # L₀ depends slightly on the length: iterate until the two agree
-        base = base_loss_at(rows, real)
-        real = float(law.length_for(rank, base - target))
-        if not math.isfinite(real):
+        base = base_loss_at(rows, at_length) if base_loss is None else base_loss
+        real = float(inverse(law, given, base - target))
+        if asked == "rank" or not math.isfinite(real):
             break
-    delta = base - target
-    low, high = law.interval(lambda C, alpha, beta, b: length_at(C, alpha, beta, b, rank, delta))
-    bits = None
-    if (known := bits_per_rank(fit, rows)) is not None:
-        per_rank, entropy = known
-        bits = whole_length(per_rank * rank * LN2 / (entropy - target))
-    length = whole_length(real)
+        at_length = real
+    drawn = [inverse(PowerLaw(*constants), given, base - target) for constants in law.draws]
+    ends = middle_95(np.array(drawn))
+    answer = whole(asked, real)
+    rank, length = (answer, given) if asked == "rank" else (given, answer)
+    for name, value in (("rank", rank), ("length", length)):
+        low, high = min(column(rows, name)), max(column(rows, name))
+        if value is None or not low <= value <= high:
+            what = f"no {name}" if value is None else f"{name} {value:,}"
+            warnings.append(f"{what} is outside the measured {low:,} to {high:,}: an extrapolation")
+    per_rank = parameters_per_rank(rows)
+    parameters = rank * per_rank if rank and per_rank else None
+    held = tokens_per_rank(fit, rows, target)
     return Plan(
-        asked="length",
+        asked=asked,
         rank=rank,
         length=length,
-        interval=(whole_length(low), whole_length(high)),
-        constant_bits=bits,
+        interval=(whole(asked, ends[0]), whole(asked, ends[1])),
+        parameters=parameters,
+        bytes=4 * parameters if parameters else None,  # float32
         base_loss=base,
-        **common_fields(law, rows, rank, length, loss, target, warnings + warned),
+        loss=target,
+        certificate=loss is None,
+        constant_bits=whole(asked, given / held if asked == "rank" else given * held),
+        right=share_right(law, rows, loss, target),
+        warnings=warnings,
     )
 
 
-def common_fields(
-    law: Law,
-    rows: list[dict],
-    rank: int | None,
-    length: int | None,
-    loss: float | None,
-    target: float,
-    warnings: list[str],
-) -> dict[str, Any]:
-    """Fields common to both kinds of plan."""
-    per_rank = parameters_per_rank(rows)
-    parameters = rank * per_rank if rank is not None and per_rank else None
-    return {
-        "parameters": parameters,
-        "bytes": None if parameters is None else parameters * FLOAT_BYTES,
-        "loss": target,
-        "certificate": loss is None,
-        "right": share_right(law, rows, loss, target),
-        "warnings": warnings + extrapolations(rows, rank=rank, length=length),
-    }
+def whole(asked: str, value: float) -> int | None:
+    """A rank rounded up to at least 1, or a length rounded down; None above 1e12.
+
+    Within 1e-9 of an integer counts as that integer.
+    """
+    if not value <= 1e12:  # also NaN
+        return None
+    nearest = round(value)
+    if not math.isclose(value, nearest, rel_tol=1e-9):
+        nearest = math.ceil(value) if asked == "rank" else math.floor(value)
+    return max(nearest, 1 if asked == "rank" else 0)
 
 
 def law_of_ratio(fit: Fit, ratio: int | None) -> tuple[Law, list[dict], list[str]]:
     """The law and rows of a ratio, or those of all ratios with a warning where it has no law."""
-    ratios = sorted({row["ratio"] for row in fit.rows if row.get("ratio") is not None})
+    ratios = distinct(fit.rows, "ratio")
     if ratio is None or ratios == [ratio]:
         return fit.law, fit.rows, []
     law = fit.by_ratio.get(ratio)
@@ -149,7 +138,7 @@ def law_of_ratio(fit: Fit, ratio: int | None) -> tuple[Law, list[dict], list[str
 def target_loss(rows: list[dict], loss: float | None) -> tuple[float, list[str]]:
     """The final loss L* to plan for, and warnings about it."""
     if loss is not None:
-        if not (math.isfinite(loss) and loss >= 0):
+        if not 0 <= loss < math.inf:
             raise LawError(f"loss is {loss}; expected nats per token, 0 or more")
         return loss, [] if loss > LN2 else [f"loss {loss:g} is below ln 2, where no cell is fitted"]
     judged = with_fields(rows, "final_loss", "certified")
@@ -168,71 +157,38 @@ def base_loss_at(rows: list[dict], length: float) -> float:
     known = with_fields(rows, "base_loss")
     if not known:
         raise LawError("the rows have no base_loss, which a plan for a loss needs; add base_loss")
-    lengths = sorted({row["length"] for row in known})
+    lengths = distinct(known, "length")
     means = [np.mean([row["base_loss"] for row in known if row["length"] == n]) for n in lengths]
     return float(np.interp(math.log(length), np.log(lengths), means))
 
 
-def bits_per_rank(fit: Fit, rows: list[dict]) -> tuple[float, float] | None:
-    """By the constant-bits law, what one rank holds in bits; and the entropy in nats per token.
-
-    None where the rows do not give both.
-    """
-    per_rank, entropies = parameters_per_rank(rows), column(rows, "entropy")
-    if not isinstance(fit.bits, BitsLaw) or not per_rank or None in entropies:
-        return None
-    return fit.bits.kappa * per_rank, float(np.mean(entropies))
-
-
 def parameters_per_rank(rows: list[dict]) -> int | None:
-    known = (row for row in rows if row.get("trainable_parameters"))
+    """Trainable parameters of a unit of rank 1; None if the rows do not say, or do not agree."""
+    known = with_fields(rows, "trainable_parameters")
     found = {row["trainable_parameters"] / row["rank"] for row in known}
     return int(found.pop()) if len(found) == 1 else None
 
 
+def tokens_per_rank(fit: Fit, rows: list[dict], target: float) -> float:
+    """By the constant-bits law, how many tokens one rank brings to the target; NaN if not known."""
+    per_rank, entropies = parameters_per_rank(rows), column(rows, "entropy")
+    if isinstance(fit.bits, str) or not per_rank or None in entropies:
+        return math.nan
+    bits_per_token = max(float(np.mean(entropies)) - target, 1e-12) / LN2
+    return fit.bits.kappa * per_rank / bits_per_token
+
+
 def share_right(law: Law, rows: list[dict], loss: float | None, target: float) -> float | None:
     """The share of measured cells that reached the target, or did not, as the law predicts."""
-    goal = ("certified",) if loss is None else ()
-    judged = with_fields(rows, "base_loss", "final_loss", *goal)
-    if not judged:
-        return None
-    deltas = np.array(column(judged, "base_loss")) - target
-    needed = law.rank_for(column(judged, "length"), deltas)
-    predicted = np.less_equal(needed, column(judged, "rank"))
-    reached = [row["certified"] if loss is None else row["final_loss"] <= target for row in judged]
-    return float(np.mean(np.equal(predicted, reached)))
-
-
-def extrapolations(rows: list[dict], **values: int | None) -> list[str]:
-    """A warning for each value beyond the measured grid."""
-    warnings = []
-    for name, value in values.items():
-        low, high = min(column(rows, name)), max(column(rows, name))
-        if value is None or not low <= value <= high:
-            what = f"no {name}" if value is None else f"{name} {value:,}"
-            measured = f"the measured {low:,} to {high:,}"
-            warnings.append(f"{what} is outside {measured}: an extrapolation")
-    return warnings
+    goal = "final_loss" if loss is not None else "certified"
+    right = [
+        (law.rank_for(row["length"], row["base_loss"] - target) <= row["rank"])
+        == (row["certified"] if loss is None else row["final_loss"] <= target)
+        for row in with_fields(rows, "base_loss", "final_loss", goal)
+    ]
+    return float(np.mean(right)) if right else None
 
 
 def with_fields(rows: list[dict], *names: str) -> list[dict]:
     """The rows that have all of these fields."""
     return [row for row in rows if all(row.get(name) is not None for name in names)]
-
-
-def whole_rank(value: Any) -> int | None:
-    """The rank, rounded up to a whole number of at least 1; None for infinity."""
-    return whole(math.ceil, value, least=1)
-
-
-def whole_length(value: Any) -> int | None:
-    """The length, rounded down to a whole number; None for infinity."""
-    return whole(math.floor, value, least=0)
-
-
-def whole(rounding: Callable[[float], int], value: Any, least: int) -> int | None:
-    """Within 1e-9 of an integer counts as that integer. Above 1e12 counts as infinity."""
-    if not math.isfinite(value) or value > 1e12:
-        return None
-    nearest = round(value)
-    return max(least, nearest if math.isclose(value, nearest, rel_tol=1e-9) else rounding(value))

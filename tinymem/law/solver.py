@@ -1,7 +1,7 @@
 """The search over the offset b, with the least-squares fit of the other constants inside it.
 
-The law's constants minimise Σ (ln ΔL − ln prediction)². `search_offset` looks for the b with the
-smallest sum, and `fit_planes` finds the best ln C, α and β for a given b.
+The law's constants minimise Σ (ln ΔL − ln prediction)². `fit_planes` finds the best ln C, α and β
+for a given b, and `minimise` looks for the b at which they fit best.
 
 `fit_law` needs many fits to the same grid: to all cells, to all cells but those of one rank, and
 to every bootstrap draw. They are solved side by side, as arrays [fits, cells], because a Python
@@ -9,11 +9,12 @@ loop over a thousand small fits would be slow.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 GOLDEN = (math.sqrt(5) - 1) / 2
-SCAN_POINTS = 20  # values of b that are tried before the golden-section search begins
+SCAN_POINTS = 20  # values that are tried before the golden-section search begins
 
 
 def solve(
@@ -26,52 +27,47 @@ def solve(
     enough for the draws of a bootstrap.
     Returns the constants C, α, β, b [fits, 4]; σ [fits], the standard deviation of ln ΔL around the
     law; and at_edge [fits], whether b ended at an edge of the searched interval.
+
+    b is searched from just below the smallest ΔL of the fit's cells down to −10 times the largest.
+    At that lower end the law is nearly ΔL = a + α' ln r − β' ln ℓ, and hardly any data could tell
+    it from the limit b → −∞. The variable of the search is x = ln(smallest ΔL − b).
     """
     newton_steps, golden_steps = (2, 18) if rough else (16, 48)
+    b, at_edge = np.zeros(len(log_deltas)), np.full(len(log_deltas), False)
     if offset:
-        b, at_edge = search_offset(columns, log_deltas, included, newton_steps, golden_steps)
-    else:
-        b, at_edge = np.zeros(len(log_deltas)), np.full(len(log_deltas), False)
+        smallest = np.exp(np.where(included, log_deltas, np.inf).min(1))
+        largest = np.exp(np.where(included, log_deltas, -np.inf).max(1))
+        first, last = np.log(1e-6 * smallest), np.log(smallest + 10 * largest)
+
+        def score(x: np.ndarray) -> np.ndarray:
+            return fit_planes(columns, smallest - np.exp(x), log_deltas, included, newton_steps)[2]
+
+        x = minimise(score, first, last, golden_steps)
+        b, at_edge = smallest - np.exp(x), np.minimum(x - first, last - x) < 0.01
     plane, sigma, _ = fit_planes(columns, b, log_deltas, included, newton_steps)
     return np.column_stack([np.exp(plane[:, 0]), plane[:, 1:], b]), sigma, at_edge
 
 
-def search_offset(
-    columns: np.ndarray,
-    log_deltas: np.ndarray,
-    included: np.ndarray,
-    newton_steps: int,
-    golden_steps: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The best b of each fit [fits], and whether it lies at an edge of the interval [fits].
+def minimise(
+    score: Callable[[np.ndarray], np.ndarray], first: np.ndarray, last: np.ndarray, steps: int
+) -> np.ndarray:
+    """The x [fits], from first to last, at which the score of each fit is lowest.
 
-    b is searched from just below the smallest ΔL of the fit's cells down to −10 times the largest.
-    At that lower end the law is nearly ΔL = a + α' ln r − β' ln ℓ, and hardly any data could tell
-    it from the limit b → −∞. The variable is x = ln(smallest ΔL − b). A scan of the interval comes
-    first, then a golden-section search around the best point.
+    A scan of the interval comes first, then a golden-section search around the best point.
     """
-    smallest = np.exp(np.where(included, log_deltas, np.inf).min(1))
-    largest = np.exp(np.where(included, log_deltas, -np.inf).max(1))
-    first, last = np.log(1e-6 * smallest), np.log(smallest + 10 * largest)
-
-    def score(x: np.ndarray, steps: int = newton_steps) -> np.ndarray:
-        return fit_planes(columns, smallest - np.exp(x), log_deltas, included, steps)[2]
-
     scan = first + (last - first) * np.linspace(0, 1, SCAN_POINTS)[:, None]
-    best = np.array([score(x, min(newton_steps, 4)) for x in scan]).argmin(0)
-    fits = np.arange(len(log_deltas))
+    best, fits = np.array([score(x) for x in scan]).argmin(0), np.arange(len(first))
     low, high = (scan[np.clip(best + side, 0, SCAN_POINTS - 1), fits] for side in (-1, 1))
     left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
     at_left, at_right = score(left), score(right)
-    for _ in range(golden_steps):  # keep the part of the interval around the lower score
+    for _ in range(steps):  # keep the part of the interval around the lower score
         go_left = at_left < at_right
         low, high = np.where(go_left, low, left), np.where(go_left, right, high)
         new = np.where(go_left, high - GOLDEN * (high - low), low + GOLDEN * (high - low))
         at_new = score(new)
         left, right = np.where(go_left, new, right), np.where(go_left, left, new)
         at_left, at_right = np.where(go_left, at_new, at_right), np.where(go_left, at_left, at_new)
-    x = (low + high) / 2
-    return smallest - np.exp(x), np.minimum(x - first, last - x) < 0.01
+    return (low + high) / 2
 
 
 def fit_planes(
@@ -90,8 +86,8 @@ def fit_planes(
     b, deltas = b[:, None], np.exp(log_deltas)
     gap = np.maximum(deltas - b, 1e-3 * deltas)
     plane = least_squares(columns, included * (gap / deltas) ** 2, np.log(gap))
-    best = [plane, np.full((len(b), 1), np.nan), np.full((len(b), 1), np.inf)]
-    previous: float | np.ndarray = np.inf
+    best = np.full((len(b), 5), np.inf)  # ln C, α, β, σ and the score of the best step
+    previous = best[:, 4:]
     for _ in range(steps + 1):
         power = np.exp(np.clip(plane @ columns.T, -50, 50))
         # With b < 0 a prediction can be negative; it is raised, because it has no logarithm.
@@ -100,13 +96,12 @@ def fit_planes(
         sigma = np.sqrt((included * residuals**2).sum(1) / included.sum(1))[:, None] + 1e-30
         surprise = (residuals / sigma) ** 2 / 2 + np.log(sigma)
         score = (included * surprise).sum(1, keepdims=True)
-        found = [plane, sigma, score]
-        best = [np.where(score < best[2], *pair) for pair in zip(found, best, strict=True)]
+        best = np.where(score < best[:, 4:], np.hstack([plane, sigma, score]), best)
         if (np.abs(score - previous) < 1e-9).all():
             break
         previous, slope = score, power / prediction  # slope: d ln(prediction) / d(plane)
         plane = plane + least_squares(columns, included * slope**2, residuals / slope)
-    return best[0], best[1][:, 0], best[2][:, 0]
+    return best[:, :3], best[:, 3], best[:, 4]
 
 
 def least_squares(columns: np.ndarray, weights: np.ndarray, values: np.ndarray) -> np.ndarray:
