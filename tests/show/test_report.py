@@ -87,7 +87,7 @@ def test_a_report_of_many_memories_of_text(capsys):
     [
         ({}, "Certified[/]: every token has p > ½"),
         ({"certified": False}, "Recalled[/], not certified"),
-        ({"certified": False, "recall_exact": False}, "Not certified[/], not recalled"),
+        ({"certified": False, "recall_exact": False}, "Not certified[/]: decoding fails"),
         ({"status": "diverged", "certified_fraction": None}, "Diverged"),
         ({"status": "oom", "certified_fraction": None}, "Out of memory"),
         ({"status": "interrupted", "certified_fraction": None}, "There is no verdict"),
@@ -142,14 +142,16 @@ def test_the_most_stubborn_tokens_come_first(capsys):
     assert "12 stubborn tokens; the 10 with the lowest p:" in out
     rows = [line.split() for line in out.splitlines()[-MOST_STUBBORN:]]
     assert [row[0] for row in rows] == [str(t) for t in range(12, 2, -1)]
-    assert rows[0] == ["12", "␣w12", "0.290", "the", "same"]
+    assert rows[0] == ["12", "␣w12", "the", "same", "0.290"]
     show_tokens(verdict([0.9, 0.3], predicted=[0, 77]), Words())
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["1", "␣w1", "0.300", "␣w77"]
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["1", "␣w1", "␣w77", "0.300"]
 
 
 def test_positions_count_within_each_memory(capsys):
     show_tokens(verdict([0.9, 0.9, 0.9, 0.3], lengths=(2, 2)), Words())
-    assert "1 of memory 1   ␣w3     0.300" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "1 stubborn token:" in out
+    assert out.splitlines()[-1].split() == ["1", "of", "memory", "1", "␣w3", "the", "same", "0.300"]
 
 
 def test_certified_targets_have_no_table(capsys):

@@ -23,8 +23,9 @@ Row = dict[str, Any]  # a finished cell of a sweep, with the fields of a report
 Panel = Callable[["Axes"], None]  # draws one part of a picture
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+FONTS: dict[Any, Any] = {"axes.titlesize": 10, "legend.fontsize": 8, "legend.title_fontsize": 8}
 METHOD_LOOKS = {"sft": (BLUE, "o"), "memft-ot": (RED, "s"), "memft-sw": (GREEN, "^")}
-PERCENT = ("exact_match", "token_accuracy", "certified_fraction")  # 0 to 1, drawn in percent
+PERCENT = ("exact_match", "token_accuracy", "certified_fraction", "held_out_exact_match")
 LABELS = {
     "rank": "rank r",
     "length": "length ℓ (tokens)",
@@ -37,9 +38,16 @@ LABELS = {
     "exact_match": "memories recited whole (%)",
     "token_accuracy": "tokens right when decoding (%)",
     "certified_fraction": "tokens with p > ½ (%)",
+    "held_out_exact_match": "held-out memories recited whole (%)",
     "bits_per_parameter": "stored bits per parameter",
     "memorized_bits_per_parameter": "memorized bits per parameter",
 }
+
+YARDSTICKS = (  # bits per parameter: from, to, what was measured
+    (0.7, 1.7, "0.7–1.7  one trained input vector (Kuratov et al. 2025)"),
+    (2.0, 2.0, "2  knowledge stored by pretraining (Allen-Zhu & Li 2024)"),
+    (3.6, 3.6, "3.6  whole-model memorization (Morris et al. 2025)"),
+)
 
 
 def group(rows: Iterable[Row], field: str) -> dict[Any, list[Row]]:
@@ -71,13 +79,9 @@ def describe(row: Row, *fields: str) -> str:
 
     Escapes $, which matplotlib would read as mathematics.
     """
-    words = {
-        "rank": "rank {}",
-        "layer": "layer {}",
-        "length": "{:,} tokens",
-        "ratio": "{} % random",
-    }
-    words["memories"] = "{:,} memories" if row.get("memories") != 1 else "one memory"
+    words = {"rank": "rank {}", "layer": "layer {}", "length": "{:,} tokens"}
+    words |= {"ratio": "{} % random", "memories": "{:,} memories"}
+    words |= {"memories": "one memory"} if row.get("memories") == 1 else {}
     parts = [words.get(name, "{}").format(row[name]) for name in fields if known([row], name)]
     return ", ".join(parts).replace("$", r"\$")
 
@@ -102,10 +106,13 @@ def draw(panels: Sequence[Panel | None], columns: int, path: Path, title: str = 
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     fig = figure(columns, rows)
-    for place, panel in enumerate(panels, start=1):
-        if panel is not None:
-            panel(fig.add_subplot(rows, columns, place))
     fig.suptitle(title)
+    from matplotlib import rc_context
+
+    with rc_context(FONTS):
+        for place, panel in enumerate(panels, start=1):
+            if panel is not None:
+                panel(fig.add_subplot(rows, columns, place))
     if key := {gid: line for ax in fig.axes for line in ax.lines if (gid := line.get_gid())}:
         look: dict[str, Any] = {"loc": "outside lower center", "ncols": len(key)}
         fig.legend(list(key.values()), list(key), frameon=False, **look)
@@ -147,14 +154,11 @@ def log_axis(ax: Axes, which: str, values: Iterable[float] = ()) -> None:
 
 def legend(ax: Axes, field: str) -> None:
     """Names the lines: to the right of the panel, but inside it for the few methods."""
-    handles, _ = ax.get_legend_handles_labels()
-    if not handles:
-        return
-    look: dict[str, Any] = {"title": LABELS[field].replace(" (", "\n("), "title_fontsize": 8}
-    if field != "method":
-        look |= {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
-        look |= {"ncols": -(-len(handles) // 16)}
-    ax.legend(fontsize=8, **look)
+    count = len(ax.get_legend_handles_labels()[0])
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
+    look = {} if field == "method" else beside | {"ncols": -(-count // 16)}
+    if count:
+        ax.legend(title=LABELS[field].replace(" (", "\n("), **look)
 
 
 def threshold(ax: Axes, value: float, text: str) -> None:
@@ -181,8 +185,7 @@ def curves(
         if band:
             low, high = [min(ys) for ys in places.values()], [max(ys) for ys in places.values()]
             ax.fill_between(list(places), low, high, color=colour, alpha=0.15, lw=0)
-    ax.set(xlabel=LABELS[x], ylabel=LABELS[y])
-    ax.set_title(title, fontsize=10)
+    ax.set(xlabel=LABELS[x], ylabel=LABELS[y], title=title)
     if y == "final_loss" and any(row[y] < 2 * LN2 for row in rows):
         threshold(ax, LN2, "ln 2")  # otherwise it lies far below the picture
     if y in PERCENT:

@@ -30,6 +30,14 @@ def number(value: float | None) -> str:
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.0e}"
 
 
+def new_table(*columns: str, left: int = 0) -> Table:
+    """A table without lines; the first `left` columns are aligned to the left, the others right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="left" if place < left else "right", no_wrap=True)
+    return table
+
+
 def row_line(row: Mapping[str, Any]) -> str:
     """One finished cell of a sweep in one line, the most important first."""
     random = "" if row["ratio"] in (None, 100) else f", {row['ratio']} % random"
@@ -69,14 +77,12 @@ def show_report(report: Mapping[str, Any]) -> None:
             each = report[f"{prefix}bits_per_parameter"]
             lines.append((name, f"{bits:,.0f} bits, [bold]{each:.2f}[/] bits per parameter"))
     if report["certified_fraction"] is not None:
-        sure, right = (
-            f"{round(report[name] * length):,} of {length:,} tokens"
-            for name in ("certified_fraction", "token_accuracy")
-        )
-        error = f"first error at position {report['first_error']}"
-        recall = "[green]exact[/]" if report["recall_exact"] else error
-        lines.append(("p > ½", f"{sure}, lowest p {number(report['min_probability'])}"))
-        lines.append(("recall", f"{right} right when decoding, {recall}"))
+        sure = round(report["certified_fraction"] * length)
+        right = round(report["token_accuracy"] * length)
+        lowest, error = number(report["min_probability"]), report["first_error"]
+        recall = f"first error at position {error}" if error is not None else "[green]exact[/]"
+        lines.append(("p > ½", f"{sure:,} of {length:,} tokens, lowest p {lowest}"))
+        lines.append(("recall", f"{right:,} of {length:,} tokens right when decoding, {recall}"))
         for name, prefix, least in (("memories", "", 2), ("held out", "held_out_", 1)):
             if (count := report[f"{prefix}memories"]) >= least:
                 whole = round(count * report[f"{prefix}exact_match"])
@@ -98,18 +104,13 @@ def headline(report: Mapping[str, Any]) -> str:
     if report["certified_fraction"] is None:
         return f"{start}There is no verdict"
     if report["certified"]:
-        verdict = (
-            "[bold green]Certified[/]: every token has p > ½, so greedy decoding recites them all"
+        proof = "every token has p > ½, so greedy decoding recites them all"
+        return f"{start}[bold green]Certified[/]: {proof}"
+    if report["recall_exact"]:
+        return (
+            f"{start}[bold green]Recalled[/], not certified: decoding is exact, but some p are ≤ ½"
         )
-    elif report["recall_exact"]:
-        verdict = (
-            "[bold green]Recalled[/], not certified: decoding is exact, but some tokens have p ≤ ½"
-        )
-    else:
-        verdict = (
-            "[bold yellow]Not certified[/], not recalled: the stubborn tokens below have p ≤ ½"
-        )
-    return start + verdict
+    return f"{start}[bold yellow]Not certified[/]: decoding fails; the stubborn tokens have p ≤ ½"
 
 
 def colour(p: float) -> str:
@@ -118,23 +119,20 @@ def colour(p: float) -> str:
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
     """A token on its own, with control characters made visible."""
-    visible = {"\n": "⏎", "\t": "⇥"}
-    characters = tokenizer.decode([token])
-    return "".join(c if c.isprintable() else visible.get(c, "·") for c in characters) or "·"
+    text, visible = tokenizer.decode([token]), {"\n": "⏎", "\t": "⇥"}
+    return "".join(c if c.isprintable() else visible.get(c, "·") for c in text) or "·"
 
 
 def show_tokens(verdict: Verdict, tokenizer: Tokenizer) -> None:
     """Prints the target, coloured by p, and a table of the most stubborn tokens."""
     if target := target_text(verdict, tokenizer):
-        stdout.print(
-            "\n[dim]The target, coloured by p:[/]  [green]above ½[/]  [yellow]‹0.1 to ½›[/]  "
-            "[bold red]‹below 0.1›[/]"
-        )
+        colours = "[green]above ½[/]  [yellow]‹0.1 to ½›[/]  [bold red]‹below 0.1›[/]"
+        stdout.print(f"\n[dim]The target, coloured by p:[/]  {colours}")
         stdout.print(target)
     if verdict.stubborn:
         count, shown = len(verdict.stubborn), min(len(verdict.stubborn), MOST_STUBBORN)
         few = "" if count == shown else f"; the {shown} with the lowest p"
-        stdout.print(f"\n[dim]{count:,} stubborn tokens{few}:[/]")
+        stdout.print(f"\n[dim]{count:,} stubborn token{'s' * (count > 1)}{few}:[/]")
         stdout.print(stubborn_table(verdict, tokenizer))
 
 
@@ -162,30 +160,20 @@ def target_text(verdict: Verdict, tokenizer: Tokenizer) -> Text:
 
 def stubborn_table(verdict: Verdict, tokenizer: Tokenizer) -> Table:
     """The stubborn tokens with the lowest p, and what the model would rather say."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    table.add_column("position", justify="right")
-    table.add_column("token")
-    table.add_column("p", justify="right")
-    table.add_column("likeliest token there")
-    places = [
-        f"{t}" if len(verdict.lengths) == 1 else f"{t} of memory {n}"
-        for n, length in enumerate(verdict.lengths)
-        for t in range(length)
-    ]
+    table = new_table("position", "token", "likeliest token there", "p", left=3)
+    many, lengths = len(verdict.lengths) > 1, enumerate(verdict.lengths)
+    places = [f"{t} of memory {n}" if many else str(t) for n, size in lengths for t in range(size)]
     lowest = sorted(verdict.stubborn, key=verdict.probabilities.__getitem__)
     for t in lowest[:MOST_STUBBORN]:
         p, target, predicted = verdict.probabilities[t], verdict.targets[t], verdict.predicted[t]
         token, other = (token_text(tokenizer, i).replace(" ", "␣") for i in (target, predicted))
         instead = Text("the same", "dim") if predicted == target else Text(other)
-        table.add_row(places[t], Text(token), Text(number(p), colour(p)), instead)
+        table.add_row(places[t], Text(token), instead, Text(number(p), colour(p)))
     return table
 
 
 def show_recall(
-    again: Mapping[str, Any],
-    memories: Sequence[Memory],
-    verdict: Verdict,
-    tokenizer: Tokenizer,
+    again: Mapping[str, Any], memories: Sequence[Memory], verdict: Verdict, tokenizer: Tokenizer
 ) -> None:
     """Prints what a reloaded unit recites, and whether that is what its report says."""
     show_report(again)

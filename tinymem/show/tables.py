@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..law.bits import BitsLaw
-from .report import number, stdout
+from .axes import LABELS, PERCENT, YARDSTICKS
+from .report import new_table, number, stdout
 
 if TYPE_CHECKING:
     from ..law.fit import Fit
@@ -21,20 +22,9 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]  # a finished cell of a sweep
 MARKS = "green: every token certified; *: not converged; !: diverged or out of memory"
-SCALE = """For scale, bits per parameter that others measured:
-2 knowledge stored by pretraining (Allen-Zhu & Li 2024)
-3.6 whole-model memorization (Morris et al. 2025)
-0.7 to 1.7 one trained input vector (Kuratov et al. 2025)"""
+SCALE = "For scale, bits per parameter that others measured:"
 MEASURES = """R²: of ΔL; log R²: of ln ΔL; error: mean error of ΔL; rank left out: mean error
 of ΔL at ranks that were left out of the fit, one after another"""
-
-
-def new_table(*columns: str, left: int = 0) -> Table:
-    """A table without lines; the first `left` columns are aligned to the left, the others right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for place, name in enumerate(columns):
-        table.add_column(name, justify="left" if place < left else "right", no_wrap=True)
-    return table
 
 
 # --- A sweep -------------------------------------------------------------------------------------
@@ -45,23 +35,17 @@ def show_grid(rows: Sequence[Row]) -> None:
     for method, ratio in dict.fromkeys((row["method"], row["ratio"]) for row in rows):
         group = [row for row in rows if (row["method"], row["ratio"]) == (method, ratio)]
         known = all(row["memorized_bits"] is not None for row in group if row["status"] == "ok")
-        tables = {"final loss (nats per token)": "final_loss"}
-        if known:
-            tables["memorized bits per parameter"] = "memorized_bits_per_parameter"
-        else:
-            tables["stored bits per parameter"] = "bits_per_parameter"
-        if any(row["memories"] > 1 for row in group):
-            tables["recited whole"] = "exact_match"
-        if any(row["held_out_memories"] for row in group):
-            tables["held-out recited whole"] = "held_out_exact_match"
+        fields = ["final_loss", "memorized_bits_per_parameter" if known else "bits_per_parameter"]
+        fields += ["exact_match"] * any(row["memories"] > 1 for row in group)
+        fields += ["held_out_exact_match"] * any(row["held_out_memories"] for row in group)
         random = "" if ratio is None else f", {ratio} % random tokens"
         seeds = len({row["seed"] for row in group})
         means = f", means of {seeds} seeds" if seeds > 1 else ""
         stdout.print(f"\n[bold]{method}[/]{random}: by rank and length{means}")
-        parts = [Group(title, by_rank_and_length(group, field)) for title, field in tables.items()]
+        parts = [Group(LABELS[field], by_rank_and_length(group, field)) for field in fields]
         stdout.print(Columns(parts, padding=(1, 4)))
-    stdout.print(f"[dim]{MARKS}[/]")
-    stdout.print(f"[dim]{SCALE}[/]")
+    yardsticks = "\n".join(what for _, _, what in YARDSTICKS)
+    stdout.print(f"[dim]{MARKS}\n{SCALE}\n{yardsticks}[/]")
 
 
 def by_rank_and_length(rows: Sequence[Row], field: str) -> Table:
@@ -82,11 +66,8 @@ def grid_cell(rows: Sequence[Row], field: str) -> str:
     if not good:
         return marks or "– "
     mean = fmean(row[field] for row in good)
-    if field == "final_loss":
-        text = number(mean)
-    else:
-        text = f"{100 * mean:.0f} %" if field.endswith("exact_match") else f"{mean:.2f}"
-    text += marks or " "
+    share = f"{100 * mean:.0f}" if field in PERCENT else f"{mean:.2f}"
+    text = (number(mean) if field == "final_loss" else share) + (marks or " ")
     return f"[green]{text}[/]" if all(row["certified"] for row in good) else text
 
 
@@ -131,7 +112,7 @@ def show_power_law(fit: Fit) -> None:
     stdout.print(table)
     if law.at_bound:
         stdout.print(
-            "[yellow]These cells do not determine b[/]: use --no-offset, or add ranks and lengths"
+            "[yellow]These cells do not fix b[/]: use --no-offset, or add ranks and lengths"
         )
 
 
@@ -157,11 +138,9 @@ def show_measures(fit: Fit) -> None:
 def constants(law: Law | BitsLaw, offset: bool) -> str:
     """The constants of a law in a few words."""
     if isinstance(law, BitsLaw):
-        low, high = law.ci
-        return f"κ {law.kappa:.3f} ({low:.3f} to {high:.3f})"
-    return f"α {law.alpha:.2f}, β {law.beta:.2f}" + (
-        f", b {round(law.b, 2) + 0.0:.2f}" if offset else ""
-    )
+        return "κ {:.3f} ({:.3f} to {:.3f})".format(law.kappa, *law.ci)
+    b = f", b {round(law.b, 2) + 0.0:.2f}" if offset else ""
+    return f"α {law.alpha:.2f}, β {law.beta:.2f}{b}"
 
 
 # --- A plan --------------------------------------------------------------------------------------
@@ -173,13 +152,9 @@ def show_plan(plan: Plan, fit: Fit) -> None:
     low, high = ("∞" if end is None else f"{end:,}" for end in plan.interval)
     rank = "No rank" if plan.rank is None else f"Rank {plan.rank:,}"
     length = "any length" if plan.length is None else f"{plan.length:,} tokens"
-    answer = (
-        f"[bold green]{rank}[/] holds {length}"
-        if for_rank
-        else f"{rank} holds [bold green]{length}[/]"
-    )
+    answer = "[bold green]{}[/] holds {}" if for_rank else "{} holds [bold green]{}[/]"
     goal = "every one certified" if plan.certificate else f"at {plan.loss:.3g} nats per token"
-    stdout.print(f"{answer}, {goal} [dim](95 % interval: {low} to {high})[/]")
+    stdout.print(f"{answer.format(rank, length)}, {goal} [dim](95 % interval: {low} to {high})[/]")
     if plan.parameters is not None:
         stdout.print(f"{plan.parameters:,} parameters, {plan.bytes:,} bytes in float32")
     stdout.print(f"loss {plan.base_loss:.3f} → {plan.loss:.3f} nats per token")
