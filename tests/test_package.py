@@ -109,7 +109,7 @@ def test_names_for_editors_are_the_names_that_are_imported_on_first_use():
 
 def test_every_public_name_is_found_and_others_are_refused():
     for name, module in tm._HOME.items():
-        assert getattr(tm, name).__module__.startswith("tinymem."), module
+        assert getattr(tm, name).__module__ == f"tinymem.{module}", name
     assert dir(tm) == sorted(tm.__all__)
     with pytest.raises(AttributeError, match="module 'tinymem' has no attribute 'nonsense'"):
         tm.nonsense  # noqa: B018

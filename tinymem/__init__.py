@@ -22,7 +22,7 @@ _HOME = {  # public name -> the module that defines it
     "text_memory": "data.memory",
     "read_memories": "data.read",
     "Model": "base.model",
-    "ModelConfig": "base.model",
+    "ModelConfig": "base.config",
     "greedy": "base.model",
     "load": "base.checkpoint",
     "Tokenizer": "base.tokenizer",
@@ -51,7 +51,8 @@ __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:  # the same names for editors and type checkers, which do not run __getattr__
     from .base.checkpoint import load as load
-    from .base.model import Model as Model, ModelConfig as ModelConfig, greedy as greedy
+    from .base.config import ModelConfig as ModelConfig
+    from .base.model import Model as Model, greedy as greedy
     from .base.tokenizer import Tokenizer as Tokenizer
     from .data.memory import (
         Memory as Memory,
