@@ -68,9 +68,7 @@ def probe(
     note = ""
     try:
         if out is not None:
-            again = f"recite it with: tinymem recall {shlex.quote(str(out))}"
-            has_unit = save_run(result, model, recipe, out)
-            note = f"\nSaved in {out}; {again if has_unit else 'the report only, without a unit'}"
+            note = saved_note(out, save_run(result, model, recipe, out))
         if plot is not None:
             plot_run(result, plot)
     finally:  # a full disk must not hide the result
@@ -79,6 +77,11 @@ def probe(
         else:
             show_result(result, checkpoint.tokenizer, note)
     return EXIT_CODES[result.report["status"]]
+
+
+def saved_note(out: Path, has_unit: bool) -> str:
+    again = f"recite it with: tinymem recall {shlex.quote(str(out))}"
+    return f"\nSaved in {out}; {again if has_unit else 'the report only, without a unit'}"
 
 
 def show_result(result: "Result", tokenizer: "Tokenizer", note: str) -> None:
