@@ -67,6 +67,19 @@ def test_the_interval_of_kappa_covers_it():
     assert 180 <= covered <= 198
 
 
+def test_the_interval_of_kappa_covers_it_with_three_cells():
+    """Two degrees of freedom are left. With Student's t the interval is 4.30 standard errors wide.
+
+    With the scatter of the fit in every draw it would be 1.96 wide, and would cover κ in 81 %.
+    """
+    cells, covered = [a[~FULL][:3] for a in (P, LENGTHS, BASE, ENTROPY)], 0
+    for seed in range(300):
+        deltas = BITS[~FULL][:3] * np.exp(0.03 * np.random.default_rng(seed).normal(size=3))
+        low, high = fit_bits(*cells, deltas, draws=300, seed=seed).ci
+        covered += low <= 0.5 <= high
+    assert 0.90 <= covered / 300 <= 0.99
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
