@@ -111,8 +111,8 @@ def test_one_half_itself_is_not_certified():
 
 
 def test_sufficient_but_not_necessary():
-    lucky = verdict(probabilities=[0.9, 0.3, 0.7, 0.6])
-    assert lucky.recall_exact and lucky.verbatim and not lucky.certified
+    recited = verdict(probabilities=[0.9, 0.3, 0.7, 0.6])
+    assert recited.recall_exact and recited.verbatim and not recited.certified
 
 
 def test_first_error_counts_within_its_memory():
@@ -170,12 +170,12 @@ def test_the_verdict_is_in_full_precision_and_leaves_the_programs_setting_alone(
 ):
     model, seen = toy_model(), []
     real = type(model).run
-    look = torch.get_float32_matmul_precision
-    monkeypatch.setattr(type(model), "run", lambda *a, **o: seen.append(look()) or real(*a, **o))
-    before = look()
+    precision = torch.get_float32_matmul_precision
+    monkeypatch.setattr(type(model), "run", lambda *a, **o: seen.append(precision()) or real(*a, **o))
+    before = precision()
     torch.set_float32_matmul_precision(allowed)
     try:
         judge(model, toy_memory(3))
-        assert look() == allowed and set(seen) == {"highest"} and len(seen) == 4
+        assert precision() == allowed and set(seen) == {"highest"} and len(seen) == 4
     finally:
         torch.set_float32_matmul_precision(before)

@@ -122,7 +122,7 @@ def test_rows_of_weight_zero_cost_no_product(monkeypatch):
 def test_all_logits_are_never_there_at_once(monkeypatch):
     sizes = []
 
-    class Watch(TorchDispatchMode):
+    class CountsValues(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             out = function(*args, **(kwargs or {}))
             sizes.append(out.numel() if isinstance(out, torch.Tensor) else 0)
@@ -130,6 +130,6 @@ def test_all_logits_are_never_there_at_once(monkeypatch):
 
     monkeypatch.setattr(loss, "CHUNK", 3 * V)
     x, head, targets, _ = case()
-    with Watch():
+    with CountsValues():
         token_loss(head)(x, targets)[0].sum().backward()
     assert max(sizes) <= max(3 * V, head.numel()) < N * V
