@@ -165,13 +165,15 @@ def test_units_judged_together_get_the_same_verdicts_as_alone(monkeypatch, posit
 
 
 @pytest.mark.parametrize("allowed", ["highest", "medium"])
-def test_the_verdict_is_in_full_precision_and_leaves_the_programs_setting_alone(
-    monkeypatch, allowed
-):
+def test_the_verdict_is_in_full_precision_and_restores_the_setting(monkeypatch, allowed):
     model, seen = toy_model(), []
-    real = type(model).run
-    precision = torch.get_float32_matmul_precision
-    monkeypatch.setattr(type(model), "run", lambda *a, **o: seen.append(precision()) or real(*a, **o))
+    run, precision = type(model).run, torch.get_float32_matmul_precision
+
+    def note_precision(*args, **options):
+        seen.append(precision())
+        return run(*args, **options)
+
+    monkeypatch.setattr(type(model), "run", note_precision)
     before = precision()
     torch.set_float32_matmul_precision(allowed)
     try:
