@@ -89,7 +89,7 @@ class Cached:
         batch = Batch([memory] * units, model.config.context, model.device)
         recipes = [tm.Recipe(rank=8, seed=seed) for seed in range(units)]
         fresh = [tm.Unit.create(model, 8, seed=seed) for seed in range(units)]
-        self.trainer = Trainer(model, fresh, batch, recipes, [auto_lr(model)] * units)
+        self.trainer = Trainer(model, fresh, batch, recipes)
         self.trainer.stack.detach()
 
     def step(self) -> float:

@@ -30,7 +30,7 @@ def work(model, memory, lr: float) -> None:
     """The parts of a run that need memory: three steps, and the pass that certifies."""
     batch = Batch([memory], model.config.context, model.device)
     unit = Unit.create(model, RANK)
-    trainer = Trainer(model, [unit], batch, [Recipe(rank=RANK, steps=3)], [lr])
+    trainer = Trainer(model, [unit], batch, [Recipe(rank=RANK, steps=3, lr=lr)])
     for _ in range(3):
         trainer.gradient()
         trainer.update()

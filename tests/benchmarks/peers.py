@@ -11,6 +11,7 @@ whole step and returns the mean loss of the target before the step, in nats.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import peft
@@ -37,7 +38,7 @@ def trainer_step(base: Base, memory: Memory, recipes: list[Recipe]) -> Step:
     model = twin(base.model)
     batch = Batch([memory] * len(recipes), model.config.context, model.device)
     units = [Unit.create(base.model, recipe.rank, seed=recipe.seed) for recipe in recipes]
-    trainer = Trainer(model, units, batch, recipes, [base.lr] * len(units))
+    trainer = Trainer(model, units, batch, [replace(recipe, lr=base.lr) for recipe in recipes])
 
     def step() -> Tensor:
         found = trainer.gradient()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -149,8 +150,8 @@ def test_a_diverged_cell_is_a_row_and_the_sweep_goes_on(tmp_path, trained, monke
         assert [row["status"] for row in json.loads(out)] == ["diverged"] * 4
     real = probe.train
 
-    def train(*args, lrs, **options):  # a rate at which the other cells do not diverge
-        return real(*args, lrs=[0.05] * len(lrs), **options)
+    def train(model, units, batch, recipes, *more):  # the other cells get a rate that suits them
+        return real(model, units, batch, [replace(r, lr=0.05) for r in recipes], *more)
 
     monkeypatch.setattr(probe, "train", train)
     code, shown, _ = run_command(*wild, "--seeds", "0,1")

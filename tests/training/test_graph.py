@@ -114,7 +114,7 @@ def test_a_step_never_waits_and_its_shapes_are_fixed(sites):
     recipes = [Recipe(rank=r, method=m, sites=sites) for r in (1, 3) for m in memft.METHODS]
     units = [Unit.create(model, r.rank, sites=sites) for r in recipes]
     batch = Batch([toy_memory(12)] * len(units), model.config.context, model.device)
-    trainer = Trainer(model, units, batch, recipes, lrs=[0.01] * len(units))
+    trainer = Trainer(model, units, batch, recipes)
     trainer.token_loss.weighted = None  # as on a GPU
     trainer.gradient()
     trainer.update()

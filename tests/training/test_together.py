@@ -94,7 +94,7 @@ def test_a_diverged_run_leaves_and_the_others_keep_their_windows(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "update", update)
         batch = Batch(memories, model.config.context, model.device)
-        done = train(model, units, batch, runs, lrs=[r.lr for r in runs])
+        done = train(model, units, batch, runs)
     assert [run.status for run in done] == ["ok", "diverged", "ok", "ok", "ok"]
     assert [run.steps for run in done] == [30, 10, 30, 30, 30]
     for n in (0, 2, 3, 4):

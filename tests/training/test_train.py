@@ -61,7 +61,7 @@ def train_both_ways(memory, recipe):
     course = plain_loop(model, plain.attach(model), memory, recipe)
     plain.detach()
     batch = Batch([memory], model.config.context, model.device)
-    (training,) = train(model, [ours], batch, [recipe], lrs=[recipe.lr])
+    (training,) = train(model, [ours], batch, [recipe])
     return course, training.losses
 
 
@@ -145,7 +145,7 @@ def test_minibatches_train_like_the_plain_loop(method, sites):
     )
     model = toy_model()
     unit, batch = Unit.create(model, 3, sites=sites), Batch(memories, 128, model.device)
-    (training,) = train(model, [unit], batch, [recipe], lrs=[recipe.lr])
+    (training,) = train(model, [unit], batch, [recipe])
 
     unit, trace = Unit.create(model, 3, sites=sites).attach(model), []
     optimizer = torch.optim.AdamW(unit.parameters(), lr=recipe.lr, weight_decay=0)

@@ -1,5 +1,6 @@
 """One step of several runs: what it finds, runs that leave, and what stays attached."""
 
+import dataclasses
 import math
 
 import pytest
@@ -23,7 +24,8 @@ def make_trainer(recipes, length: int = 8, memories: int = 1) -> Trainer:
     own = [toy_memory(length, seed=n) for n in range(len(recipes) * memories)]
     units = [Unit.create(model, r.rank, seed=r.seed) for r in recipes]
     batch = Batch(own, model.config.context, model.device)
-    return Trainer(model, units, batch, recipes, [r.lr or 0.02 for r in recipes])
+    recipes = [dataclasses.replace(r, lr=r.lr or 0.02) for r in recipes]
+    return Trainer(model, units, batch, recipes)
 
 
 def take_steps(trainer: Trainer, count: int) -> list[torch.Tensor]:
@@ -157,5 +159,5 @@ def test_an_error_while_activations_are_cached_leaves_no_unit_attached(monkeypat
     model = toy_model()
     batch = Batch([toy_memory(8)], model.config.context, model.device)
     with pytest.raises(type(error)):
-        Trainer(model, [Unit.create(model, 2)], batch, [Recipe(rank=2)], [0.1])
+        Trainer(model, [Unit.create(model, 2)], batch, [Recipe(rank=2)])
     Unit.create(model, 1).attach(model)

@@ -73,8 +73,7 @@ def memorize_together(
     try:
         base_losses += measure_base(model, targets)
         batch = Batch([m for own in targets for m in own], model.config.context, model.device)
-        lrs = [recipe.learning_rate(model) for recipe in recipes]
-        trainings += train(model, units, batch, recipes, lrs=lrs, progress=progress)
+        trainings += train(model, units, batch, recipes, progress)
         for unit, verdict in zip(units, judge_units(model, units, targets, progress), strict=True):
             if others:
                 on_others += judge_units(model, [unit], [others], progress)

@@ -28,18 +28,15 @@ def train(
     units: Sequence[Unit],
     batch: Batch,
     recipes: Sequence[Recipe],
-    *,
-    lrs: Sequence[float | None],
     progress: Progress = SILENT,
 ) -> list[Training]:
     """Train each unit on its own part of the batch (see `Trainer`), as its recipe says.
 
-    lrs: the largest learning rate of each run; None for L-BFGS, which has none.
     Ctrl-C ends the runs, which keep what they have learned; no unit is left attached.
     """
     recipe, memories = recipes[0], len(batch.ids) // len(units)
     steps = list(schedule(recipe, memories))
-    trainer = Trainer(model, units, batch, recipes, lrs)
+    trainer = Trainer(model, units, batch, recipes)
     record = Record(len(steps), len(units), model.device)
     loop = {"adamw": run_adamw, "lbfgs": run_lbfgs}[recipe.optimizer]
     try:

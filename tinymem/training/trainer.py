@@ -44,14 +44,9 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        model: Model,
-        units: Sequence[Unit],
-        batch: Batch,
-        recipes: Sequence[Recipe],
-        lrs: Sequence[float | None],
+        self, model: Model, units: Sequence[Unit], batch: Batch, recipes: Sequence[Recipe]
     ):
-        self.model, self.recipes, self.lrs = model, list(recipes), list(lrs)
+        self.model, self.recipes = model, list(recipes)
         for unit in units:
             unit.train(False)
         self.stack = Stack(units)
@@ -70,7 +65,8 @@ class Trainer:
     def _prepare_step(self) -> None:
         """What depends on which runs train: rates, buffers, and the step that a GPU replays."""
         device, head = self.model.device, self.model.lm_head.weight
-        self.lr = torch.tensor([lr or 0.0 for lr in self.lrs], device=device)
+        lrs = [recipe.learning_rate(self.model) or 0.0 for recipe in self.recipes]
+        self.lr = torch.tensor(lrs, device=device)
         self.rate = self.lr.clone()
         self.clip = torch.tensor([recipe.clip for recipe in self.recipes], device=device)
         self.token_loss = TokenLoss(
@@ -138,7 +134,6 @@ class Trainer:
         self.weigh = self.weigh.select(indices)
         self.prefix.select(np.concatenate([np.arange(memories) + memories * n for n in indices]))
         self.recipes = [self.recipes[n] for n in indices]
-        self.lrs = [self.lrs[n] for n in indices]
         self._prepare_step()
 
     def close(self) -> None:
