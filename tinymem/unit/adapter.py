@@ -221,9 +221,7 @@ def _read_peft_config(folder: Path) -> dict[str, Any]:
         raise AdapterError(f"{path}: cannot be read as peft's ({error!r})") from error
     for key, only in (("peft_type", "LORA"), ("bias", "none")):
         if config.get(key, "none") != only:
-            raise AdapterError(
-                f"{path}: {key} {config.get(key)!r} is not supported, only {only}"
-            )
+            raise AdapterError(f"{path}: {key} {config.get(key)!r} is not supported, only {only}")
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start != "gaussian":
         raise AdapterError(f"{path}: {start} changes the base's weights; not supported")
