@@ -27,6 +27,8 @@ ITERATIONS = 25  # of a round; most take one evaluation
 FIRST_ITERATIONS = 5  # of a round whose weights are new
 HISTORY = 100  # gradients that the curvature is estimated from
 B_UNIT = 5.0
+OPTIONS: dict[str, Any] = {"history_size": HISTORY, "max_eval": 10 * ITERATIONS}
+OPTIONS |= {"tolerance_grad": 0, "tolerance_change": 0, "line_search_fn": "strong_wolfe"}
 
 
 class Evaluation(NamedTuple):
@@ -34,6 +36,9 @@ class Evaluation(NamedTuple):
 
     loss: float
     changed: bool
+
+
+Evaluate = Callable[[bool], Evaluation | None]
 
 
 class Variables:
@@ -64,9 +69,7 @@ class BudgetSpent(Exception):
     """Ends torch's line search when the evaluations are used up."""
 
 
-def minimize(
-    variables: Variables, evaluate: Callable[[bool], Evaluation | None], budget: int
-) -> None:
+def minimize(variables: Variables, evaluate: Evaluate, budget: int) -> None:
     """Minimise a loss in rounds, with at most `budget` evaluations.
 
     evaluate: called with whether a round begins; returns the loss and leaves the gradient in the
@@ -81,7 +84,7 @@ def minimize(
             return
         fresh = optimizer is None or start.changed
         if optimizer is None or start.changed:
-            optimizer = new_optimizer(variables)
+            optimizer = torch.optim.LBFGS(variables.values, **OPTIONS)
         optimizer.param_groups[0]["max_iter"] = FIRST_ITERATIONS if fresh else ITERATIONS
         descent = Descent(variables, evaluate, start.loss, budget - used)
         descent.run(optimizer)
@@ -92,30 +95,13 @@ def minimize(
             optimizer = None  # try again without the old curvature
 
 
-def new_optimizer(variables: Variables) -> torch.optim.LBFGS:
-    return torch.optim.LBFGS(
-        variables.values,
-        max_eval=10 * ITERATIONS,
-        history_size=HISTORY,
-        tolerance_grad=0.0,
-        tolerance_change=0.0,
-        line_search_fn="strong_wolfe",
-    )
-
-
 class Descent:
     """One round, from a point whose loss and gradient are known.
 
     If it ends early, by its budget or Ctrl-C, the variables are those of the lowest loss seen.
     """
 
-    def __init__(
-        self,
-        variables: Variables,
-        evaluate: Callable[[bool], Evaluation | None],
-        loss: float,
-        budget: int,
-    ):
+    def __init__(self, variables: Variables, evaluate: Evaluate, loss: float, budget: int):
         self.variables, self.evaluate, self.budget = variables, evaluate, budget
         self.known: float | None = loss  # of the present values, until torch has asked for it
         self.lowest, self.best = loss, variables.copy()

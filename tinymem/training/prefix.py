@@ -17,10 +17,7 @@ from ..base.model import Block, Model
 from ..data.batch import Batch, sequences_per_pass
 from ..unit.lora import Unit, WithLoRA
 
-ACTIVATION_BUDGET = {
-    "cpu": 2**29,
-    "cuda": 2**32,
-}  # bytes that a step may keep for its backward pass
+ACTIVATION_BUDGET = {"cpu": 2**29, "cuda": 2**32}  # bytes kept for the backward pass of a step
 
 
 def activation_bytes(model: Model, start: int, positions: int) -> int:

@@ -6,7 +6,9 @@ all of them at once, in larger matrix products, and each run goes as it would al
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -21,6 +23,8 @@ from .record import Record, Training
 from .trainer import Trainer
 
 CHECK_EVERY = 10  # steps; a check waits for the device
+Steps = Sequence[Minibatches]
+Check = Callable[[], bool]  # `stop_finished`
 
 
 def train(
@@ -34,21 +38,19 @@ def train(
 
     Ctrl-C ends the runs, which keep what they have learned; no unit is left attached.
     """
-    recipe, memories = recipes[0], len(batch.ids) // len(units)
-    steps = list(schedule(recipe, memories))
+    steps = list(schedule(recipes[0], len(batch.ids) // len(units)))
     trainer = Trainer(model, units, batch, recipes)
     record = Record(len(steps), len(units), model.device)
-    loop = {"adamw": run_adamw, "lbfgs": run_lbfgs}[recipe.optimizer]
+    check = partial(stop_finished, trainer, record, len(steps), progress)
+    loop = {"adamw": run_adamw, "lbfgs": run_lbfgs}[recipes[0].optimizer]
     try:
-        done, status = loop(trainer, record, steps, progress)
+        done, status = loop(trainer, record, steps, check)
     finally:
         trainer.close()
     return record.finish(done, status)
 
 
-def run_adamw(
-    trainer: Trainer, record: Record, steps: Sequence[Minibatches], progress: Progress
-) -> tuple[int, str]:
+def run_adamw(trainer: Trainer, record: Record, steps: Steps, check: Check) -> tuple[int, str]:
     """Gradient, update, and again, while the learning rate falls linearly to 0.
 
     Returns the number of steps done and the status.
@@ -58,7 +60,7 @@ def run_adamw(
         for step, minibatches in enumerate(steps):
             found = trainer.gradient(minibatches)
             record.add(found, whole=minibatches[-1] is None)
-            if step % CHECK_EVERY == 0 and not stop_finished(trainer, record, steps, progress):
+            if step % CHECK_EVERY == 0 and not check():
                 break
             trainer.update(1 - step / len(steps))
             done = step + 1
@@ -67,34 +69,28 @@ def run_adamw(
     return done, "ok"
 
 
-def stop_finished(
-    trainer: Trainer, record: Record, steps: Sequence[Minibatches], progress: Progress
-) -> bool:
+def stop_finished(trainer: Trainer, record: Record, steps: int, progress: Progress) -> bool:
     """Ends the runs that have diverged or are certified; returns whether any run goes on."""
-    done, runs = record.count - 1, len(trainer.recipes)
-    memories = len(trainer.prefix.batch.ids) // runs
-    losses, shares = record.recent(trainer.recipes[0].steps_per_epoch(memories))
-    progress.training(done / len(steps), sum(losses) / runs, sum(shares) / runs)
-    diverged = [n for n, loss in enumerate(losses) if not math.isfinite(loss)]
-    certified = [
-        n
-        for n, (recipe, share) in enumerate(zip(trainer.recipes, shares, strict=True))
-        if recipe.stop_when_certified and share > 1 - 1e-6 and n not in diverged
-    ]
-    left = [n for n in range(runs) if n not in diverged + certified]
-    running = record.running
-    record.stop([running[n] for n in diverged], done, "diverged")
-    record.stop([running[n] for n in certified], done, "ok")
-    if left and len(left) < runs:
+    done, recipes, running = record.count - 1, trainer.recipes, record.running
+    memories = len(trainer.prefix.batch.ids) // len(recipes)
+    losses, shares = record.recent(recipes[0].steps_per_epoch(memories))
+    progress.training(done / steps, fmean(losses), fmean(shares))
+    left = []
+    for n, (recipe, loss, share) in enumerate(zip(recipes, losses, shares, strict=True)):
+        if not math.isfinite(loss):
+            record.stop([running[n]], done, "diverged")
+        elif recipe.stop_when_certified and share > 1 - 1e-6:
+            record.stop([running[n]], done, "ok")
+        else:
+            left.append(n)
+    if 0 < len(left) < len(recipes):
         trainer.select(left)
     return bool(left)
 
 
-def run_lbfgs(
-    trainer: Trainer, record: Record, steps: Sequence[Minibatches], progress: Progress
-) -> tuple[int, str]:
+def run_lbfgs(trainer: Trainer, record: Record, steps: Steps, check: Check) -> tuple[int, str]:
     """L-BFGS on one run; its steps are evaluations of the gradient. Returns steps and status."""
-    loss = RoundLoss(trainer, record, steps, progress)
+    loss = RoundLoss(trainer, record, steps, check)
     try:
         minimize(Variables(trainer.stack.parameters()), loss, len(steps))
     except KeyboardInterrupt:
@@ -105,10 +101,8 @@ def run_lbfgs(
 class RoundLoss:
     """The loss as L-BFGS sees it: in each round, the token weights are those of its beginning."""
 
-    def __init__(
-        self, trainer: Trainer, record: Record, steps: Sequence[Minibatches], progress: Progress
-    ):
-        self.trainer, self.record, self.steps, self.progress = trainer, record, steps, progress
+    def __init__(self, trainer: Trainer, record: Record, steps: Steps, check: Check):
+        self.trainer, self.record, self.steps, self.check = trainer, record, steps, check
         self.minibatches: Minibatches = (None,)
         self.weights: Tensor | None = None  # w_t [1, N] of the round
 
@@ -118,10 +112,8 @@ class RoundLoss:
             self.minibatches = self.steps[self.record.count]
         found = self.trainer.gradient(self.minibatches, None if new_round else self.weights)
         self.record.add(found, whole=self.minibatches[-1] is None)
-        changed = False
-        if new_round:
-            if not stop_finished(self.trainer, self.record, self.steps, self.progress):
-                return None
-            changed = self.weights is None or not torch.equal(self.weights, found.weights)
-            self.weights = found.weights.clone()
+        if new_round and not self.check():
+            return None
+        changed = self.weights is None or not torch.equal(self.weights, found.weights)
+        self.weights = found.weights.clone()
         return Evaluation(found.loss.item(), changed)
