@@ -131,7 +131,7 @@ def test_ctrl_c_writes_what_there_is_and_exits_130(tmp_path):
     )
     os.close(terminal)
     seen = b""
-    while b"p>" not in seen:  # "p>½ for … of the tokens": training has begun
+    while b"p > " not in seen:  # "p > ½ for … of the tokens": training has begun
         seen += os.read(screen, 4096)
     process.send_signal(signal.SIGINT)
     reader = threading.Thread(target=drain, args=(screen,), daemon=True)

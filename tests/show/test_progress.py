@@ -68,7 +68,7 @@ def test_training_shows_how_far_it_is_and_stays_while_decoding_goes_on():
         bars.training(0.25, 1.5, 0.125)
         bar, note = screen(bars)
         assert bar.startswith("training ━━━━━━") and re.search(r"  25 % \d:\d\d:\d\d left", bar)
-        assert note == "loss 1.500 nats, p>½ for 12 % of the tokens"
+        assert note == "loss 1.500 nats, p > ½ for 12 % of the tokens"
         tokens = iter(bars.track(range(2), "decoding"))
         assert next(tokens) == 0
         assert [line.split()[0] for line in screen(bars)] == ["training", "decoding", "loss"]
@@ -81,7 +81,7 @@ def test_a_sweep_has_one_bar_for_its_whole_cost_and_a_line_for_each_cell():
         bars.training(0.5, 2.0, 0.5)
         bar, note = screen(bars)
         assert bar.startswith("sweep ━━━") and re.search(r"  50 % \d:\d\d:\d\d left", bar)
-        assert note.startswith("length 128, 2 cells: loss 2.000 nats, p>½ for 50 %")
+        assert note.startswith("length 128, 2 cells: loss 2.000 nats, p > ½ for 50 %")
         bars.training(1.0, 1.0, 0.75)
         assert list(bars.track(range(5), "decoding")) == [0, 1, 2, 3, 4]
         assert screen(bars)[1] == "length 128, 2 cells: decoding"

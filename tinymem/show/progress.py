@@ -76,7 +76,7 @@ class Bars(Progress):
         if self.main is None:
             self.main = self.bars.begin("training", total=self.cost)
         self.bars.update(self.main, completed=self.cost_before + done * self.cost)
-        share = f"p>½ for [bold]{100 * certified:.0f} %[/] of the tokens"
+        share = f"p > ½ for [bold]{100 * certified:.0f} %[/] of the tokens"
         self.bars.note = f"{self.label}loss [bold]{loss:.3f}[/] nats, {share}"
 
     def sweep(self, finished: int, cells: int, cost: float) -> None:
