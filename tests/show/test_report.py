@@ -70,14 +70,14 @@ def test_a_report_by_hand(capsys):
 def test_a_report_of_many_memories_of_text(capsys):
     many = {"memories": 20, "exact_match": 0.75, "ratio": 0, "layer": [1, 3], "lr": None}
     many |= {"held_out_memories": 5, "held_out_exact_match": 0.2, "memorized_bits": None}
-    many |= {"certified": False, "recall_exact": False, "first_error": 3, "converged": False}
+    many |= {"certified": False, "recall_exact": False, "first_error": 0, "converged": False}
     many |= {"certified_fraction": 0.5, "token_accuracy": 0.25, "final_loss": 2.5}
     show_report(REPORT | many)
     out = capsys.readouterr().out
     assert "layers 1, 3, site mlp" in out and "128 tokens of text in 20 memories" in out
     assert "L-BFGS" in out and "memorized" not in out and "2.500 nats per token, not conv" in out
     assert "64 of 128 tokens, lowest p" in out
-    assert "32 of 128 tokens right when decoding, first error at position 3\n" in out
+    assert "32 of 128 tokens right when decoding, first error at position 0\n" in out
     assert "memories    15 of 20 memories recited whole\n" in out
     assert "held out    1 of 5 memories recited whole\n" in out
 
