@@ -100,7 +100,7 @@ def test_a_mistake_of_tinymem_is_not_hidden(tinymem, monkeypatch):
     ("args", "words"),
     [
         (["prob"], "No such command 'prob'"),
-        (["--nonsense"], "--nonsense. See tinymem --help."),
+        (["--nonsense"], "No such option"),
         (["probe", "--method", "memft"], "'memft' is not one of 'sft', 'memft-ot', 'memft-sw'."),
         (["recall"], "Missing argument"),
         (["sweep"], "Missing option '--out'."),
