@@ -4,7 +4,7 @@ You need       lesson 7, and `python tutorials/08_the_law.py`
 You will see   the law fitted with three lines of numpy, and the same constants from the library;
                how saturated cells distort the fit; an offset that the data cannot determine; and
                predictions for a rank that was left out of the fit
-Explains       tinymem/law/power.py, tinymem/law/solver.py, tinymem/law/fit.py, tinymem/law/plan.py
+Explains       tinymem/law/power.py, tinymem/law/offset.py, tinymem/law/fit.py, tinymem/law/plan.py
 Time           2 seconds to run, 60 minutes with the exercise
 """
 

@@ -1,7 +1,7 @@
 """The Parametric Memory Law: how much of a memory a LoRA of a given rank can hold.
 
 Read `power` first: it has the law's equation, and `fit_law`, which fits it to measured runs.
-`solver` holds the search over b and the least squares inside it, and `cells` checks the input.
+`offset` holds the search over b and the least squares inside it, and `cells` checks the input.
 `bits` is a law with one constant, to compare with. `fit` turns the rows of a sweep into laws, and
 `plan` inverts a law: it gives the rank that a length needs, or the length that a rank holds.
 """

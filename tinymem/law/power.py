@@ -18,7 +18,7 @@ Inverted, the rank that gives 3 nats per token on 64 tokens is ((3 − 1) / 8 ·
 The fit. Runs scatter around the law by a percentage of ΔL, so ΔL is compared on a log scale: the
 constants minimise Σ (ln ΔL − ln prediction)². With b = 0 the law is a plane,
 ln ΔL = ln C + α ln r − β ln ℓ, and ordinary least squares gives it in closed form. Otherwise b has
-to be searched for, and each step of the search is such a least-squares problem (solver.py).
+to be searched for, and each step of the search is such a least-squares problem (offset.py).
 """
 
 import math
@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import LawError
 from .cells import all_and_without_each, unsaturated_cells, what_is_missing
-from .solver import solve
+from .offset import solve
 
 LN2 = math.log(2)
 CONSTANTS = ("C", "alpha", "beta", "b")

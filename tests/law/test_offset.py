@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.law.planted import LENGTHS, RANKS, noisy
+from tinymem.law.offset import least_squares, solve
 from tinymem.law.power import PowerLaw, fit_law
-from tinymem.law.solver import least_squares, solve
 
 
 def test_without_offset_it_is_lstsq():
