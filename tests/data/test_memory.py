@@ -2,7 +2,9 @@
 
 import math
 
+import numpy as np
 import pytest
+import torch
 
 from tests.toy import toy_memory
 from tinymem.data.memory import Memory, first_tokens, random_memory, text_memory
@@ -71,3 +73,9 @@ def test_first_tokens_takes_whole_memories_or_cuts_the_first():
 def test_memories_are_lists_of_ids(ids):
     with pytest.raises(DataError, match="target_ids"):
         Memory([1], ids)
+
+
+def test_ids_may_be_arrays_tensors_or_lists():
+    expected = Memory([1], [3, 4])
+    assert Memory(np.array([1]), [np.int64(3), 4]) == Memory(torch.tensor([1]), (3, 4)) == expected
+    assert expected.prompt_ids == (1,) and type(expected.target_ids[0]) is int
