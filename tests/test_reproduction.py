@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tinymem.experiment.rows import read_rows
@@ -40,3 +41,40 @@ def test_every_picture_is_shown_and_is_there():
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     pictures = {path.name for path in FOLDER.glob("*.png")}
     assert pictures and all(f"]({name})" in text for name in pictures)
+
+
+def test_the_picture_of_learning_rates(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from draw import plot_rates
+
+    def curve(ax, label):
+        (line,) = [line for line in ax.lines if line.get_label() == label]
+        return line
+
+    rows = []
+    for model, rank, lr, steps, seed in np.ndindex(2, 2, 3, 2, 2):
+        loss = (1 + lr) / (1 + steps) + 0.1 * seed
+        row = {
+            "model": f"m{model}",
+            "rank": rank + 1,
+            "length": 64,
+            "final_loss": loss,
+            "status": "ok",
+        }
+        rows.append(row | {"lr": 10.0 ** (lr - 3), "steps": 300 * (steps + 1)})
+    rows.append(rows[0] | {"lr": 3.0, "final_loss": 99.0, "status": "diverged"})
+    fig = plot_rates(rows, tmp_path / "a.png", marks={"m0": 0.01})
+    assert len(fig.axes) == 4
+    ax, other = (fig.axes[n] for n in (0, 2))  # of the two models, both at rank 1
+    assert (ax.get_title(), other.get_title()[:10]) == ("m0, rank 1, 64 tokens", "m1, rank 1")
+    assert curve(ax, "600").get_xydata().tolist() == pytest.approx(
+        np.array([(0.001, 0.55), (0.01, 1.05), (0.1, 1.55)])
+    )
+    assert curve(ax, "default: 0.01").get_xdata() == [0.01, 0.01]
+    assert curve(ax, "diverged").get_xdata().tolist() == [3.0]
+    assert 3.0 not in curve(ax, "300").get_xdata()  # although it has a final loss
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert labels == ["0.001", "0.01", "0.1", "3"] and ax.get_xscale() == ax.get_yscale() == "log"
+    assert not any("default" in str(line.get_label()) for line in other.lines)
+    only = [row | {"status": "diverged", "final_loss": None} for row in rows[:2]]
+    assert len(plot_rates(only, tmp_path / "b.png").axes) == 1

@@ -14,13 +14,7 @@ from matplotlib.colors import to_hex
 
 from tinymem.errors import TinymemError
 from tinymem.show.axes import BLUE, RED, figure
-from tinymem.show.plots import (
-    heat_map,
-    plot_convergence,
-    plot_law,
-    plot_methods,
-    plot_run,
-)
+from tinymem.show.plots import heat_map, plot_law, plot_methods, plot_run
 from tinymem.training.memft import LN2, METHODS
 from tinymem.training.record import Training
 
@@ -381,35 +375,6 @@ def test_a_run_that_ended_early_shows_what_there_is(tmp_path):
     run.training.trace, run.verdict = [], None
     assert len(plot_run(run, tmp_path / "a").axes) == 2
     assert (tmp_path / "a").read_bytes().startswith(b"\x89PNG")
-
-
-def test_convergence(tmp_path):
-    rows = []
-    for model, rank, lr, steps, seed in np.ndindex(2, 2, 3, 2, 2):
-        loss = (1 + lr) / (1 + steps) + 0.1 * seed
-        row = {
-            "model": f"m{model}",
-            "rank": rank + 1,
-            "length": 64,
-            "final_loss": loss,
-            "status": "ok",
-        }
-        rows.append(row | {"lr": 10.0 ** (lr - 3), "steps": 300 * (steps + 1)})
-    rows.append(rows[0] | {"lr": 3.0, "final_loss": 99.0, "status": "diverged"})
-    fig = plot_convergence(rows, tmp_path / "a.png", marks={"m0": 0.01})
-    assert len(fig.axes) == 4
-    ax = panel(fig, "m0, rank 1, 64 tokens")
-    assert curve(ax, "600").get_xydata().tolist() == pytest.approx(
-        np.array([(0.001, 0.55), (0.01, 1.05), (0.1, 1.55)])
-    )
-    assert curve(ax, "default: 0.01").get_xdata() == [0.01, 0.01]
-    assert curve(ax, "diverged").get_xdata().tolist() == [3.0]
-    assert 3.0 not in curve(ax, "300").get_xdata()  # although it has a final loss
-    labels = [label.get_text() for label in ax.get_xticklabels()]
-    assert labels == ["0.001", "0.01", "0.1", "3"] and ax.get_xscale() == ax.get_yscale() == "log"
-    assert not any("default" in str(line.get_label()) for line in panel(fig, "m1, rank 1").lines)
-    only = [row | {"status": "diverged", "final_loss": None} for row in rows[:2]]
-    assert len(plot_convergence(only, tmp_path / "b.png").axes) == 1
 
 
 def test_without_matplotlib_one_line_says_what_to_install(monkeypatch, tmp_path):

@@ -68,9 +68,8 @@ def largest(rows: Iterable[Row], *fields: str) -> list[Row]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(repr([row.get(field) for field in fields]), []).append(row)
-    size = max(map(len, groups.values()), default=0)
-    tied = [some for some in groups.values() if len(some) == size]
-    tied.sort(key=lambda some: some[0].get("length") or 0)
+    sets = sorted(groups.values(), key=lambda some: (len(some), some[0].get("length") or 0))
+    tied = [some for some in sets if len(some) == len(sets[-1])]
     return tied[len(tied) // 2] if tied else []
 
 
@@ -114,8 +113,7 @@ def draw(panels: Sequence[Panel | None], columns: int, path: Path, title: str = 
             if panel is not None:
                 panel(fig.add_subplot(rows, columns, place))
     if key := {gid: line for ax in fig.axes for line in ax.lines if (gid := line.get_gid())}:
-        look: dict[str, Any] = {"loc": "outside lower center", "ncols": len(key)}
-        fig.legend(list(key.values()), list(key), frameon=False, **look)
+        fig.legend(key.values(), key, loc="outside lower center", ncols=len(key), frameon=False)
     fig.savefig(path, dpi=130, format=Path(path).suffix.removeprefix(".") or "png")
     return fig
 
@@ -146,9 +144,7 @@ def log_axis(ax: Axes, which: str, values: Iterable[float] = ()) -> None:
     subs = (1, 2, 3, 4, 6, 8) if high < 20 * low else (1, 2, 5)
     free = ticker.MaxNLocator(6) if high < 5 * low else ticker.LogLocator(subs=subs)
     axis.set_major_locator(ticker.FixedLocator(shown) if shown else free)
-    axis.set_major_formatter(
-        ticker.FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:.3g}")
-    )
+    axis.set_major_formatter(lambda x, _: f"{x:,.0f}" if x >= 100 else f"{x:.3g}")
     axis.set_minor_locator(ticker.NullLocator())
 
 

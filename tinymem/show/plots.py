@@ -1,4 +1,4 @@
-"""The pictures: one run, a law, methods side by side, learning rates. axes.py has their parts.
+"""The pictures: one run, a law, methods side by side. axes.py has their parts.
 
 Each plot_… function saves a figure and returns it. Panels whose fields no row has are left out.
 Rows of a sweep have the fields of a report; rows may also be written by hand, with fewer.
@@ -6,7 +6,7 @@ Rows of a sweep have the fields of a report; rows may also be written by hand, w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..law.fit import BITS, POWER, Fit
 from ..law.power import LN2, Law
 from . import axes
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..experiment.report import Result
-    from ..law.bits import BitsLaw
-    from ..law.fit import Fit
 
 MOST_LINES = 400  # target tokens up to which each has a line of its own
 SAME_TASK = ("model", "layer", "site", "length", "ratio", "memories")  # methods are compared on one
@@ -47,7 +46,7 @@ def plot_law(fits: Sequence[Fit], path: Path) -> Figure:
     panels: list[axes.Panel | None] = [
         partial(against, rows=rows, law=lines, x="rank", series="length", note=note),
         partial(against, rows=rows, law=lines, x="length", series="rank", note=note),
-        partial(agreement, rows=cells, law=law, bits=fit.bits),
+        partial(agreement, rows=cells, fit=fit),
     ]
     memorized = axes.known(rows, "memorized_bits_per_parameter")
     bits = "memorized_bits_per_parameter" if memorized else "bits_per_parameter"
@@ -57,9 +56,8 @@ def plot_law(fits: Sequence[Fit], path: Path) -> Figure:
     if len(ratios.keys() - {None}) > 1:
         some = axes.largest(axes.known(cells, "ratio"), "length")
         title = f"loss reduction by ratio, {axes.describe(some[0], 'length')}"
-        panels.append(
-            partial(axes.curves, rows=some, x="ratio", y="delta_loss", series="rank", title=title)
-        )
+        by_ratio = partial(axes.curves, x="ratio", y="delta_loss", series="rank", title=title)
+        panels.append(partial(by_ratio, rows=some))
     others = [other for other in fits if {**other.key, "method": ""} == {**fit.key, "method": ""}]
     if len(others) > 1:
         some = axes.largest((row for other in others for row in other.rows), *SAME_TASK)
@@ -84,9 +82,8 @@ def against(ax: Axes, rows: list[axes.Row], law: Law, x: str, series: str, note:
     places, deltas = [row[x] for row in rows], [row["delta_loss"] for row in rows]
     reach = np.geomspace(min(places), max(places), 50)
     for value, colour in axes.shades(row[series] for row in rows).items():
-        at = {x: reach, series: np.full(50, float(value))}
-        line = law.predict(at["rank"], at["length"])
-        ax.plot(reach, line, color=colour, lw=1.2, label=f"{value:,}")
+        predicted = law.predict(**{x: reach, series: value})
+        ax.plot(reach, predicted, color=colour, lw=1.2, label=f"{value:,}")
     lowest = min(delta for delta in deltas if delta > 0)
     ax.set(xlabel=axes.LABELS[x], ylabel=axes.LABELS["delta_loss"])
     ax.set(title=f"loss reduction against {x}{note}", ylim=(lowest / 1.3, max(deltas) * 1.3))
@@ -95,21 +92,18 @@ def against(ax: Axes, rows: list[axes.Row], law: Law, x: str, series: str, note:
     axes.legend(ax, series)
 
 
-def agreement(ax: Axes, rows: list[axes.Row], law: Law, bits: BitsLaw | str) -> None:
+def agreement(ax: Axes, rows: list[axes.Row], fit: Fit) -> None:
     """Predicted against measured ΔL of the cells that are not saturated."""
-    needs = "trainable_parameters", "length", "base_loss", "entropy"
-    for name, model, colour, fill, columns in (
-        ("power law", law, axes.BLUE, axes.BLUE, ("rank", "length")),
-        ("constant bits", bits, axes.RED, "none", needs),
-    ):
-        if isinstance(model, str):  # the reason why there is no such law
+    power = "power law", fit.law, POWER, "o", axes.BLUE, axes.BLUE
+    bits = "constant bits", fit.bits, BITS, "s", axes.RED, "none"
+    for name, law, columns, marker, colour, fill in (power, bits):
+        if isinstance(law, str):  # the reason why there is no such law
             continue
         some = [row for row in axes.known(rows, *columns) if not row["saturated"]]
-        predicted = model.predict(*(np.array([float(row[c]) for row in some]) for c in columns))
-        measured = [row["delta_loss"] for row in some]
-        label = f"{name}: R² {model.r2:.3f}, mean error {model.mape:.1f} %"
-        look: dict[str, Any] = {"marker": "o" if model is law else "s", "mfc": fill, "ms": 4.5}
-        ax.plot(measured, predicted, ls="", color=colour, alpha=0.7, label=label, **look)
+        *given, measured = (np.array([float(row[field]) for row in some]) for field in columns)
+        label = f"{name}: R² {law.r2:.3f}, mean error {law.mape:.1f} %"
+        look: dict[str, Any] = {"color": colour, "mfc": fill, "ms": 4.5, "alpha": 0.7}
+        ax.plot(measured, law.predict(*given), marker, label=label, **look)
     ends = (0, 1.05 * max(ax.get_xlim()[1], ax.get_ylim()[1]))
     ax.plot(ends, ends, color=axes.GREY, lw=0.8, zorder=0)
     what = axes.LABELS["delta_loss"]
@@ -123,8 +117,9 @@ def heat_map(ax: Axes, rows: list[axes.Row], field: str, note: str) -> None:
     ranks, lengths = list(axes.group(rows, "rank")), list(axes.group(rows, "length"))
     values = np.full((len(ranks), len(lengths)), np.nan)
     small: dict[str, Any] = {"fontsize": min(9, 80 / len(lengths), 130 / len(ranks))}
-    colours = "viridis_r" if loss else "viridis"
-    image = ax.imshow(values, origin="lower", aspect="auto", cmap=colours)
+    image = ax.imshow(
+        values, origin="lower", aspect="auto", cmap="viridis_r" if loss else "viridis"
+    )
     image.set_clim(0, max(row[field] for row in rows) if loss else 100)
     for y, x in np.ndindex(values.shape):
         seeds = [row for row in rows if (row["rank"], row["length"]) == (ranks[y], lengths[x])]
@@ -141,9 +136,8 @@ def heat_map(ax: Axes, rows: list[axes.Row], field: str, note: str) -> None:
     ax.set_facecolor("0.9")
     ax.set_xticks(range(len(lengths)), [f"{n:,}" for n in lengths], **small)
     ax.set_yticks(range(len(ranks)), [f"{n:,}" for n in ranks], **small)
-    title = (
-        f"{axes.LABELS[field]}{note}\nframed: {'ln 2 or less' if loss else 'certified, all p > ½'}"
-    )
+    framed = "ln 2 or less" if loss else "certified, all p > ½"
+    title = f"{axes.LABELS[field]}{note}\nframed: {framed}"
     ax.set(xlabel=axes.LABELS["length"], ylabel=axes.LABELS["rank"], title=title)
 
 
@@ -159,7 +153,7 @@ def capacity(ax: Axes, rows: list[axes.Row], field: str, note: str) -> None:
         ax.text(0.02, high, what, fontsize=7, color="0.3", transform=edge, va=side)
 
 
-# --- Methods and learning rates ------------------------------------------------------------------
+# --- Methods side by side ------------------------------------------------------------------------
 
 
 def plot_methods(rows: Iterable[axes.Row], path: Path) -> Figure:
@@ -178,47 +172,19 @@ def method_panels(rows: list[axes.Row]) -> list[axes.Panel]:
     return [partial(panel, rows=some, y=y) for y in fields if (some := axes.known(rows, y))]
 
 
-def plot_convergence(
-    rows: Iterable[axes.Row], path: Path, marks: Mapping[str, float] | None = None
-) -> Figure:
-    """Final loss by learning rate. marks: for each model a rate to point out, its default."""
-    groups: dict[str, list[axes.Row]] = {}
-    for row in axes.known(rows, "lr", "steps"):
-        groups.setdefault(axes.describe(row, "model", "rank", "length"), []).append(row)
-    panels = [partial(rates, rows=some, marks=marks or {}) for some in groups.values()]
-    return axes.draw(panels, 2 if len(panels) == 4 else 3, path)
-
-
-def rates(ax: Axes, rows: list[axes.Row], marks: Mapping[str, float]) -> None:
-    """A line for each number of steps; a cross at the top marks a run that diverged."""
-    bad = [row["lr"] for row in rows if row.get("status") == "diverged"]
-    good = [row for row in axes.known(rows, "final_loss") if row.get("status") != "diverged"]
-    title = axes.describe(rows[0], "model", "rank", "length")
-    axes.curves(ax, good, "lr", "final_loss", "steps", title)
-    if bad:
-        look: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "clip_on": False}
-        ax.plot(bad, [1] * len(bad), "x", color=axes.RED, label="diverged", **look)
-        axes.log_axis(ax, "x", (row["lr"] for row in rows))
-    if mark := marks.get(rows[0].get("model", "")):
-        ax.axvline(mark, color=axes.GREY, lw=1, ls=":", label=f"default: {mark:.3g}")
-    axes.legend(ax, "steps")
-
-
 # --- One run -------------------------------------------------------------------------------------
 
 
 def plot_run(result: Result, path: Path) -> Figure:
     """Loss by step; p of every target token by step; p of every token in the verdict."""
-    training, panels = result.training, list[axes.Panel]()
-    if training is not None:
-        panels.append(partial(losses, mean=training.losses, certified=training.certified))
-        if training.trace:
-            panels.append(partial(token_paths, trace=training.trace))
-    if result.verdict is not None:
-        panels.append(partial(final_tokens, p=np.array(result.verdict.probabilities)))
-    return axes.draw(
-        panels, 3, path, axes.describe(result.report, "model", "rank", "length", "method")
-    )
+    training, verdict = result.training, result.verdict
+    panels = [partial(losses, mean=training.losses, certified=training.certified)]
+    if training.trace:
+        panels.append(partial(token_paths, trace=training.trace))
+    if verdict is not None:
+        panels.append(partial(final_tokens, p=np.array(verdict.probabilities)))
+    about = axes.describe(result.report, "model", "rank", "length", "method")
+    return axes.draw(panels, 3, path, about)
 
 
 def losses(ax: Axes, mean: list[float], certified: list[float]) -> None:

@@ -7,15 +7,24 @@ trains nothing. It writes the laws to laws.json, the tables into README.md below
 pictures beside it.
 """
 
+from __future__ import annotations
+
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tinymem.experiment.rows import read_rows
 from tinymem.files import json_text
 from tinymem.law.bits import BitsLaw
 from tinymem.law.fit import Fit, fit_rows
 from tinymem.law.power import CONSTANTS, Law
-from tinymem.show.plots import plot_convergence, plot_law, plot_methods
+from tinymem.show import axes
+from tinymem.show.plots import plot_law, plot_methods
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 MARK = "<!-- Below this line, draw.py writes. -->"
@@ -185,6 +194,35 @@ def rate_section(name: str) -> str:
     return f"## {name}: final loss by learning rate on {about}\n\n{rate_table(rows)}"
 
 
+# --- The picture of learning rates ---------------------------------------------------------------
+
+
+def plot_rates(rows: list[dict], path: Path, marks: dict[str, float] = DEFAULTS) -> Figure:
+    """Final loss by learning rate. marks: for each model a rate to point out, its default."""
+    groups: dict[str, list[dict]] = {}
+    for row in axes.known(rows, "lr", "steps"):
+        groups.setdefault(axes.describe(row, "model", "rank", "length"), []).append(row)
+    panels = [
+        partial(rates, rows=some, title=title, mark=marks.get(some[0]["model"]))
+        for title, some in groups.items()
+    ]
+    return axes.draw(panels, 2 if len(panels) == 4 else 3, path)
+
+
+def rates(ax: Axes, rows: list[dict], title: str, mark: float | None) -> None:
+    """A line for each number of steps; a cross at the top marks a run that diverged."""
+    bad = [row["lr"] for row in rows if row["status"] == "diverged"]
+    good = [row for row in axes.known(rows, "final_loss") if row["status"] != "diverged"]
+    axes.curves(ax, good, "lr", "final_loss", "steps", title)
+    if bad:
+        look: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "clip_on": False}
+        ax.plot(bad, [1] * len(bad), "x", color=axes.RED, label="diverged", **look)
+        axes.log_axis(ax, "x", (row["lr"] for row in rows))
+    if mark:
+        ax.axvline(mark, color=axes.GREY, lw=1, ls=":", label=f"default: {mark:.3g}")
+    axes.legend(ax, "steps")
+
+
 def main() -> None:
     fits = fit_all()
     laws = {name: [fit.as_dict() for fit in group] for name, group in fits.items()}
@@ -200,7 +238,7 @@ def main() -> None:
         plot_law(group, HERE / f"{name}.png")
     for name in METHODS:
         plot_methods(rows_of(name), HERE / f"{name}.png")
-    plot_convergence([row for name in RATES for row in rows_of(name)], HERE / "rates.png", DEFAULTS)
+    plot_rates([row for name in RATES for row in rows_of(name)], HERE / "rates.png")
 
 
 if __name__ == "__main__":
