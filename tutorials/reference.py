@@ -6,7 +6,6 @@ say about itself is written out below.
 """
 
 import dataclasses
-import enum
 import inspect
 import re
 import types
@@ -17,8 +16,8 @@ from pathlib import Path
 from typer.main import get_command
 
 from tinymem.base.families import FAMILIES
-from tinymem.cli import app as cli, data as cli_data, options as opt
-from tinymem.cli.source import open_source
+from tinymem.cli import app as cli, options as opt
+from tinymem.cli.source import describe
 from tinymem.data.read import ID_PAIR, TEXT_PAIRS
 from tinymem.experiment.grid import AXES
 from tinymem.experiment.report import Report
@@ -327,14 +326,15 @@ def default_of(parameter: inspect.Parameter, info: object) -> str:
         return info.show_default
     if default is True:
         return "on"
-    if default is None or default is False:
+    if default is None or default is False or default == "":
         return ""
-    return code(default.value if isinstance(default, enum.Enum) else default)
+    return code(default)
 
 
 def option_row(parameter: inspect.Parameter, names: Sequence[str]) -> tuple[str, str, str]:
     annotation, info = typing.get_args(parameter.annotation)
-    choices = [one.value for one in annotation] if isinstance(annotation, enum.EnumMeta) else []
+    is_choice = typing.get_origin(annotation) is typing.Literal
+    choices = typing.get_args(annotation) if is_choice else ()
     text = info.help + (f" One of {', '.join(map(code, choices))}." if choices else "")
     return ", ".join(map(code, names)), default_of(parameter, info), text
 
@@ -342,7 +342,7 @@ def option_row(parameter: inspect.Parameter, names: Sequence[str]) -> tuple[str,
 def options_of(command, callback, chosen: Iterable[str]) -> str:
     """The table of the chosen parameters of a command."""
     signature, rows = inspect.signature(callback).parameters, []
-    for parameter in command.params:
+    for parameter in sorted(command.params, key=lambda p: p.param_type_name != "argument"):
         if parameter.name in chosen:
             names = [*parameter.opts, *parameter.secondary_opts]
             if parameter.param_type_name == "argument":
@@ -356,8 +356,9 @@ def commands() -> Iterable[tuple[str, object, typing.Callable]]:
     root = get_command(cli.app)
     for info in cli.app.registered_commands:
         yield info.callback.__name__, root.commands[info.callback.__name__], info.callback
-    for info in cli_data.app.registered_commands:
-        yield f"data {info.name}", root.commands["data"].commands[info.name], info.callback
+    for info in cli.data.registered_commands:
+        name = info.callback.__name__.replace("_", "-")
+        yield f"data {name}", root.commands["data"].commands[name], info.callback
 
 
 def command_sections() -> Iterable[str]:
@@ -388,7 +389,7 @@ def report_table() -> str:
 
 def setting() -> str:
     recipe = [field.name for field in dataclasses.fields(Recipe) if field.name not in AXES]
-    names = ["base", "dtype", *recipe, *open_source(opt.SourceOptions(), [], []).about()]
+    names = ["base", "dtype", *recipe, *describe(opt.SourceOptions(), None)]
     return ", ".join(map(code, names)) + " (`base` is the hash of the weights)"
 
 

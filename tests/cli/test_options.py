@@ -1,65 +1,69 @@
-"""Option groups: typer shows their options, commands get them whole, and no option is lost."""
+"""Options: typer shows them, commands get them whole, and none is lost on the way."""
 
 import ast
 import dataclasses
+import importlib
 import inspect
+import itertools
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args, get_type_hints
 
 import pytest
 import typer
 
 from tinymem.base.checkpoint import DTYPES
-from tinymem.cli import options as opt
-from tinymem.cli.laws import fit, plan
-from tinymem.cli.probe import probe, recall
-from tinymem.cli.sweep import sweep
+from tinymem.cli import app as cli, options as opt
+from tinymem.cli.output import check_output
+from tinymem.cli.source import make_recipe, parse_layers
 from tinymem.data.memory import PROMPT
 from tinymem.errors import DataError, RecipeError
+from tinymem.experiment.grid import Cell
 from tinymem.training.memft import METHODS
 from tinymem.training.recipe import OPTIMIZERS, Recipe
 
 GROUPS = (opt.BaseOptions, opt.SourceOptions, opt.RecipeOptions)
+COMMANDS = {
+    "probe": (opt.Probe, opt.Recall),
+    "sweep": (opt.Sweep,),
+    "laws": (opt.Fit, opt.Plan),
+    "data": (opt.Random, opt.LongContext, opt.Phonebook, opt.Rule),
+}
 OTHER = {  # a value for each option of training that is not its default
     "layer": "3,1",
     "site": "q_proj, v_proj",
-    "zero_active": opt.ZeroActive.zero,
+    "zero_active": "zero",
     "steps": 7,
     "epochs": 5,
     "batch_size": 4,
     "accumulate": 3,
     "boundaries": "1,2,3,4",
-    "optimizer": opt.Optimizer.lbfgs,
+    "optimizer": "lbfgs",
     "lr": "0.5",
     "dropout": 0.25,
     "stop_when_certified": True,
 }
 
 
-def values(choices):
-    return tuple(choice.value for choice in choices)
-
-
 def test_choices_are_those_of_the_library():
-    assert values(opt.Method) == METHODS
-    assert values(opt.Optimizer) == OPTIMIZERS
-    assert values(opt.Dtype) == ("auto", *DTYPES)
-    assert values(opt.Device) == ("auto", "cpu", "cuda")  # the contract's
-    for choice in opt.ZeroActive:
-        Recipe(zero_active=choice.value)
-    with pytest.raises(RecipeError, match=", ".join(values(opt.ZeroActive))):
+    assert get_args(opt.Method) == METHODS
+    assert get_args(opt.Optimizer) == OPTIMIZERS
+    assert get_args(opt.Dtype) == ("auto", *DTYPES)
+    assert get_args(get_args(opt.Device)[0]) == ("auto", "cpu", "cuda")  # the contract's
+    for choice in get_args(opt.ZeroActive):
+        Recipe(zero_active=choice)
+    with pytest.raises(RecipeError, match=", ".join(get_args(opt.ZeroActive))):
         Recipe(zero_active="neither")
 
 
 def test_the_prompt_in_the_help_is_the_default_one():
-    assert opt.DEFAULT_PROMPT == PROMPT
+    assert opt.PROMPT == PROMPT
 
 
 def make(**options):
     group = opt.RecipeOptions(**options)
-    recipe = group.recipe(rank=2, method="memft-ot", seed=9)
-    return dataclasses.replace(recipe, layers=group.layers(depth=4))
+    recipe = make_recipe(group, rank=2, method="memft-ot", seed=9)
+    return dataclasses.replace(recipe, layers=parse_layers(group.layer, depth=4))
 
 
 def test_the_defaults_are_those_of_a_recipe():
@@ -80,8 +84,8 @@ def test_every_field_of_a_recipe_has_an_option():
     reached = {{"layer": "layers", "site": "sites"}.get(name, name) for name in OTHER}
     own = {"rank", "method", "seed"}  # of the commands themselves
     assert reached | own == {field.name for field in fields(Recipe)} - {"clip"}
-    assert own <= set(inspect.signature(probe).parameters)
-    assert {f"{name}s" for name in own} <= set(inspect.signature(sweep).parameters)
+    assert own <= {field.name for field in fields(opt.Probe)}
+    assert {f"{name}s" for name in own} <= {field.name for field in fields(opt.Sweep)}
 
 
 def test_texts_are_parsed():
@@ -94,76 +98,91 @@ def test_texts_are_parsed():
 @pytest.mark.parametrize("name", ["layer", "lr", "boundaries"])
 def test_what_cannot_be_parsed_is_named(name):
     with pytest.raises(RecipeError, match=f"--{name} is 'two'; expected"):
-        opt.RecipeOptions(**{name: "two"}).recipe(rank=1, method="sft", seed=0)
+        make(**{name: "two"})
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_every_option_of_a_group_is_read_somewhere(group):
+@pytest.mark.parametrize(("file", "commands"), COMMANDS.items())
+def test_every_option_is_read_somewhere(file, commands):
     """An option that no code reads would be accepted and ignored."""
-    holders = {"self", "options", "base", "memories", "training"}
+    folder = Path(opt.__file__).parent
     read = {
         node.attr
-        for path in Path(opt.__file__).parent.glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
-        for held in [node.value]
-        if getattr(held, "id", getattr(held, "attr", None)) in holders
+        for name in (file, "source")
+        for node in ast.walk(ast.parse((folder / f"{name}.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if node.value.id == "options"
     }
-    assert {field.name for field in fields(group)} <= read
+    asked = {field.name for options in commands for field in fields(options)}
+    recipe = {field.name for field in fields(opt.RecipeOptions)}  # tested above
+    axes = {field.name for field in fields(Cell)} if file == "probe" else set()
+    assert asked - recipe - axes <= read
 
 
-@pytest.mark.parametrize("command", [probe, sweep])
-def test_commands_show_the_options_of_all_groups(command):
-    shown = inspect.signature(command).parameters
-    for group in GROUPS:
-        for field in fields(group):
-            assert shown[field.name].default == field.default
-    assert not {"base", "memories", "training"} & set(shown)
+def test_groups_share_no_option():
+    """One would replace the other in a command that has both."""
+    for one, other in itertools.combinations(GROUPS, 2):
+        assert not {field.name for field in fields(one)} & {field.name for field in fields(other)}
 
 
-@pytest.mark.parametrize("command", [probe, recall, sweep, fit, plan])
-def test_every_option_has_a_help_text(command):
-    for parameter in inspect.signature(command).parameters.values():
-        (info,) = parameter.annotation.__metadata__
-        assert info.help.endswith((".", "?")), parameter.name
+ALL = [(file, options) for file, several in COMMANDS.items() for options in several]
+
+
+@pytest.mark.parametrize(("file", "options"), ALL)
+def test_a_command_is_a_function_that_takes_its_options(file, options):
+    module = importlib.import_module(f"tinymem.cli.{file}")
+    functions = [f for f in vars(module).values() if inspect.isfunction(f)]
+    takes = [f for f in functions if options in inspect.get_annotations(f).values()]
+    infos = [*cli.app.registered_commands, *cli.data.registered_commands]
+    (callback,) = (i.callback for i in infos if i.callback.__doc__ == options.__doc__)
+    assert getattr(module, callback.__name__) in takes
+    assert inspect.signature(callback).parameters == inspect.signature(options).parameters
+
+
+@pytest.mark.parametrize(("file", "options"), ALL)
+def test_every_option_has_a_help_text(file, options):
+    for name, annotation in get_type_hints(options, include_extras=True).items():
+        (info,) = annotation.__metadata__
+        assert info.help.endswith((".", "?")), name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Colours:
+    """Paints a wall."""
+
     red: Annotated[int, typer.Option()] = 1
     blue: Annotated[bool, typer.Option("--blue")] = False
 
 
-def test_a_group_is_taken_apart_for_typer_and_put_together_for_the_command(capsys):
-    @opt.with_groups
-    def paint(*, wall: str = "north", colours: Colours) -> int:
-        print(wall, colours)
+@dataclass(frozen=True, kw_only=True)
+class Wall(Colours):
+    """Paints a wall."""
+
+    side: str = "north"
+
+
+def test_typer_takes_the_fields_and_the_command_gets_them_whole(monkeypatch):
+    given = []
+
+    def paint(options):
+        given.append(options)
         return 3
 
+    monkeypatch.setattr("tinymem.cli.output.paint", paint, raising=False)
     app = typer.Typer()
-    app.command()(paint)
-    assert app(["--red", "5", "--blue", "--wall", "south"], standalone_mode=False) == 3
-    assert capsys.readouterr().out == f"south {Colours(red=5, blue=True)}\n"
+    app.command()(cli.command(Wall, "output.paint"))
+    assert app(["--red", "5", "--blue", "--side", "south"], standalone_mode=False) == 3
     assert app([], standalone_mode=False) == 3
-    assert capsys.readouterr().out == f"north {Colours()}\n"
-
-
-def test_two_options_of_one_name_are_refused():
-    def paint(*, red: int = 1, colours: Colours) -> int: ...
-
-    with pytest.raises(ValueError, match="red"):
-        opt.with_groups(paint)
+    assert given == [Wall(red=5, blue=True, side="south"), Wall()]
 
 
 def test_places_for_results_are_checked(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "no" / "x", tmp_path / "file" / "x"):
         with pytest.raises(DataError, match="not a folder with write access"):
-            opt.check_parent(path)
-    opt.check_parent(tmp_path / "x")
-    opt.check_new_folder(tmp_path / "new")
-    with pytest.raises(DataError, match="exists and is not empty"):
-        opt.check_new_folder(tmp_path / "file")
-    opt.check_plot(tmp_path / "a.SVG")
+            check_output(path)
+        with pytest.raises(DataError, match="not a folder with write access"):
+            check_output(plot=path)
+    check_output(tmp_path / "x", tmp_path / "a.SVG")
+    check_output()
     with pytest.raises(DataError, match=r"ends in .png, .pdf or .svg"):
-        opt.check_plot(tmp_path / "a.gif")
+        check_output(tmp_path / "x", tmp_path / "a.gif")

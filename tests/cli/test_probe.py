@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.experiment.test_report import FIELDS
-from tinymem.base import checkpoint
-from tinymem.experiment import report
+from tinymem.base.checkpoint import open_checkpoint
+from tinymem.cli import probe, source
 
 FAST = ["--steps", "40", "--length", "12", "--rank", "4"]
 
@@ -70,13 +70,14 @@ def test_recall_takes_a_base_that_has_moved(tinymem, tmp_path):
 
 def test_the_base_model_of_a_run_and_of_its_recall(tinymem, tmp_path, monkeypatch):
     """Revision and precision are the run's own in a recall, unless it is told otherwise."""
-    opened, open_one = [], checkpoint.open_checkpoint
+    opened = []
 
     def spy(*args):
         opened.append(args)
-        return open_one(*args)
+        return open_checkpoint(*args)
 
-    monkeypatch.setattr(checkpoint, "open_checkpoint", spy)
+    monkeypatch.setattr(source, "open_checkpoint", spy)
+    monkeypatch.setattr(probe, "open_checkpoint", spy)
     out, how = tmp_path / "run", ["--device", "cpu", "--json"]
     base = ["--revision", "first", "--dtype", "bfloat16"]
     report = json.loads(tinymem("probe", *FAST, *base, *how, "--out", out)[1])
@@ -133,7 +134,7 @@ def test_text_from_stdin(tinymem, monkeypatch):
         (["--length", "0"], "--length is 0"),
         (["--length", "1020"], "1020 target tokens = 10"),
         (["--length", "1000000000000"], "context of 1024"),
-        (["--ratio", "50"], "--ratio 50 needs a natural text"),
+        (["--ratio", "50"], "--ratio 50 needs a text"),
         (["--ratio", "200"], "percentage"),
         (["--prompt", ""], "prompt is empty"),
         (["--text", "absent.txt"], "absent.txt: cannot be read"),
@@ -167,14 +168,17 @@ def test_a_folder_with_something_in_it_is_not_overwritten(tinymem, tmp_path):
     (tmp_path / "notes").write_text("mine")
     code, _, err = tinymem("probe", *FAST, "--out", tmp_path)
     assert code == 2 and "not empty" in err
+    code, _, err = tinymem("probe", *FAST, "--out", tmp_path / "notes")
+    assert code == 2 and "not empty" in err
     assert [p.name for p in tmp_path.iterdir()] == ["notes"]
+    assert (tmp_path / "notes").read_text() == "mine"
 
 
 def test_a_full_disk_does_not_hide_the_result(tinymem, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report, "save_run", full)
+    monkeypatch.setattr(probe, "save_run", full)
     code, out, err = tinymem("probe", *FAST, "--json", "--out", tmp_path / "run")
     assert code == 1 and json.loads(out)["rank"] == 4 and "No space left" in err
 

@@ -12,7 +12,7 @@ import pytest
 import tinymem as tm
 from tinymem.base.checkpoint import open_checkpoint
 from tinymem.cli.options import SourceOptions
-from tinymem.cli.source import open_source, read_content
+from tinymem.cli.source import check_source, describe, read_content, read_source
 from tinymem.data.memory import PROMPT
 from tinymem.errors import DataError
 
@@ -38,7 +38,7 @@ def rows(tmp_path):
 
 
 def test_random_tokens(tokenizer):
-    make, held_out = open_source(SourceOptions(), [None], [None]).read(tokenizer, context=1024)
+    make, held_out = read_source(SourceOptions(), None, tokenizer, context=1024)
     (memory,) = make(None, None, 5)
     assert memory == tm.random_memory(tokenizer, 128, seed=5) and held_out == []
     (short,) = make(9, 100, 5)
@@ -48,9 +48,7 @@ def test_random_tokens(tokenizer):
 
 
 def test_a_prompt_of_ones_own(tokenizer):
-    make, _ = open_source(SourceOptions(prompt="Sing:"), [None], [None]).read(
-        tokenizer, context=1024
-    )
+    make, _ = read_source(SourceOptions(prompt="Sing:"), None, tokenizer, context=1024)
     assert make(3, None, 0)[0].prompt_ids == tuple(tokenizer.prompt_ids("Sing:", True))
 
 
@@ -59,17 +57,15 @@ def test_the_chat_template_is_used_unless_it_is_declined(chatty, tmp_path, chat)
     tokenizer = open_checkpoint(chatty).tokenizer
     (tmp_path / "rows").write_text('{"prompt": "Sing:", "completion": "Sing, goddess"}')
     files = SourceOptions(data=tmp_path / "rows", held_out=tmp_path / "rows", chat=chat)
-    make, held_out = open_source(files, [None], [None]).read(tokenizer, context=1024)
-    drawn, _ = open_source(SourceOptions(prompt="Sing:", chat=chat), [None], [None]).read(
-        tokenizer, context=1024
-    )
+    make, held_out = read_source(files, None, tokenizer, context=1024)
+    drawn, _ = read_source(SourceOptions(prompt="Sing:", chat=chat), None, tokenizer, context=1024)
     for memory in (*make(None, None, 0), *held_out, *drawn(4, None, 0)):
         prompt = tokenizer.decode(memory.prompt_ids)
         assert prompt == ("Question: Sing: Answer:" if chat else "Sing:")
 
 
-def test_a_text(tokenizer, text):
-    make, _ = open_source(SourceOptions(text=text), [5], [0, 50]).read(tokenizer, context=1024)
+def test_a_text(tokenizer):
+    make, _ = read_source(SourceOptions(), TEXT, tokenizer, context=1024)
     assert make(None, None, 0) == [tm.text_memory(tokenizer, TEXT)]
     assert make(5, 50, 3) == [tm.text_memory(tokenizer, TEXT, length=5, ratio=50, seed=3)]
     assert tokenizer.decode(make(None, 0, 0)[0].target_ids) == TEXT
@@ -77,7 +73,7 @@ def test_a_text(tokenizer, text):
 
 def test_a_file_of_memories(tokenizer, rows):
     options = SourceOptions(data=rows, held_out=rows)
-    make, held_out = open_source(options, [None], [None]).read(tokenizer, context=1024)
+    make, held_out = read_source(options, None, tokenizer, context=1024)
     assert [m.target_ids for m in held_out] == [(7, 8), (8, 9), (9, 10), (10, 11)]
     assert make(None, None, 0) == held_out
     assert make(5, None, 0) == held_out[:2]  # the whole ones that fit
@@ -92,19 +88,18 @@ def test_a_file_of_memories(tokenizer, rows):
         ({"data": Path("a")}, [], [100], "--data and --ratio exclude"),
         ({}, [], [101], "--ratio is 101; it is a percentage"),
         ({}, [], [-1], "--ratio is -1; it is a percentage"),
-        ({}, [], [99], "--ratio 99 needs a natural text"),
+        ({}, [], [99], "--ratio 99 needs a text"),
         ({}, [3, 0], [], "--length is 0; a memory has at least one token"),
-        ({"text": Path("absent")}, [], [], "absent: cannot be read"),
     ],
 )
 def test_options_that_cannot_be(given, lengths, ratios, words):
     with pytest.raises(DataError, match=words):
-        open_source(SourceOptions(**given), lengths, ratios)
+        check_source(SourceOptions(**given), lengths, ratios)
 
 
 def test_lengths_beyond_the_context_are_refused_before_they_are_drawn(tokenizer):
-    make, _ = open_source(SourceOptions(), [10**12], [None]).read(tokenizer, context=64)
-    with pytest.raises(DataError, match="exceed the model's context of 64"):
+    make, _ = read_source(SourceOptions(), None, tokenizer, context=64)
+    with pytest.raises(DataError, match="exceed the context of 64"):
         make(10**12, None, 0)
 
 
@@ -119,9 +114,9 @@ def test_stdin_is_read_as_utf_8(monkeypatch):
         read_content(Path("-"))
 
 
-def test_rows_tell_the_source(text, rows):
+def test_rows_tell_the_source(rows):
     """A file goes in by the start of its SHA-256, so that a changed file is another source."""
-    assert open_source(SourceOptions(text=text, prompt="Sing:", chat=False), [], []).about() == {
+    assert describe(SourceOptions(prompt="Sing:", chat=False), TEXT) == {
         "prompt": "Sing:",
         "chat": False,
         "text": hashlib.sha256(TEXT.encode()).hexdigest()[:16],
@@ -129,5 +124,5 @@ def test_rows_tell_the_source(text, rows):
         "held_out": None,
     }
     digest = hashlib.sha256(rows.read_bytes()).hexdigest()[:16]
-    about = open_source(SourceOptions(data=rows, held_out=rows), [], []).about()
+    about = describe(SourceOptions(data=rows, held_out=rows), None)
     assert about["data"] == about["held_out"] == digest and about["text"] is None

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from tinymem.base.checkpoint import Checkpoint
-from tinymem.experiment import sweep as experiment, workers
+from tinymem.cli import sweep as command
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def asked(tinymem, monkeypatch, tmp_path):
             calls.append({"model": model, "grid": grid, "folder": folder, **more})
             return [{"status": "ok", "_where": "line 1"}]
 
-        monkeypatch.setattr(experiment, "run_sweep", run_sweep)
+        monkeypatch.setattr(command, "run_sweep", run_sweep)
         code, _, err = tinymem("sweep", "--out", tmp_path / "grid", "--json", *args)
         assert code == 0, err
         return calls[0]
@@ -104,8 +104,8 @@ def test_workers_but_the_first_show_nothing_and_choose_their_device(tinymem, mon
         devices.append(device)
         return checkpoint.shapes()
 
-    monkeypatch.setattr(workers, "Workers", Second)
-    monkeypatch.setattr(experiment, "run_sweep", run_sweep)
+    monkeypatch.setattr(command, "Workers", Second)
+    monkeypatch.setattr(command, "run_sweep", run_sweep)
     monkeypatch.setattr(Checkpoint, "weights", weights)
     for device in ("auto", "cuda", "cpu"):
         options = ["--out", tmp_path / "grid", "--device", device, "--json"]

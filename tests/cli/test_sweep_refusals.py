@@ -102,7 +102,7 @@ def test_a_changed_file_is_refused(tmp_path, trained, flag):
         (["--seeds", "0,x"], "--seeds is '0,x'"),
         (["--methods", ""], "method is ''"),
         (["--methods", "sft,memft"], "memft-ot"),
-        (["--ratios", "0,100"], "needs a natural text"),
+        (["--ratios", "0,100"], "needs a text"),
         (["--ratios", "100,101"], "percentage"),
         (["--ratios", "half"], "--ratios is 'half'"),
         (["--steps", "0"], "steps is 0"),

@@ -2,28 +2,57 @@
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 the run itself failed;
 2 wrong usage or bad input, with one line that says what is wrong; 130 interrupted.
+
+A command is a dataclass of options and a function that takes it. The function's file is imported
+only when the command runs, because that loads torch, and `--help` should answer at once.
 """
 
+import inspect
 import signal
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from .. import __version__
 from ..errors import TinymemError, is_out_of_memory
-from . import data, laws, probe, sweep
+from . import options as opt
 
 app = typer.Typer(pretty_exceptions_enable=False)
-for command, example in (
-    (probe.probe, "probe --model gpt2 --rank 8 --length 128 --out run"),
-    (sweep.sweep, "sweep --ranks 1,2,4,8 --lengths 32,64,128 --out grid"),
-    (laws.fit, "fit grid --plot law.png"),
-    (laws.plan, "plan grid --length 200"),
-    (probe.recall, "recall run"),
+data = typer.Typer(help="Write benchmark data, which probe and sweep read with --data.")
+
+
+def command(options: type, function: str) -> Callable[..., Any]:
+    """A function for typer, with the options as parameters, that runs a function of a file here.
+
+    function: `file.function`; it is called with the dataclass of the options.
+    """
+    file, name = function.split(".")
+
+    def call(**values: Any) -> Any:
+        return getattr(import_module(f".{file}", __package__), name)(options(**values))
+
+    call.__name__, call.__doc__ = name, options.__doc__
+    call.__signature__ = inspect.signature(options)  # type: ignore[attr-defined]
+    call.__annotations__ = get_type_hints(options, include_extras=True)
+    return call
+
+
+for group, options, function, example in (
+    (app, opt.Probe, "probe.probe", "probe --model gpt2 --rank 8 --length 128 --out run"),
+    (app, opt.Sweep, "sweep.sweep", "sweep --ranks 1,2,4,8 --lengths 32,64,128 --out grid"),
+    (app, opt.Fit, "laws.fit", "fit grid --plot law.png"),
+    (app, opt.Plan, "laws.plan", "plan grid --length 200"),
+    (app, opt.Recall, "probe.recall", "recall run"),
+    (data, opt.Random, "data.random", "data random --length 200 --out random.jsonl"),
+    (data, opt.LongContext, "data.long_context", "data long-context --text book.txt --length 400"),
+    (data, opt.Phonebook, "data.phonebook", "data phonebook --count 100 --out book.jsonl"),
+    (data, opt.Rule, "data.rule", "data rule --count 100 --held-out 50 --out rule.jsonl"),
 ):
-    app.command(epilog=f"Example: tinymem {example}")(command)
-app.add_typer(data.app, name="data")
+    group.command(epilog=f"Example: tinymem {example}")(command(options, function))
+app.add_typer(data, name="data")
 
 
 @app.callback(invoke_without_command=True)
@@ -38,12 +67,8 @@ def root(
         print(context.get_help())
 
 
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
-    signal.signal(signal.SIGTERM, interrupt)  # a request to stop is treated like Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:

@@ -1,29 +1,21 @@
-"""Options that several commands share, in groups, and the decorator that shows a group to typer.
+"""The options of every command, as one dataclass a command; options that are shared are inherited.
 
-A group is a dataclass with one field for each option. A command takes a whole group as one
-parameter, and `with_groups` gives typer the options in its place. Nothing here imports torch at the
-top, because that takes seconds and `--help` should answer at once.
+typer reads them from the fields (see app.py), and a class's docstring is the help of its command.
+Nothing here imports torch, because that takes seconds and `--help` should answer at once.
 """
 
-import dataclasses
-import inspect
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from ..errors import DataError, RecipeError
-from ..files import json_text
-
-if TYPE_CHECKING:
-    from ..training.recipe import Recipe
-
-DEFAULT_PROMPT = "Recite the memory word for word:"  # equal to data.memory.PROMPT
+PROMPT = "Recite the memory word for word:"  # equal to data.memory.PROMPT
+LENGTH = "128 random, or all of --text or --data"
+LENGTHS = "32,64,128 random, or all of --text or --data"
+RATIO = "100, or 0 with --text"
+BOUNDARIES = "Epochs (20,40,60,80) at which memft-sw takes in another 20 % of the memories."
 
 
 def option(help: str, *flags: str, panel: str | None = None, default: str | None = None) -> Any:
@@ -31,77 +23,48 @@ def option(help: str, *flags: str, panel: str | None = None, default: str | None
     return typer.Option(*flags, help=help, rich_help_panel=panel, show_default=default or True)
 
 
-_base = partial(option, panel="Base model")
-_source = partial(option, panel="What to memorize")
-_training = partial(option, panel="Unit and training")
+base = partial(option, panel="Base model")
+source = partial(option, panel="What to memorize")
+training = partial(option, panel="Unit and training")
 output = partial(option, panel="Output")
 
+# --- Types of options: choices, which typer checks, completes and shows, and what is used twice ---
 
-# --- Closed choices: typer checks and completes them, and shows them in the help -----------------
-
-
-class Method(str, Enum):
-    sft, memft_ot, memft_sw = "sft", "memft-ot", "memft-sw"
-
-
-class Optimizer(str, Enum):
-    adamw, lbfgs = "adamw", "lbfgs"
-
-
-class ZeroActive(str, Enum):
-    sft, zero = "sft", "zero"
-
-
-class Device(str, Enum):
-    auto, cpu, cuda = "auto", "cpu", "cuda"
-
-
-class Dtype(str, Enum):
-    auto, float32, bfloat16 = "auto", "float32", "bfloat16"
-
-
-# --- Options that also stand alone ---------------------------------------------------------------
-
-ModelName = Annotated[
-    str, _base("tiny (shipped), a hub id, or the folder of a checkpoint.", "--model")
-]
-MovedModel = Annotated[
-    str | None, _base("Where the base model is now, if it has moved.", "--model")
-]
-Revision = Annotated[str | None, _base("Branch, tag or commit of a hub id.")]
-DeviceOption = Annotated[Device, _base("auto takes a GPU, if there is one.", "--device")]
-DtypeOption = Annotated[
-    Dtype, _base("Precision of the base; auto: float32 on a CPU, bfloat16 on a GPU.", "--dtype")
-]
-_prompt = _source("Prompt that asks for the memory.", default=DEFAULT_PROMPT)
-Prompt = Annotated[str, _prompt]
-Chat = Annotated[bool, _source("Use the checkpoint's chat template, if it has one.")]
+Method = Literal["sft", "memft-ot", "memft-sw"]
+Optimizer = Literal["adamw", "lbfgs"]
+ZeroActive = Literal["sft", "zero"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+Device = Annotated[Literal["auto", "cpu", "cuda"], base("auto takes a GPU, if there is one.")]
+MovedModel = Annotated[str, base("Where the base model is now, if it has moved.")]
+Model = Annotated[str, base("tiny (shipped), a hub id, or the folder of a checkpoint.")]
+Chat = Annotated[bool, source("Use the checkpoint's chat template, if it has one.")]
+Seed = Annotated[int, option("The same seed gives the same data.")]
+DataFile = Annotated[Path | None, output("File to write.", default="stdout")]
 Json = Annotated[bool, output("Print one JSON document on stdout, nothing else.", "--json")]
 Plot = Annotated[Path | None, output("Draw a PNG, PDF or SVG file.")]
 
-
-# --- Groups --------------------------------------------------------------------------------------
+# --- Options that commands share -----------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseOptions:
     """Which base model, and how it is computed."""
 
-    model: ModelName = "tiny"
-    revision: Revision = None
-    device: DeviceOption = Device.auto
-    dtype: DtypeOption = Dtype.auto
+    model: Model = "tiny"
+    revision: Annotated[str | None, base("Branch, tag or commit of a hub id.")] = None
+    device: Device = "auto"
+    dtype: Annotated[Dtype, base("Precision; auto: float32 on a CPU, bfloat16 on a GPU.")] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
     """Where memories come from; source.py reads them."""
 
-    text: Annotated[Path | None, _source("UTF-8 text file; - reads from stdin.")] = None
-    data: Annotated[Path | None, _source("Memories (JSON Lines), all in one unit.")] = None
-    prompt: Annotated[str | None, _prompt] = None
+    text: Annotated[Path | None, source("UTF-8 text file; - reads from stdin.")] = None
+    data: Annotated[Path | None, source("Memories (JSON Lines), all in one unit.")] = None
+    prompt: Annotated[str | None, source("Prompt that asks for the memory.", default=PROMPT)] = None
     chat: Chat = True
-    held_out: Annotated[Path | None, _source("Memories (JSON Lines) that are only judged.")] = None
+    held_out: Annotated[Path | None, source("Memories (JSON Lines) that are only judged.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,153 +72,155 @@ class RecipeOptions:
     """Where the unit sits and how it is trained: a Recipe without rank, method and seed."""
 
     layer: Annotated[
-        str,
-        _training("From 0; auto is two thirds of the depth. Linear sites also take 3,5 or all."),
+        str, training("From 0; auto is two thirds of the depth. Linear sites also take 3,5 or all.")
     ] = "auto"
-    site: Annotated[
-        str, _training("mlp, as in the paper, or names of Linear layers: q_proj,v_proj.")
-    ] = "mlp"
+    site: Annotated[str, training("mlp, as in the paper, or Linear layers: q_proj,v_proj.")] = "mlp"
     zero_active: Annotated[
-        ZeroActive,
-        _training("memft-ot with all tokens at p > ½: train on all (sft) or on none (zero)."),
-    ] = ZeroActive.sft
-    steps: Annotated[int, _training("Optimizer steps (lbfgs: gradient evaluations).")] = 2000
-    epochs: Annotated[int | None, _training("Passes over the memories; replaces --steps.")] = None
-    batch_size: Annotated[int | None, _training("Memories in a minibatch.", default="all")] = None
-    accumulate: Annotated[int, _training("Minibatches in one optimizer step.")] = 1
-    boundaries: Annotated[
-        str | None,
-        _training(
-            "Epochs (20,40,60,80) at which memft-sw takes in another 20 % of the memories.",
-            default="1/15 to 4/15 of the run",
-        ),
-    ] = None
+        ZeroActive, training("When all p > ½, memft-ot trains on all tokens (sft) or none (zero).")
+    ] = "sft"
+    steps: Annotated[int, training("Optimizer steps (lbfgs: gradient evaluations).")] = 2000
+    epochs: Annotated[int | None, training("Passes over the memories; replaces --steps.")] = None
+    batch_size: Annotated[int | None, training("Memories in a minibatch.", default="all")] = None
+    accumulate: Annotated[int, training("Minibatches in one optimizer step.")] = 1
+    boundaries: Annotated[str | None, training(BOUNDARIES, default="1/15 to 4/15 of a run")] = None
     optimizer: Annotated[
-        Optimizer,
-        _training("adamw, as in the paper, or lbfgs, which needs fewer gradients and no --lr."),
-    ] = Optimizer.adamw
-    lr: Annotated[str, _training("Learning rate; auto derives it from the width.")] = "auto"
-    dropout: Annotated[float, _training("Dropout on the unit's output; 0.1 in the paper.")] = 0.0
+        Optimizer, training("adamw, as in the paper, or lbfgs: fewer gradients, and no --lr.")
+    ] = "adamw"
+    lr: Annotated[str, training("Learning rate; auto derives it from the width.")] = "auto"
+    dropout: Annotated[float, training("Dropout on the unit's output; 0.1 in the paper.")] = 0.0
     stop_when_certified: Annotated[
-        bool,
-        _training(
-            "Stop once every token has p > ½; checked every 10 steps.", "--stop-when-certified"
-        ),
+        bool, training("Stop once all p > ½; checked every 10 steps.", "--stop-when-certified")
     ] = False
 
-    def recipe(self, *, rank: int, method: str, seed: int) -> "Recipe":
-        """The recipe, still without its layers, which need the depth of the model: see `layers`.
 
-        Raises RecipeError for a value that no run could use.
-        """
-        from ..training.recipe import Recipe
+@dataclass(frozen=True, kw_only=True)
+class LawOptions:
+    """What fit and plan share."""
 
-        self.layers(depth=1)  # only to find what cannot be read
-        return Recipe(
-            rank=rank,
-            layers=None,
-            sites=parse_names(self.site),
-            method=method,
-            steps=self.steps,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            accumulate=self.accumulate,
-            boundaries=parse_list("--boundaries", self.boundaries) or None,
-            optimizer=self.optimizer.value,
-            lr=None if self.lr == "auto" else parse_number("--lr", self.lr),
-            seed=seed,
-            dropout=self.dropout,
-            zero_active=self.zero_active.value,
-            stop_when_certified=self.stop_when_certified,
-        )
-
-    def layers(self, depth: int) -> tuple[int, ...] | None:
-        """ "auto" -> None, "all" -> every layer, "3,5" -> (3, 5)."""
-        if self.layer in ("auto", "all"):
-            return None if self.layer == "auto" else tuple(range(depth))
-        try:
-            return parse_list("--layer", self.layer)
-        except RecipeError:
-            raise RecipeError(
-                f"--layer is {self.layer!r}; expected a number, numbers with commas, all or auto"
-            ) from None
+    results: Annotated[Path, typer.Argument(help="Folder of a sweep, or JSON Lines file of rows.")]
+    no_offset: Annotated[bool, option("Fit the law with b = 0.", "--no-offset")] = False
 
 
-def with_groups(command: Callable[..., int]) -> Callable[..., int]:
-    """Replaces each parameter that is a group by its options, and puts the group together again.
+@dataclass(frozen=True, kw_only=True)
+class TokenOptions:
+    """What the kinds of data share that need a tokenizer."""
 
-    typer reads the parameters of a command from its signature, so the function returned has a
-    signature of its own. Raises ValueError if two options have the same name.
+    model: Model = "tiny"
+    prompt: Annotated[str, source("Prompt that asks for the memory.")] = PROMPT
+    chat: Chat = True
+
+
+# --- The commands --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(RecipeOptions, SourceOptions, BaseOptions):
+    """Write one memory into a LoRA, and report how well it is remembered."""
+
+    rank: Annotated[int, option("Rank r of the unit.")] = 8
+    length: Annotated[int | None, option("Target tokens.", default=LENGTH)] = None
+    ratio: Annotated[int | None, option("Percentage of random tokens.", default=RATIO)] = None
+    method: Annotated[
+        Method, option("memft-ot trains on p ≤ ½ only, memft-sw on a window from the first error.")
+    ] = "sft"
+    seed: Annotated[int, option("Seed of random tokens and initial weights.")] = 0
+    out: Annotated[Path | None, output("New folder for unit and report.")] = None
+    json: Json = False
+    plot: Plot = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recall(BaseOptions):
+    """Load a saved unit onto its base model, recite the memory, and compare with the report."""
+
+    run: Annotated[Path, typer.Argument(help="Folder of a saved run.")]
+    model: MovedModel = ""
+    json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(RecipeOptions, SourceOptions, BaseOptions):
+    """Measure a grid of ranks, lengths, ratios, methods and seeds.
+
+    Lists are separated by commas. A sweep that is started again goes on.
+    With several devices: torchrun --nproc-per-node 2 -m tinymem sweep …
     """
-    given = inspect.signature(command).parameters.values()
-    groups: dict[str, Any] = {
-        p.name: p.annotation for p in given if dataclasses.is_dataclass(p.annotation)
-    }
-    parameters: list[inspect.Parameter] = []
-    for parameter in given:
-        group = groups.get(parameter.name)
-        parameters += inspect.signature(group).parameters.values() if group else [parameter]
 
-    @wraps(command)
-    def call(**values: Any) -> int:
-        for name, group in groups.items():
-            values[name] = group(**{f.name: values.pop(f.name) for f in dataclasses.fields(group)})
-        return command(**values)
-
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    call.__annotations__ = {p.name: p.annotation for p in parameters}
-    return call
+    ranks: Annotated[str, option("Ranks of the units.")] = "1,2,4,8"
+    lengths: Annotated[str | None, option("Target tokens.", default=LENGTHS)] = None
+    ratios: Annotated[str | None, option("Percentages of random tokens.", default=RATIO)] = None
+    methods: Annotated[str, option("Some of sft, memft-ot and memft-sw.")] = "sft"
+    seeds: Annotated[str, option("Seeds of random tokens and initial weights.")] = "0"
+    out: Annotated[Path, output("Folder of the rows; started again, a sweep goes on there.")]
+    json: Json = False
 
 
-# --- Reading and checking values -----------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class Fit(LawOptions):
+    """Fit the Parametric Memory Law to a sweep: ΔL = C·r^α·ℓ^−β + b.
+
+    r is the rank, ℓ the length in tokens and ΔL the loss reduction in nats per token.
+    """
+
+    json: Json = False
+    plot: Plot = None
 
 
-def parse_number(flag: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise RecipeError(f"{flag} is {value!r}; expected a number or auto") from None
+@dataclass(frozen=True, kw_only=True)
+class Plan(LawOptions):
+    """Solve the law of a sweep for the rank of a length or text, or for the length of a rank."""
+
+    length: Annotated[int | None, option("Which rank does this length need?")] = None
+    rank: Annotated[int | None, option("Which length does this rank hold?")] = None
+    text: Annotated[
+        Path | None, option("Which rank does this UTF-8 text need? - reads from stdin.")
+    ] = None
+    loss: Annotated[
+        float | None, option("Final loss to reach, nats per token.", default="all tokens certified")
+    ] = None
+    method: Annotated[str | None, option("Use the law of this method.")] = None
+    ratio: Annotated[int | None, option("Use the law of this percentage.")] = None
+    model: MovedModel = ""
+    device: Device = "auto"
+    json: Json = False
 
 
-def parse_names(value: str) -> tuple[str, ...]:
-    """ "q_proj, v_proj" -> ("q_proj", "v_proj")."""
-    return tuple(part.strip() for part in value.split(","))
+@dataclass(frozen=True, kw_only=True)
+class Random(TokenOptions):
+    """Token ids that are drawn uniformly from the vocabulary of a model."""
+
+    length: Annotated[int, option("Target tokens.")] = 128
+    count: Annotated[int, option("Memories, all with the same prompt.")] = 1
+    seed: Seed = 0
+    out: DataFile = None
 
 
-def parse_list(flag: str, value: str | None) -> tuple[int, ...]:
-    """ "1,2,4" -> (1, 2, 4); None -> ()."""
-    try:
-        return () if value is None else tuple(int(part) for part in value.split(","))
-    except ValueError:
-        raise RecipeError(
-            f"{flag} is {value!r}; expected whole numbers with commas between them"
-        ) from None
+@dataclass(frozen=True, kw_only=True)
+class LongContext(TokenOptions):
+    """A text in which more and more tokens are replaced by random ones: r0 to r100."""
+
+    text: Annotated[Path, option("UTF-8 text file, or - for stdin.")]
+    length: Annotated[int | None, option("Target tokens.", default="the whole text")] = None
+    ratios: Annotated[str, option("Percentages of random tokens.")] = "0,20,40,60,80,100"
+    seed: Seed = 0
+    out: DataFile = None
 
 
-def check_parent(path: Path) -> None:
-    """Raises DataError if a file or folder at `path` could not be created."""
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise DataError(
-            f"{path}: cannot be written; {path.parent} is not a folder with write access"
-        )
+@dataclass(frozen=True, kw_only=True)
+class Phonebook:
+    """Invented names, each with an invented number of ten digits."""
+
+    count: Annotated[int, option("Entries.")] = 100
+    seed: Seed = 0
+    out: DataFile = None
 
 
-def check_new_folder(path: Path) -> None:
-    """Raises DataError, before any training, if `path` cannot hold a new run."""
-    check_parent(path)
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise DataError(f"--out {path}: exists and is not empty; choose a new folder, or delete it")
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """Pairs of the rule f(x, y) = 3x + 5y + 7, and held-out pairs to see if a unit learned it."""
 
-
-def check_plot(path: Path) -> None:
-    """Raises DataError, before any training, if no picture could be drawn there."""
-    from ..show.axes import figure
-
-    check_parent(path)
-    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise DataError(f"--plot {path}: expected a name that ends in .png, .pdf or .svg")
-    figure(1)
-
-
-def print_json(value: object) -> None:
-    print(json_text(value, indent=2))
+    out: Annotated[Path, output("File to write; held-out pairs go to NAME.held-out.jsonl.")]
+    count: Annotated[int, option("Pairs to train on.")] = 100
+    held_out: Annotated[int, option("Other pairs, to test on.")] = 50
+    limit: Annotated[int, option("x and y are below this number.")] = 100
+    seed: Seed = 0

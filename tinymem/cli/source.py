@@ -1,101 +1,149 @@
-"""Where memories come from: random tokens, a natural text, or a file of memories."""
+"""From options to what a run needs: base model, recipe and memories.
+
+Whatever cannot work is refused here, before the weights are read.
+"""
 
 import hashlib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import fields, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, TypeVar
 
-from ..errors import DataError
+from ..base.checkpoint import Checkpoint, open_checkpoint
+from ..base.tokenizer import Tokenizer
+from ..data.batch import Batch
+from ..data.memory import PROMPT, Memory, check_fits, first_tokens, random_memory, text_memory
+from ..data.read import read_memories
+from ..errors import DataError, LawError, RecipeError
+from ..experiment.grid import Grid, check_grid, make_grid
+from ..experiment.recall import teacher_forced
 from ..files import decode_text, read_text
-from .options import DEFAULT_PROMPT, SourceOptions
+from ..show.progress import Bars
+from ..training.recipe import Recipe
+from ..unit.sites import unit_shapes
+from . import options as opt
 
-if TYPE_CHECKING:
-    from ..base.tokenizer import Tokenizer
-    from ..data.memory import Memory
-
-
-class Memories(NamedTuple):
-    """What a source gives for one tokenizer."""
-
-    make: Callable[[int | None, int | None, int], list["Memory"]]  # from (length, ratio, seed)
-    held_out: list["Memory"]  # judged, but not trained on
+T = TypeVar("T")
+Make = Callable[[int | None, int | None, int], list[Memory]]  # from (length, ratio, seed)
 
 
-@dataclass(frozen=True)
-class Source:
-    """Checked options of a source, with its text in memory; `open_source` makes one."""
+def prepare(
+    options: opt.Probe | opt.Sweep, **axes: Sequence[Any]
+) -> tuple[Checkpoint, Recipe, Grid, list[Memory], dict[str, Any]]:
+    """Opens the base model and makes the memories of a grid; a probe is a grid of one cell.
 
-    options: SourceOptions
-    content: str | None  # of --text
-
-    def read(self, tokenizer: "Tokenizer", context: int) -> Memories:
-        """The memories as token ids, for a model with this context. Raises DataError.
-
-        `make` is asked for a length, or for None: 128 random tokens, or all of the text or file.
-        """
-        from ..data.memory import first_tokens, random_memory, text_memory
-        from ..data.read import read_memories
-
-        data, held_out, chat = self.options.data, self.options.held_out, self.options.chat
-        prompt = DEFAULT_PROMPT if self.options.prompt is None else self.options.prompt
-        others = [] if held_out is None else read_memories(held_out, tokenizer, chat=chat)
-        whole = [] if data is None else read_memories(data, tokenizer, chat=chat)
-
-        def make(length: int | None, ratio: int | None, seed: int) -> list["Memory"]:
-            if data is not None:
-                return whole if length is None else first_tokens(whole, length)
-            if length is not None and length >= context:  # before so many are drawn
-                raise DataError(
-                    f"--length {length} and a prompt exceed the model's context of {context}"
-                )
-            shape: Any = {"length": length, "seed": seed, "prompt": prompt, "chat": chat}
-            if self.content is not None:
-                return [text_memory(tokenizer, self.content, ratio=ratio or 0, **shape)]
-            return [random_memory(tokenizer, **shape | {"length": length or 128})]
-
-        return Memories(make, others)
-
-    def about(self) -> dict[str, object]:
-        """What distinguishes these memories from others; it goes into the rows of a sweep."""
-        options = self.options
-        files = {"data": options.data, "held_out": options.held_out}
-        return {
-            "prompt": options.prompt,
-            "chat": options.chat,
-            "text": None if self.content is None else short_hash(self.content.encode()),
-            **{name: path and short_hash(path.read_bytes()) for name, path in files.items()},
-        }
-
-
-def open_source(
-    options: SourceOptions, lengths: Sequence[int | None], ratios: Sequence[int | None]
-) -> Source:
-    """Checks the options against each other and reads the text; needs no model.
-
-    lengths, ratios: all that will be asked for; None where the default is.
-    Raises DataError for options that exclude each other, and for a text that cannot be read.
+    axes: ranks, lengths, ratios, methods and seeds, as make_grid takes them. Returns the base
+    model, the recipe (cells differ from it in rank, method and seed), the grid, the held-out
+    memories, and what distinguishes this source of memories from others (see `describe`).
+    Raises a TinymemError for options that no run could use; what can be checked without the model
+    is checked before it is opened, which may take a download.
     """
+    for rank, method, seed in product(axes["ranks"], axes["methods"], axes["seeds"]):
+        recipe = make_recipe(options, rank, method, seed)  # raises for a wrong value
+    parse_layers(options.layer, depth=1)
+    check_source(options, axes["lengths"], axes["ratios"])
+    content = None if options.text is None else read_content(options.text)
+    checkpoint = open_checkpoint(options.model, options.revision)
+    shapes = checkpoint.shapes()
+    recipe = replace(recipe, layers=parse_layers(options.layer, shapes.config.num_layers))
+    for rank in axes["ranks"]:
+        unit_shapes(shapes, rank, recipe.sites, recipe.layers)
+    make, held_out = read_source(options, content, checkpoint.tokenizer, shapes.config.context)
+    grid = make_grid(make, **axes)
+    check_grid(grid, shapes)
+    if held_out:
+        check_fits(held_out, shapes.config)
+    return checkpoint, recipe, grid, held_out, describe(options, content)
+
+
+def make_recipe(options: opt.RecipeOptions, rank: int, method: str, seed: int) -> Recipe:
+    """The recipe without its layers, which need the depth of the model. Raises RecipeError."""
+    given: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(opt.RecipeOptions)}
+    del given["layer"]
+    given["sites"] = parse_names(given.pop("site"))
+    given["boundaries"] = parse_list("--boundaries", options.boundaries) or None
+    if options.lr == "auto":
+        given["lr"] = None
+    else:
+        given["lr"] = parse("--lr", options.lr, float, "a number or auto")
+    return Recipe(rank=rank, method=method, seed=seed, **given)
+
+
+def check_source(
+    options: opt.SourceOptions, lengths: Sequence[int | None], ratios: Sequence[int | None]
+) -> None:
+    """Raises DataError for options that exclude each other or that no memory could have."""
     given = [ratio for ratio in ratios if ratio is not None]
     if options.data is not None:
         others = {"--text": options.text, "--ratio": given or None, "--prompt": options.prompt}
         for flag, value in others.items():
             if value is not None:
-                raise DataError(
-                    f"--data and {flag} exclude each other; the file holds whole memories"
-                )
+                raise DataError(f"--data and {flag} exclude each other; --data has whole memories")
     for ratio in given:
         if not 0 <= ratio <= 100:
             raise DataError(f"--ratio is {ratio}; it is a percentage, 0 to 100")
         if options.text is None and ratio != 100:
-            raise DataError(
-                f"--ratio {ratio} needs a natural text to mix random tokens into; use --text"
-            )
+            raise DataError(f"--ratio {ratio} needs a text to mix random tokens into; use --text")
     for length in lengths:
         if length is not None and length < 1:
             raise DataError(f"--length is {length}; a memory has at least one token")
-    return Source(options, None if options.text is None else read_content(options.text))
+
+
+def read_source(
+    options: opt.SourceOptions, text: str | None, tokenizer: Tokenizer, context: int
+) -> tuple[Make, list[Memory]]:
+    """A function that makes the memories, and the held-out memories, for a model of this context.
+
+    The function is asked for a length, or for None: 128 random tokens, or all of the text or file.
+    Raises DataError, and so does the function.
+    """
+    read = partial(read_memories, tokenizer=tokenizer, chat=options.chat)
+    held_out = [] if options.held_out is None else read(options.held_out)
+    data = [] if options.data is None else read(options.data)
+    prompt = PROMPT if options.prompt is None else options.prompt
+
+    def make(length: int | None, ratio: int | None, seed: int) -> list[Memory]:
+        if data:
+            return data if length is None else first_tokens(data, length)
+        if length is not None and length >= context:  # before so many are drawn
+            raise DataError(f"--length {length} and a prompt exceed the context of {context}")
+        how: Any = {"seed": seed, "prompt": prompt, "chat": options.chat}
+        if text is not None:
+            return [text_memory(tokenizer, text, length=length, ratio=ratio or 0, **how)]
+        return [random_memory(tokenizer, 128 if length is None else length, **how)]
+
+    return make, held_out
+
+
+def describe(options: opt.SourceOptions, text: str | None) -> dict[str, Any]:
+    """What distinguishes these memories from others; it goes into the rows of a sweep.
+
+    Files go in by the start of their SHA-256, so that a changed file is another source.
+    """
+    contents = {"text": None if text is None else text.encode()}
+    for name, path in (("data", options.data), ("held_out", options.held_out)):
+        contents[name] = None if path is None else path.read_bytes()
+    hashes = {k: v and hashlib.sha256(v).hexdigest()[:16] for k, v in contents.items()}
+    return {"prompt": options.prompt, "chat": options.chat, **hashes}
+
+
+def measure_text(options: opt.Plan, path: Path, row: dict[str, Any]) -> tuple[int, float]:
+    """Tokens of a text and its loss on the base model and with the prompt of the sweep of `row`."""
+    name, setting = options.model or row.get("model"), row.get("setting") or {}
+    if name is None:
+        raise LawError("the rows do not name their base model; give it with --model")
+    checkpoint = open_checkpoint(name, row.get("revision"))
+    source = opt.SourceOptions(prompt=setting.get("prompt"), chat=setting.get("chat", True))
+    content, config = read_content(path), checkpoint.config
+    make, _ = read_source(source, content, checkpoint.tokenizer, config.context)
+    (memory,) = check_fits(make(None, None, 0), config)
+    with Bars() as bars:
+        base = checkpoint.weights(options.device, row.get("dtype", "auto"), bars)
+    losses, _ = teacher_forced(base, Batch([memory], config.context, base.device))
+    return memory.length, losses.mean().item()
 
 
 def read_content(path: Path) -> str:
@@ -107,5 +155,32 @@ def read_content(path: Path) -> str:
     return decode_text(sys.stdin.buffer.read(), "stdin")
 
 
-def short_hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+def parse(flag: str, value: str, read: Callable[[str], T], expected: str) -> T:
+    """What `read` makes of the option's value. Raises RecipeError if it raises ValueError."""
+    try:
+        return read(value)
+    except ValueError:
+        raise RecipeError(f"{flag} is {value!r}; expected {expected}") from None
+
+
+def parse_names(value: str) -> tuple[str, ...]:
+    """ "q_proj, v_proj" -> ("q_proj", "v_proj")."""
+    return tuple(part.strip() for part in value.split(","))
+
+
+def numbers(value: str) -> tuple[int, ...]:
+    """ "1,2,4" -> (1, 2, 4). Raises ValueError."""
+    return tuple(int(part) for part in value.split(","))
+
+
+def parse_list(flag: str, value: str | None) -> tuple[int, ...]:
+    """ "1,2,4" -> (1, 2, 4); None -> (). Raises RecipeError."""
+    expected = "whole numbers with commas between them"
+    return () if value is None else parse(flag, value, numbers, expected)
+
+
+def parse_layers(value: str, depth: int) -> tuple[int, ...] | None:
+    """ "auto" -> None, "all" -> every layer, "3,5" -> (3, 5). Raises RecipeError."""
+    if value in ("auto", "all"):
+        return None if value == "auto" else tuple(range(depth))
+    return parse("--layer", value, numbers, "a number, numbers with commas, all or auto")
