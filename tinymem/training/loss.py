@@ -27,7 +27,7 @@ Buffers = dict[object, Tensor]  # memory for logits that is used again: new memo
 class TokenLoss:
     """ℓ_t of a batch's target tokens, through a frozen head."""
 
-    def __init__(self, head: Tensor, tokens: int, *, skip_zero_weights: bool, compare: bool):
+    def __init__(self, head: Tensor, tokens: int, skip_zero_weights: bool, compare: bool):
         """head: W [V, d]. tokens: target tokens N of the whole batch.
 
         skip_zero_weights: compute no g_t for rows that are expected to have weight 0. What is

@@ -23,6 +23,7 @@ from torch import Tensor
 
 METHODS = ("sft", "memft-ot", "memft-sw")
 LN2 = math.log(2)  # loss of a token with p = ½, nats
+KAPPA, TAU, WINDOW, FLOOR = 10.0, 20.0, 50.0, 0.01  # of memft-sw, as in the paper's code
 
 
 def sft_weights(losses: Tensor) -> Tensor:
@@ -49,35 +50,24 @@ class Window(NamedTuple):
 
     anchor: Tensor  # a: first position whose argmax was wrong, ℓ where there was none
     still: Tensor  # steps for which the anchor has not moved
-    extent: Tensor  # e: length of the window in units of `window`, 1 to 4
+    extent: Tensor  # e: length of the window in units of WINDOW, 1 to 4
 
 
 def first_window(losses: Tensor) -> Window:
-    """The state before the first step. The anchor is nowhere yet, so the first one counts as
-    moved."""
+    """The state before the first step: no anchor yet, so that the first one counts as moved."""
     nowhere = torch.full_like(losses[..., 0], -1)
     return Window(nowhere, torch.zeros_like(nowhere), torch.ones_like(nowhere))
 
 
-def memft_sw_weights(
-    losses: Tensor,
-    correct: Tensor,
-    state: Window,
-    *,
-    threshold: float = 0.5,
-    kappa: float = 10.0,
-    tau: float = 20.0,
-    window: float = 50.0,
-    floor: float = 0.01,
-) -> tuple[Tensor, Window]:
+def memft_sw_weights(losses: Tensor, correct: Tensor, state: Window) -> tuple[Tensor, Window]:
     """Sliding window: a soft threshold, times a window that starts at the first error.
 
-        w_t = sigmoid(κ (ℓ_t + ln θ)) · m_t
-        m_t = exp(−max(t − a, 0) / τ)  for t < a + window · e,  else floor;  1 without any error
+        w_t = sigmoid(κ (ℓ_t + ln θ)) · m_t, with θ = ½
+        m_t = exp(−max(t − a, 0) / τ)  for t < a + WINDOW · e,  else FLOOR;  1 without any error
 
     correct [..., ℓ]: is the argmax at t the target? The anchor a is the first t where it is not.
     e grows by ½ a step, up to 4, once a has stood still for 3 steps, and returns to 1 when a moves.
-    Constants are those of the paper's code. Returns the weights and the state for the next step.
+    Returns the weights and the state for the next step.
     """
     length = losses.shape[-1]
     places = torch.arange(length, device=losses.device, dtype=losses.dtype)
@@ -88,10 +78,10 @@ def memft_sw_weights(
     extent = torch.where(stands, grown, torch.ones_like(grown))
 
     distance = places - anchor[..., None]
-    mask = torch.exp(-distance.clamp(min=0) / tau)
-    mask = torch.where(distance < window * extent[..., None], mask, floor)
+    mask = torch.exp(-distance.clamp(min=0) / TAU)
+    mask = torch.where(distance < WINDOW * extent[..., None], mask, FLOOR)
     mask = torch.where(correct.all(-1, keepdim=True), 1.0, mask)
-    soft = torch.sigmoid(kappa * (losses + math.log(threshold)))
+    soft = torch.sigmoid(KAPPA * (losses - LN2))
     return soft * mask, Window(anchor, still, extent)
 
 
@@ -117,8 +107,7 @@ class Weigher:
         self.window = first_window(torch.empty(len(kinds), 1, device=device))
 
     def __call__(self, losses: Tensor, correct: Tensor | None) -> Tensor:
-        """w_t [K, ℓ] from ℓ_t [K, ℓ]; for memft-sw also from whether each argmax is right [K,
-        ℓ]."""
+        """w_t [K, ℓ] from ℓ_t [K, ℓ]; memft-sw also needs `correct`, see `memft_sw_weights`."""
         weights = torch.empty_like(losses)
         for (method, zero_active), runs in self.runs.items():
             if method == "sft":

@@ -170,8 +170,6 @@ def visible(recipe: Recipe, count: int, epoch: int, done: float) -> int:
     """How many of `count` memories the curriculum shows in this epoch; done: share of the run."""
     if recipe.method != "memft-sw" or count == 1:
         return count
-    if recipe.boundaries is None:
-        stage = sum(done >= n / 15 for n in range(1, STAGES))
-    else:
-        stage = sum(epoch >= end for end in recipe.boundaries)
+    fifteenths = [done >= n / 15 for n in range(1, STAGES)]
+    stage = sum(epoch >= end for end in recipe.boundaries) if recipe.boundaries else sum(fifteenths)
     return -(-count * (stage + 1) // STAGES)

@@ -69,12 +69,9 @@ class Trainer:
         self.lr = torch.tensor(lrs, device=device)
         self.rate = self.lr.clone()
         self.clip = torch.tensor([recipe.clip for recipe in self.recipes], device=device)
-        self.token_loss = TokenLoss(
-            head,
-            len(self.prefix.batch.targets),
-            skip_zero_weights=device.type == "cpu" and self.weigh.has_zero_weights,
-            compare=self.weigh.needs_correct,
-        )
+        tokens, skip = len(self.prefix.batch.targets), self.weigh.has_zero_weights
+        skip = skip and device.type == "cpu"  # a GPU records a step that must not depend on data
+        self.token_loss = TokenLoss(head, tokens, skip, self.weigh.needs_correct)
         record = device.type != "cpu" and all(recipe.dropout == 0 for recipe in self.recipes)
         self._whole_gradient = GraphedStep(self._gradient, record)
         self._update = GraphedStep(self._clip_and_update, record)
