@@ -162,8 +162,8 @@ def test_certified_targets_have_no_table(capsys):
 
 @pytest.mark.parametrize(("agrees", "words"), [(True, "As reported"), (False, "Not as reported")])
 def test_recall_shows_what_was_recited_and_whether_it_agrees(capsys, agrees, words):
-    memories = [Memory((7, 8), (0, 1)), Memory((9,), (2,))]
-    show_recall(REPORT | {"agrees": agrees}, memories, verdict([0.9] * 3, lengths=(2, 1)), Words())
+    first = Memory((7, 8), (0, 1))  # of two memories
+    show_recall(REPORT | {"agrees": agrees}, first, verdict([0.9] * 3, lengths=(2, 1)), Words())
     out = capsys.readouterr().out
     assert f"\n{words}:" in out
     assert out.endswith("prompt   ' w7 w8'\nrecited  ' w0 w1'\n")

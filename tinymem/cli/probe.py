@@ -57,5 +57,5 @@ def recall(options: opt.Recall) -> int:
     if options.json:
         print_json(again)
     else:
-        show_recall(again, memories, verdict, checkpoint.tokenizer)
+        show_recall(again, memories[0], verdict, checkpoint.tokenizer)
     return 0 if again["agrees"] else 1

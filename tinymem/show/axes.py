@@ -30,8 +30,6 @@ LABELS = {
     "rank": "rank r",
     "length": "length ℓ (tokens)",
     "ratio": "random tokens (%)",
-    "lr": "learning rate",
-    "steps": "steps",
     "method": "method (band: range of seeds)",
     "delta_loss": "ΔL (nats per token)",
     "final_loss": "final loss (nats per token)",
@@ -88,11 +86,10 @@ def describe(row: Row, *fields: str) -> str:
 def figure(columns: int, rows: int = 1) -> Figure:
     """An empty figure that needs no screen. Raises TinymemError if matplotlib is not installed."""
     try:
-        import matplotlib  # noqa: F401
-        from matplotlib.figure import Figure
+        import matplotlib.figure
     except ImportError as error:
         raise TinymemError("pictures need matplotlib: pip install matplotlib") from error
-    return Figure(figsize=(5.5 * columns, 4.2 * rows), layout="constrained")
+    return matplotlib.figure.Figure(figsize=(5.5 * columns, 4.2 * rows), layout="constrained")
 
 
 def draw(panels: Sequence[Panel | None], columns: int, path: Path, title: str = "") -> Figure:
@@ -154,7 +151,7 @@ def legend(ax: Axes, field: str) -> None:
     beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
     look = {} if field == "method" else beside | {"ncols": -(-count // 16)}
     if count:
-        ax.legend(title=LABELS[field].replace(" (", "\n("), **look)
+        ax.legend(title=LABELS.get(field, field).replace(" (", "\n("), **look)
 
 
 def threshold(ax: Axes, value: float, text: str) -> None:
@@ -181,7 +178,7 @@ def curves(
         if band:
             low, high = [min(ys) for ys in places.values()], [max(ys) for ys in places.values()]
             ax.fill_between(list(places), low, high, color=colour, alpha=0.15, lw=0)
-    ax.set(xlabel=LABELS[x], ylabel=LABELS[y], title=title)
+    ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS[y], title=title)
     if y == "final_loss" and any(row[y] < 2 * LN2 for row in rows):
         threshold(ax, LN2, "ln 2")  # otherwise it lies far below the picture
     if y in PERCENT:
@@ -199,11 +196,9 @@ def dots(ax: Axes, rows: list[Row], x: str, y: str, series: str) -> None:
     for (value, colour), hollow, moving in product(colours.items(), (False, True), (False, True)):
         kind = value, hollow, moving
         some = [r for r in rows if (r[series], r["saturated"], r.get("converged") is False) == kind]
-        if not some:
-            continue
         look = {"color": colour, "mfc": "none" if hollow else colour, "ms": 4.5, "alpha": 0.8}
         ax.plot([row[x] for row in some], [row[y] for row in some], "^" if moving else "o", **look)
-        if hollow:
+        if hollow and some:
             ax.plot([], [], "o", color=GREY, mfc="none", gid="saturated: left out of the fit")
-        if moving:
+        if moving and some:
             ax.plot([], [], "^", color=GREY, gid="training had not converged")

@@ -121,10 +121,9 @@ def heat_map(ax: Axes, rows: list[axes.Row], field: str, note: str) -> None:
         values, origin="lower", aspect="auto", cmap="viridis_r" if loss else "viridis"
     )
     image.set_clim(0, max(row[field] for row in rows) if loss else 100)
-    for y, x in np.ndindex(values.shape):
-        seeds = [row for row in rows if (row["rank"], row["length"]) == (ranks[y], lengths[x])]
-        if not seeds:
-            continue
+    for rank, length in dict.fromkeys((row["rank"], row["length"]) for row in rows):
+        y, x = ranks.index(rank), lengths.index(length)
+        seeds = [row for row in rows if (row["rank"], row["length"]) == (rank, length)]
         values[y, x] = mean = scale * fmean(row[field] for row in seeds)
         text = f"{mean:.2f}" if loss else f"{mean if mean == 100 else min(mean, 99):.0f}"
         dark = np.dot(image.to_rgba(np.array(mean))[:3], (0.3, 0.59, 0.11)) < 0.5

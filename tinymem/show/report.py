@@ -16,11 +16,24 @@ if TYPE_CHECKING:
     from ..data.memory import Memory
     from ..experiment.recall import Verdict
 
+Row = Mapping[str, Any]  # the report of a run, or a finished cell of a sweep
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
 SHOW_ALL = 256  # target tokens up to which the whole target is printed
 AROUND = 8  # tokens printed before and after a stubborn one of a longer target
 MOST_STUBBORN = 10  # rows in the table of stubborn tokens
+KINDS = {100: "random tokens", 0: "tokens of text", None: "tokens"}
+RUN = """[bold]{model}[/], {where}, site {site}, rank {rank}: {trainable_parameters:,} parameters
+{length:,} {kind}{many}; {method}, {steps:,} steps, {rate}, seed {seed}, {device} {dtype}"""
+AGREES = "[green]As reported[/]: the reloaded unit has the verdict of the run"
+DIFFERS = "[bold red]Not as reported[/]: the verdict differs from that of the run"
+HEADLINES = {
+    "diverged": "[bold red]Diverged[/]: the loss ended above where it began; use a lower --lr",
+    "oom": "[bold red]Out of memory[/]: use a shorter target or a smaller base model",
+    "proof": "[bold green]Certified[/]: every token has p > ½, so greedy decoding recites them all",
+    "exact": "[bold green]Recalled[/], not certified: decoding is exact, but some p are ≤ ½",
+    "failed": "[bold yellow]Not certified[/]: decoding fails; the stubborn tokens have p ≤ ½",
+}
 
 
 def number(value: float | None) -> str:
@@ -38,79 +51,60 @@ def new_table(*columns: str, left: int = 0) -> Table:
     return table
 
 
-def row_line(row: Mapping[str, Any]) -> str:
+def row_line(row: Row) -> str:
     """One finished cell of a sweep in one line, the most important first."""
     random = "" if row["ratio"] in (None, 100) else f", {row['ratio']} % random"
-    what = f"rank {row['rank']:3}, length {row['length']:4}{random}, {row['method']}"
+    text = f"rank {row['rank']:3}, length {row['length']:4}{random}, {row['method']}"
+    text += f", seed {row['seed']}: "
     if row["status"] != "ok":
-        return f"{what}, seed {row['seed']}: [bold red]{row['status']}[/]"
+        return f"{text}[bold red]{row['status']}[/]"
+    text += f"loss {row['base_loss']:.2f} → [bold]{number(row['final_loss'])}[/]"
+    text += ", [green]certified[/]" if row["certified"] else ""
+    text += "" if row["converged"] else ", [yellow]not converged[/]"
     bits = row["memorized_bits_per_parameter"]
-    parts = [
-        f"loss {row['base_loss']:.2f} → [bold]{number(row['final_loss'])}[/]",
-        "[green]certified[/]" if row["certified"] else "",
-        "" if row["converged"] else "[yellow]not converged[/]",
-        f"{row['wall_seconds']:.0f} s",
-        "" if bits is None else f"{bits:.2f} memorized bits per parameter",
-    ]
-    return f"{what}, seed {row['seed']}: {', '.join(part for part in parts if part)}"
+    memorized = "" if bits is None else f", {bits:.2f} memorized bits per parameter"
+    return f"{text}, {row['wall_seconds']:.0f} s{memorized}"
 
 
-def show_report(report: Mapping[str, Any]) -> None:
+def show_report(report: Row) -> None:
     """Prints what was trained, then losses, bits and recall, and last the verdict in one line."""
-    layer, length = report["layer"], report["length"]
-    where = f"layer {layer}" if isinstance(layer, int) else f"layers {', '.join(map(str, layer))}"
-    kinds = {100: "random tokens", 0: "tokens of text", None: "tokens"}
-    kind = kinds.get(report["ratio"], f"tokens, {report['ratio']} % of them random")
-    many = f" in {report['memories']:,} memories" if report["memories"] > 1 else ""
-    rate = "L-BFGS" if report["lr"] is None else f"learning rate {report['lr']:.3g}"
-    stdout.print(
-        f"[bold]{escape(report['model'])}[/], {where}, site {report['site']}, "
-        f"rank {report['rank']}: {report['trainable_parameters']:,} parameters\n"
-        f"{length:,} {kind}{many}; {report['method']}, {report['steps']:,} steps, {rate}, "
-        f"seed {report['seed']}, {report['device']} {report['dtype']}"
-    )
-    final = f"{number(report['base_loss'])} → [bold]{number(report['final_loss'])}[/]"
+    layer, length, ratio = report["layer"], report["length"], report["ratio"]
+    several = f"layers {', '.join(map(str, layer))}" if isinstance(layer, list) else ""
+    words = {"model": escape(report["model"]), "where": several or f"layer {layer}"}
+    words["kind"] = KINDS.get(ratio, f"tokens, {ratio} % of them random")
+    words["many"] = f" in {report['memories']:,} memories" if report["memories"] > 1 else ""
+    words["rate"] = "L-BFGS" if report["lr"] is None else f"learning rate {report['lr']:.3g}"
+    stdout.print(RUN.format_map({**report, **words}))
+    loss = f"{number(report['base_loss'])} → [bold]{number(report['final_loss'])}[/]"
     moving = "" if report["converged"] else ", [yellow]not converged[/]"
-    lines = [("loss", f"{final} nats per token{moving}")]
+    stdout.print(f"loss        {loss} nats per token{moving}")
     for name, prefix in (("stored", ""), ("memorized", "memorized_")):
         if (bits := report[f"{name}_bits"]) is not None:
-            each = report[f"{prefix}bits_per_parameter"]
-            lines.append((name, f"{bits:,.0f} bits, [bold]{each:.2f}[/] bits per parameter"))
+            each = f"[bold]{report[f'{prefix}bits_per_parameter']:.2f}[/]"
+            stdout.print(f"{name:<12}{bits:,.0f} bits, {each} bits per parameter")
     if report["certified_fraction"] is not None:
-        sure = round(report["certified_fraction"] * length)
-        right = round(report["token_accuracy"] * length)
+        sure, right = (round(report[f] * length) for f in ("certified_fraction", "token_accuracy"))
         lowest, error = number(report["min_probability"]), report["first_error"]
-        recall = f"first error at position {error}" if error is not None else "[green]exact[/]"
-        lines.append(("p > ½", f"{sure:,} of {length:,} tokens, lowest p {lowest}"))
-        lines.append(("recall", f"{right:,} of {length:,} tokens right when decoding, {recall}"))
+        recall = "[green]exact[/]" if error is None else f"first error at position {error}"
+        stdout.print(f"p > ½       {sure:,} of {length:,} tokens, lowest p {lowest}")
+        stdout.print(f"recall      {right:,} of {length:,} tokens right when decoding, {recall}")
         for name, prefix, least in (("memories", "", 2), ("held out", "held_out_", 1)):
             if (count := report[f"{prefix}memories"]) >= least:
                 whole = round(count * report[f"{prefix}exact_match"])
-                lines.append((name, f"{whole:,} of {count:,} memories recited whole"))
-    for name, text in lines:
-        stdout.print(f"{name:<12}{text}")
+                stdout.print(f"{name:<12}{whole:,} of {count:,} memories recited whole")
     stdout.print(headline(report))
 
 
-def headline(report: Mapping[str, Any]) -> str:
+def headline(report: Row) -> str:
     """The verdict in one line."""
-    if report["status"] == "diverged":
-        return "[bold red]Diverged[/]: the loss ended above where it began; use a lower --lr"
-    if report["status"] == "oom":
-        return "[bold red]Out of memory[/]: use a shorter target or a smaller base model"
-    start = ""
-    if report["status"] == "interrupted":
-        start = f"[yellow]Interrupted[/] after {report['steps']:,} steps. "
+    if (status := report["status"]) in HEADLINES:
+        return HEADLINES[status]
+    early = f"[yellow]Interrupted[/] after {report['steps']:,} steps. "
+    start = early if status == "interrupted" else ""
     if report["certified_fraction"] is None:
         return f"{start}There is no verdict"
-    if report["certified"]:
-        proof = "every token has p > ½, so greedy decoding recites them all"
-        return f"{start}[bold green]Certified[/]: {proof}"
-    if report["recall_exact"]:
-        return (
-            f"{start}[bold green]Recalled[/], not certified: decoding is exact, but some p are ≤ ½"
-        )
-    return f"{start}[bold yellow]Not certified[/]: decoding fails; the stubborn tokens have p ≤ ½"
+    decoding = "exact" if report["recall_exact"] else "failed"
+    return start + HEADLINES["proof" if report["certified"] else decoding]
 
 
 def colour(p: float) -> str:
@@ -172,18 +166,12 @@ def stubborn_table(verdict: Verdict, tokenizer: Tokenizer) -> Table:
     return table
 
 
-def show_recall(
-    again: Mapping[str, Any], memories: Sequence[Memory], verdict: Verdict, tokenizer: Tokenizer
-) -> None:
+def show_recall(again: Row, memory: Memory, verdict: Verdict, tokenizer: Tokenizer) -> None:
     """Prints what a reloaded unit recites, and whether that is what its report says."""
     show_report(again)
-    if again["agrees"]:
-        stdout.print("[green]As reported[/]: the reloaded unit has the verdict of the run")
-    else:
-        stdout.print("[bold red]Not as reported[/]: the verdict differs from that of the run")
+    stdout.print(AGREES if again["agrees"] else DIFFERS)
     show_tokens(verdict, tokenizer)
-    prompt = tokenizer.decode(list(memories[0].prompt_ids))
-    recited = tokenizer.decode(verdict.decoded[: verdict.lengths[0]])
+    recited = verdict.decoded[: verdict.lengths[0]]
     stdout.print()
-    for name, text in (("prompt", prompt), ("recited", recited)):
-        stdout.print(Text(f"{name:<9}", "dim") + repr(text), soft_wrap=True)
+    for name, ids in (("prompt", list(memory.prompt_ids)), ("recited", recited)):
+        stdout.print(Text(f"{name:<9}", "dim") + repr(tokenizer.decode(ids)), soft_wrap=True)

@@ -1,10 +1,7 @@
 """What a person sees of a sweep, of its laws and of a plan: tables on stdout."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
 
 from rich.columns import Columns
 from rich.console import Group
@@ -12,17 +9,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..law.bits import BitsLaw
+from ..law.fit import Fit
+from ..law.plan import Plan
+from ..law.power import Law
 from .axes import LABELS, PERCENT, YARDSTICKS
-from .report import new_table, number, stdout
+from .report import Row, new_table, number, stdout
 
-if TYPE_CHECKING:
-    from ..law.fit import Fit
-    from ..law.plan import Plan
-    from ..law.power import Law
-
-Row = Mapping[str, Any]  # a finished cell of a sweep
 MARKS = "green: every token certified; *: not converged; !: diverged or out of memory"
 SCALE = "For scale, bits per parameter that others measured:"
+UNFIXED = "use --no-offset, or add ranks and lengths"
 MEASURES = """R²: of ΔL; log R²: of ln ΔL; error: mean error of ΔL; rank left out: mean error
 of ΔL at ranks that were left out of the fit, one after another"""
 
@@ -44,8 +39,7 @@ def show_grid(rows: Sequence[Row]) -> None:
         stdout.print(f"\n[bold]{method}[/]{random}: by rank and length{means}")
         parts = [Group(LABELS[field], by_rank_and_length(group, field)) for field in fields]
         stdout.print(Columns(parts, padding=(1, 4)))
-    yardsticks = "\n".join(what for _, _, what in YARDSTICKS)
-    stdout.print(f"[dim]{MARKS}\n{SCALE}\n{yardsticks}[/]")
+    stdout.print(MARKS, SCALE, *(what for *_, what in YARDSTICKS), sep="\n", style="dim")
 
 
 def by_rank_and_length(rows: Sequence[Row], field: str) -> Table:
@@ -96,11 +90,9 @@ def show_power_law(fit: Fit) -> None:
     """Prints which cells were fitted, the formula, and the intervals of its constants."""
     law = fit.law
     left_out = {"saturated (final loss ≤ ln 2)": law.n_saturated} | fit.skipped
-    parts = [f"{count} {escape(reason)}" for reason, count in left_out.items() if count]
-    stdout.print(f"[bold]{about(fit)}[/]")
     moving = f", [yellow]{fit.n_unconverged} of them not converged[/]" if fit.n_unconverged else ""
-    stdout.print(f"{law.n} cells fitted{moving}")
-    if parts:
+    stdout.print(f"[bold]{about(fit)}[/]\n{law.n} cells fitted{moving}")
+    if parts := [f"{count} {escape(reason)}" for reason, count in left_out.items() if count]:
         stdout.print(f"left out: {', '.join(parts)}")
     offset = f" {'+' if law.b >= 0 else '−'} {abs(law.b):.3f}" if fit.offset else ""
     formula = f"{law.C:.4g} · r^{law.alpha:.3f} · ℓ^{-law.beta:.3f}{offset}"
@@ -111,9 +103,7 @@ def show_power_law(fit: Fit) -> None:
     table.add_row("[dim]95 % interval[/]", *ends)
     stdout.print(table)
     if law.at_bound:
-        stdout.print(
-            "[yellow]These cells do not fix b[/]: use --no-offset, or add ranks and lengths"
-        )
+        stdout.print(f"[yellow]These cells do not fix b[/]: {UNFIXED}")
 
 
 def show_measures(fit: Fit) -> None:
@@ -128,8 +118,7 @@ def show_measures(fit: Fit) -> None:
             left_out = "–" if blind is None else f"{blind:.1f} %"
             values = f"{law.r2:.3f}", f"{law.r2_log:.3f}", f"{law.mape:.1f} %", left_out
             table.add_row(name, constants(law, fit.offset), *values)
-    stdout.print()
-    stdout.print(table)
+    stdout.print("", table, sep="\n")
     for name, law in laws.items():
         if isinstance(law, str):
             stdout.print(f"[dim]No law for {name.strip()}: {escape(law)}[/]")

@@ -214,6 +214,7 @@ def rates(ax: Axes, rows: list[dict], title: str, mark: float | None) -> None:
     bad = [row["lr"] for row in rows if row["status"] == "diverged"]
     good = [row for row in axes.known(rows, "final_loss") if row["status"] != "diverged"]
     axes.curves(ax, good, "lr", "final_loss", "steps", title)
+    ax.set_xlabel("learning rate")
     if bad:
         look: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "clip_on": False}
         ax.plot(bad, [1] * len(bad), "x", color=axes.RED, label="diverged", **look)
