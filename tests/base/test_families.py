@@ -27,20 +27,22 @@ from tinymem.base.families import FAMILIES
 
 def test_names_by_hand():
     gpt2 = FAMILIES["gpt2"]
-    assert gpt2.ours("transformer.h.11.attn.c_attn.weight") == (
-        "layers.11.self_attn.qkv_proj.weight",
-        True,
-    )
-    assert gpt2.ours("h.11.mlp.c_fc.bias") == ("layers.11.mlp.up_proj.bias", True)
-    assert gpt2.ours("wpe.weight") == ("embed_positions.weight", True)
-    assert gpt2.ours("h.0.attn.masked_bias") == (None, True)  # known, and not needed
+    fused = "layers.11.self_attn.qkv_proj.weight"
+    assert gpt2.ours("transformer.h.11.attn.c_attn.weight") == fused
+    assert gpt2.ours("h.11.mlp.c_fc.bias") == "layers.11.mlp.up_proj.bias"
+    assert gpt2.ours("wpe.weight") == "embed_positions.weight"
+    for buffer in ("h.0.attn.masked_bias", "transformer.h.11.attn.bias"):  # known, not needed
+        assert gpt2.ours(buffer) is None and gpt2.is_buffer(buffer)
     for unknown in (
         "h.0.attn.c_attn.scale",
         "h.0.moe.weight",
         "wte",
         "layers.0.mlp.up_proj.weight",
+        "h.0.attn.masked_bias.weight",
+        "h.0.attn.c_attn.masked_bias",
+        "h.0.crossattn.bias",
     ):
-        assert gpt2.ours(unknown) == (None, False)
+        assert gpt2.ours(unknown) is None and not gpt2.is_buffer(unknown)
     assert gpt2.theirs("layers.3.mlp.down_proj") == "transformer.h.3.mlp.c_proj"
     assert gpt2.theirs("lm_head") == "lm_head"
 
@@ -52,7 +54,8 @@ def test_our_names_and_theirs_are_inverse(kind, tmp_path):
     for name, _ in checkpoint.shapes().named_parameters():
         module, _, part = name.rpartition(".")
         theirs = f"{checkpoint.family.theirs(module)}.{part}"
-        assert checkpoint.family.ours(theirs) == (name, True)
+        assert checkpoint.family.ours(theirs) == name
+        assert not checkpoint.family.is_buffer(theirs)
 
 
 @torch.no_grad()

@@ -317,8 +317,8 @@ def test_tokens(serve, tmp_path):
     stranger = [
         answer["error"] for answer in ask(tmp_path, hub.url, *names, HF_TOKEN="hf_stranger")
     ]
-    assert "answered 404, unknown or private" in stranger[0] and "HF_TOKEN may" in stranger[0]
-    assert "answered 403, gated" in stranger[1] and "HF_TOKEN may" in stranger[1]
+    assert "answered 404, unknown or private" in stranger[0] and "set HF_TOKEN to" in stranger[0]
+    assert "answered 403, gated" in stranger[1] and "set HF_TOKEN to" in stranger[1]
     for token, hint in {
         "hf_expired_2f7a1c": "renew HF_TOKEN",
         "hf_cut\x0boff": "cannot be sent",

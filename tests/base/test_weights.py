@@ -214,7 +214,7 @@ def test_a_shard_with_a_tensor_of_another(folder):
     places = json.loads((folder / INDEX).read_text())["weight_map"]
     elsewhere = second if places[FIRST] == first else first
     edit_weights(folder, lambda tensors: tensors.update({FIRST: torch.zeros(2)}), elsewhere)
-    refused(folder, elsewhere, FIRST, places[FIRST])
+    refused(folder, INDEX, f"{FIRST} in {elsewhere}")
 
 
 def test_a_shard_with_a_tensor_that_the_index_lacks(folder):

@@ -101,7 +101,7 @@ def from_shape(name: str, device: str, dtype: str) -> Base:
         model = Model(settings)
     model.family, model.name = family, name
     for path, value in theirs.named_parameters():
-        ours = family.ours(path)[0]
+        ours = family.ours(path)
         module, _, kind = ours.rpartition(".")
         value = (
             value.detach().t().contiguous()

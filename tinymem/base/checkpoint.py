@@ -19,7 +19,7 @@ from .hub import download
 from .model import Model
 from .progress import SILENT, Progress
 from .tokenizer import Tokenizer
-from .weights import copy_weights
+from .weights import copy_weights, find_sources
 
 SHIPPED = {"tiny": Path(__file__).parents[1] / "tiny"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -53,11 +53,10 @@ class Checkpoint:
 
         Raises CheckpointError if the weights do not fit the configuration exactly.
         """
-        target = pick_device(device)
-        model = self.shapes()
-        model.weight_hash = copy_weights(
-            self.folder, model, self.family, target, pick_dtype(dtype, target), progress
-        )
+        target, model = pick_device(device), self.shapes()
+        kind = pick_dtype(dtype, target)
+        sources = find_sources(self.folder, model, self.family)
+        model.weight_hash = copy_weights(model, sources, target, kind, progress)
         return model
 
 
@@ -73,11 +72,10 @@ def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
     folder = locate(str(name), revision)
     config, family = read_config(read_json(folder / "config.json"), str(folder / "config.json"))
     tokenizer = Tokenizer.from_folder(folder)
-    if tokenizer.largest_id >= config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has ids up to {tokenizer.largest_id}, but the model has only "
-            f"{config.vocab_size} tokens; the tokenizer belongs to another model"
-        )
+    most, rows = tokenizer.largest_id, config.vocab_size
+    if most >= rows:
+        other = f"tokenizer.json has ids up to {most}, the model has {rows} tokens"
+        raise CheckpointError(f"{folder}: {other}; it is the tokenizer of another model")
     return Checkpoint(str(name), revision, folder, config, family, tokenizer)
 
 
@@ -112,9 +110,8 @@ def locate(model: str, revision: str | None = None) -> Path:
     exists = os.path.exists(path)
     if exists or model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model:
         problem = "is a file, not a folder" if exists else "does not exist"
-        raise CheckpointError(
-            f"{model}: {problem}; --model takes tiny, a checkpoint's folder or a hub id"
-        )
+        advice = "--model takes tiny, a checkpoint's folder or a hub id"
+        raise CheckpointError(f"{model}: {problem}; {advice}")
     return download(model, revision)
 
 
@@ -126,9 +123,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device).tolist()
     except (RuntimeError, AssertionError) as error:
-        raise CheckpointError(
-            f"device {name!r} cannot be used here: {first_line(error)}"
-        ) from error
+        problem = f"device {name!r} cannot be used here: {first_line(error)}"
+        raise CheckpointError(problem) from error
     return device
 
 
@@ -137,7 +133,5 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     if name not in DTYPES:
-        raise CheckpointError(
-            f"dtype {name!r} is not supported; choose auto, {' or '.join(DTYPES)}"
-        )
+        raise CheckpointError(f"dtype {name!r} is none of auto, {', '.join(DTYPES)}")
     return DTYPES[name]
