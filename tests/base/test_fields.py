@@ -162,6 +162,9 @@ def test_windows_that_are_off(rewrite):
     assert load(
         rewrite("qwen2", {"sliding_window": 64}, drop=("use_sliding_window",)), device="cpu"
     )
+    # Qwen's default is one of 4096 once it is switched on.
+    on = rewrite("qwen2", {"use_sliding_window": True}, drop=("sliding_window",))
+    refused(on, "config.json", "sliding", "4096")
     # Mistral's own default is a window of 4096: silence does not mean none.
     refused(rewrite("mistral", {}, drop=("sliding_window",)), "config.json", "sliding", "4096")
 

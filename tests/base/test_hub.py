@@ -229,7 +229,7 @@ SMALL = without(FILES, "model.safetensors")
 REFUSED = {  # repository -> what the one line must say; the server's side is below
     "org/pickled": ["no model.safetensors", "unpickling weights runs code", "save_pretrained"],
     "org/climbing": ["weight_map sends 'wte.weight' to '../../evil.safetensors'", "do not trust"],
-    "org/lacking": ["no model-1.safetensors, which the index names"],
+    "org/lacking": ["the repository has no model-1.safetensors; is it a checkpoint?"],
     "org/dataset": ["no config.json"],
     "org/slow": ["no tokenizer.json"],
     "org/unknown": ["answered 401", "unknown or private", "check the name", "HF_TOKEN"],
@@ -342,7 +342,7 @@ def test_a_download_that_is_cut_off_goes_on_where_it_was(serve, tmp_path):
 def test_a_download_that_breaks_is_never_taken_for_whole(serve, tmp_path, weight_hash):
     hub = serve({"org/model": Repo(FILES, cut=1000, cuts=1, reset=True)})
     broken = ask(tmp_path, hub.url, "org/model")[0]["error"]
-    assert "cannot get model.safetensors: the download from 127.0.0.1:" in broken
+    assert "cannot get model.safetensors: 127.0.0.1:" in broken
     assert "run the command again" in broken
     assert not list(tmp_path.rglob("model.safetensors"))
     offline = ask(tmp_path, hub.url, "org/model", HF_HUB_OFFLINE="1")[0]["error"]

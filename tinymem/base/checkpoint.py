@@ -54,8 +54,7 @@ class Checkpoint:
         Raises CheckpointError if the weights do not fit the configuration exactly.
         """
         target, model = pick_device(device), self.shapes()
-        kind = pick_dtype(dtype, target)
-        sources = find_sources(self.folder, model, self.family)
+        kind, sources = pick_dtype(dtype, target), find_sources(self.folder, model, self.family)
         model.weight_hash = copy_weights(model, sources, target, kind, progress)
         return model
 
@@ -72,10 +71,9 @@ def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
     folder = locate(str(name), revision)
     config, family = read_config(read_json(folder / "config.json"), str(folder / "config.json"))
     tokenizer = Tokenizer.from_folder(folder)
-    most, rows = tokenizer.largest_id, config.vocab_size
-    if most >= rows:
-        other = f"tokenizer.json has ids up to {most}, the model has {rows} tokens"
-        raise CheckpointError(f"{folder}: {other}; it is the tokenizer of another model")
+    if tokenizer.largest_id >= config.vocab_size:
+        ids = f"ids up to {tokenizer.largest_id} for a vocabulary of {config.vocab_size}"
+        raise CheckpointError(f"{folder}: the tokenizer of another model ({ids})")
     return Checkpoint(str(name), revision, folder, config, family, tokenizer)
 
 
@@ -110,8 +108,7 @@ def locate(model: str, revision: str | None = None) -> Path:
     exists = os.path.exists(path)
     if exists or model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model:
         problem = "is a file, not a folder" if exists else "does not exist"
-        advice = "--model takes tiny, a checkpoint's folder or a hub id"
-        raise CheckpointError(f"{model}: {problem}; {advice}")
+        raise CheckpointError(f"{model}: {problem}; --model takes tiny, a folder or a hub id")
     return download(model, revision)
 
 
@@ -123,8 +120,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device).tolist()
     except (RuntimeError, AssertionError) as error:
-        problem = f"device {name!r} cannot be used here: {first_line(error)}"
-        raise CheckpointError(problem) from error
+        raise CheckpointError(f"device {name!r} cannot be used: {first_line(error)}") from error
     return device
 
 

@@ -13,11 +13,9 @@ from .config import ACTIVATIONS, ModelConfig
 from .fields import Fields
 
 MOST_LAYERS = 1000  # building more, as a hostile config may ask for, would take hours
-REQUIRED = {  # fields that GPT-2 may have -> the only supported value
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-}
+# Fields of GPT-2's config.json -> the only value that is supported
+REQUIRED = dict(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False)
+REQUIRED |= dict(add_cross_attention=False)
 
 # --- Names of tensors: the checkpoint's module -> ours -------------------------------------------
 
@@ -71,7 +69,7 @@ class Family:
     """How the checkpoints of one family are read."""
 
     names: dict[str, str]  # the checkpoint's module -> ours
-    defaults: dict[str, Any]  # optional fields of config.json -> what an absent one means
+    defaults: dict[str, Any]  # optional fields of config.json -> what their absence means
     fixed: dict[str, Any]  # fields of ModelConfig that config.json does not decide
     fields: dict[str, str] = field(default_factory=dict)  # Llama's name of a field -> the family's
     prefix: str = "model."  # of the body's tensors; some files leave it out
@@ -99,23 +97,19 @@ class Family:
         return names[key].format(layer)
 
 
-# Llama: RMSNorm, rotary positions, a gated MLP, keys and values that groups of queries share.
+# What Llama, Mistral and Qwen share: RMSNorm, rotary positions, a gated MLP, and key and value heads
+# that groups of query heads use.
 DEFAULTS = dict(rms_norm_eps=1e-6, hidden_act="silu", tie_word_embeddings=False, rope_theta=1e4)
 FIXED = dict(norm="rmsnorm", gated_mlp=True)
 ALL_BIASES = dict(qkv_bias=True, o_bias=True, mlp_bias=True)
 QWEN = DEFAULTS | dict(use_sliding_window=False, sliding_window=4096)
-GPT2_FIELDS = dict(
-    hidden_size="n_embd",
-    intermediate_size="n_inner",
-    num_hidden_layers="n_layer",
-    num_attention_heads="n_head",
-    max_position_embeddings="n_positions",
-    rms_norm_eps="layer_norm_epsilon",
-    hidden_act="activation_function",
-)
-GPT_NEOX_FIELDS = dict(
-    rms_norm_eps="layer_norm_eps", rope_theta="rotary_emb_base", partial_rotary_factor="rotary_pct"
-)
+QWEN3 = dict(attention_bias=False, head_dim=128)  # the family's default, not hidden size / heads
+LLAMA = dict(attention_bias=False, mlp_bias=False, use_sliding_window=True)
+GPT2_FIELDS = dict(hidden_size="n_embd", intermediate_size="n_inner", num_hidden_layers="n_layer")
+GPT2_FIELDS |= dict(num_attention_heads="n_head", max_position_embeddings="n_positions")
+GPT2_FIELDS |= dict(rms_norm_eps="layer_norm_epsilon", hidden_act="activation_function")
+GPT_NEOX_FIELDS = dict(rms_norm_eps="layer_norm_eps", rope_theta="rotary_emb_base")
+GPT_NEOX_FIELDS |= dict(partial_rotary_factor="rotary_pct")
 GPT_NEOX_DEFAULTS = dict(rms_norm_eps=1e-5, hidden_act="gelu", partial_rotary_factor=0.25)
 GPT_NEOX_DEFAULTS |= dict(attention_bias=True, use_parallel_residual=True)
 FAMILIES = {
@@ -137,16 +131,12 @@ FAMILIES = {
         prefix="gpt_neox.",
         buffers=r"layers\.\d+\.attention\.((masked_)?bias|rotary_emb\.inv_freq)",
     ),
-    "llama": Family(  # Llama 2 to 3.2, SmolLM2, TinyLlama
-        LLAMA_NAMES,
-        DEFAULTS | dict(attention_bias=False, mlp_bias=False, use_sliding_window=True),
-        FIXED,
-    ),
+    "llama": Family(LLAMA_NAMES, DEFAULTS | LLAMA, FIXED),  # 2 to 3.2; SmolLM2, TinyLlama
+    # Only without its sliding window, which use_sliding_window cannot switch off
     "mistral": Family(LLAMA_NAMES, DEFAULTS | dict(sliding_window=4096), FIXED),
     "qwen2": Family(LLAMA_NAMES, QWEN, FIXED | dict(qkv_bias=True)),
-    "qwen3": Family(  # a norm on each head's query and key; the size of a head is a field
-        LLAMA_NAMES, QWEN | dict(attention_bias=False, head_dim=128), FIXED | dict(qk_norm=True)
-    ),
+    # A norm on each head's query and key; the size of a head is a field
+    "qwen3": Family(LLAMA_NAMES, QWEN | QWEN3, FIXED | dict(qk_norm=True)),
 }
 
 
@@ -170,7 +160,6 @@ def read_config(raw: dict[str, Any], where: str) -> tuple[ModelConfig, Family]:
         sizes = f"hidden size {d}, {heads} heads and {kv_heads} key-value heads"
         raise CheckpointError(f"{where}: {sizes} do not divide without remainder")
     head_dim = f.count("head_dim", d // heads)
-    bias = f.flag("attention_bias")
     read: dict[str, Any] = dict(
         vocab_size=f.count("vocab_size"),
         hidden_size=d,
@@ -182,8 +171,8 @@ def read_config(raw: dict[str, Any], where: str) -> tuple[ModelConfig, Family]:
         context=f.count("max_position_embeddings", raw.get("n_ctx")),
         norm_eps=f.number("rms_norm_eps"),
         activation=f.choice("hidden_act", ACTIVATIONS),
-        qkv_bias=bias,
-        o_bias=bias,
+        qkv_bias=f.flag("attention_bias"),
+        o_bias=f.flag("attention_bias"),
         mlp_bias=f.flag("mlp_bias"),
         parallel_residual=f.flag("use_parallel_residual"),
         tied=f.flag("tie_word_embeddings"),

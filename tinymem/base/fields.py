@@ -24,8 +24,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        message = f"{path.parent}: no {path.name}; is this the folder of a checkpoint?"
-        raise CheckpointError(message) from None
+        raise CheckpointError(f"{path.parent}: no {path.name}; is it a checkpoint?") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON ({first_line(error)})") from error
     if not isinstance(value, dict):
@@ -56,7 +55,7 @@ class Fields:
 
     def choice(self, key: str, known: Iterable[str]) -> str:
         value, known = self.get(key), tuple(known)  # a tuple, because a JSON list has no hash
-        self.check(key, value in known, f"one of {', '.join(known)} (nothing else is supported)")
+        self.check(key, value in known, f"one of {', '.join(known)}")
         return value
 
     def count(self, key: str, default: object = None, most: int = 2**31 - 1) -> int:
@@ -66,14 +65,12 @@ class Fields:
         """
         value = self.raw.get(self.names.get(key, key))
         value = self.defaults.get(key, default) if value is None else value
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        self.check(key, whole and 0 < value <= most, f"a whole number from 1 to {most:,}")
+        self.check(key, type(value) is int and 0 < value <= most, f"a whole number, 1 to {most:,}")
         return value
 
     def number(self, key: str) -> float:
         value = self.get(key)
-        real = isinstance(value, int | float) and not isinstance(value, bool)
-        self.check(key, real and 0 < value < 1e30, "a positive number")
+        self.check(key, type(value) in (int, float) and 0 < value < 1e30, "a positive number")
         return float(value)
 
     def flag(self, key: str) -> bool:
@@ -108,11 +105,9 @@ class Fields:
         rope = Fields(scaling, f"{self.where}, {key}", defaults=older)
         size = int(head_dim * rope.number("partial_rotary_factor"))
         paired = 0 < size + size % 2 <= head_dim and (partial or size == head_dim)
-        parts = "a share" if partial else "all"
-        expected = f"{parts} of a head's {head_dim} components, which rotary embeddings pair up"
+        expected = f"{'a share' if partial else 'all'} of a head's {head_dim} components, in pairs"
         rope.check("partial_rotary_factor", paired, expected)
         kind = rope.choice("rope_type", ROPE_TYPES)
         needed = {key: rope.number(key) for key in ROPE_TYPES[kind]}
         scaled = tuple(sorted({"rope_type": kind, **needed}.items())) if needed else None
-        theta = rope.number("rope_theta")
-        return {"rotary_dim": size, "rope_theta": theta, "rope_scaling": scaled}
+        return dict(rotary_dim=size, rope_theta=rope.number("rope_theta"), rope_scaling=scaled)

@@ -21,26 +21,16 @@ SAFETENSORS_ONLY = (
     "tinymem reads safetensors only, because unpickling weights runs code; use a revision that has "
     "them, or convert a file that you trust with transformers: from_pretrained, save_pretrained"
 )
-
-
-MISSING = {  # file that a repository does not have -> what that means
-    "config.json": "; is it a model checkpoint?",
-    "tokenizer.json": "; is it a model checkpoint?",
-    WEIGHTS: f" and no {INDEX}. {SAFETENSORS_ONLY}",
-}
-INCOMPLETE = ", which the index names; the checkpoint is incomplete"
-TOKEN = "set HF_TOKEN to a token that may read it"
 ADVICE: dict[object, str] = {  # class of an error, or status of an answer -> what to do
     "HFValidationError": "neither a folder on this machine nor a hub id (gpt2, org/name)",
     "RevisionNotFoundError": "no such revision; leave --revision out for the newest",
-    "OfflineModeIsEnabled": "not in the cache, and HF_HUB_OFFLINE is set; use --model tiny",
-    "GatedRepoError": f"{{host}} answered {{code}}, gated; accept the terms there, then {TOKEN}",
-    "RepositoryNotFoundError": "{host} answered {code}, unknown or private; check the name, or "
-    + TOKEN,
+    "OfflineModeIsEnabled": "not in the cache, and HF_HUB_OFFLINE is set; unset it, or use tiny",
+    "GatedRepoError": "{answer}, gated; accept the terms there, then {token}",
+    "RepositoryNotFoundError": "{answer}, unknown or private; check the name, or {token}",
     "FileMetadataError": "{host} does not answer as a hub does (a login page?); check HF_ENDPOINT",
-    401: "{host} answered 401; renew HF_TOKEN, or unset it",
-    403: f"{{host}} answered 403; {TOKEN}",
-    404: "{host} answered 404; check HF_ENDPOINT",
+    401: "{answer}; renew HF_TOKEN, or unset it",
+    403: "{answer}; {token}",
+    404: "{answer}; check HF_ENDPOINT",
 }
 FINAL = ("HFValidationError", "RevisionNotFoundError")  # errors for which the cache is no help
 
@@ -74,15 +64,18 @@ def download(repo: str, revision: str | None = None) -> Path:
     """
     from huggingface_hub.utils import logging
 
-    level = logging.get_verbosity()  # hides warnings (retries, "not logged in") but no errors, and
-    if level == logging.WARNING:  # leaves a level that HF_HUB_VERBOSITY has set
+    # Hide warnings (retries, "not logged in"), unless HF_HUB_VERBOSITY has set another level.
+    level = logging.get_verbosity()
+    if level == logging.WARNING:
         logging.set_verbosity_error()
     try:
         return collect(repo, revision)
     except CheckpointError:
         raise
     except Absent as absent:
-        reason = f"the repository has no {absent}{MISSING.get(str(absent), INCOMPLETE)}"
+        reason = f"the repository has no {absent}"
+        no_weights = str(absent) == WEIGHTS
+        reason += f" and no {INDEX}. {SAFETENSORS_ONLY}" if no_weights else "; is it a checkpoint?"
     except Exception as error:  # of the network or the disk; the classes vary by version
         reason = explain(error)
         if type(error).__name__ not in FINAL:
@@ -90,6 +83,8 @@ def download(repo: str, revision: str | None = None) -> Path:
                 return collect(repo, revision, offline=True)
             except Absent as absent:
                 reason = f"cannot get {absent}: {reason}"
+            except OSError:
+                pass  # the cache cannot be read, as the reason says already
     finally:
         logging.set_verbosity(level)
     version = f" (revision {revision!r})" if revision else ""
@@ -135,7 +130,7 @@ def find(repo: str, version: str | None, offline: bool, *names: str) -> Path:
                 hub.get_hf_file_metadata(hub.hf_hub_url(repo, name, revision=version))
             return Path(hub.hf_hub_download(repo, name, revision=version))
         except LocalEntryNotFoundError as error:  # the hub failed after the first request
-            raise error.__cause__ or error from None
+            raise (error.__cause__ or error) from None
         except EntryNotFoundError:
             continue
     raise Absent(names[0])
@@ -148,15 +143,13 @@ def explain(error: BaseException) -> str:
     code = getattr(getattr(error, "response", None), "status_code", None)
     kind, detail = type(error).__name__, first_line(error)
     if kind in ADVICE or code is not None:
-        advice = ADVICE.get(kind) or ADVICE.get(code, "{host} answered {code}; try again later")
+        advice = ADVICE.get(kind) or ADVICE.get(code, "{answer}; try again later")
     elif "Bearer " in str(error) or kind == "UnicodeEncodeError":  # the text may show the token
         advice = "HF_TOKEN holds a character that cannot be sent; copy it again"
     elif isinstance(error, ConnectionError | TimeoutError) or not getattr(error, "errno", None):
-        advice = (
-            "the download from {host} failed ({kind}: {detail}); check the network and run the "
-        )
-        advice += "command again, or use --model tiny"
+        advice = "{host} failed ({kind}: {detail}); check the network and run the command again"
     else:
         advice = "the cache cannot be used ({kind}: {detail}); free some space, or set HF_HOME"
     host = urlsplit(ENDPOINT).netloc.rpartition("@")[2]  # without the password of a mirror
-    return advice.format(host=host, code=code, kind=kind, detail=detail)
+    token, answer = "set HF_TOKEN to a token that may read it", f"{host} answered {code}"
+    return advice.format(host=host, answer=answer, token=token, kind=kind, detail=detail)

@@ -26,6 +26,8 @@ from .families import Family
 from .progress import SILENT, Progress
 from .rope import Rotation, rope_frequencies, rotate
 
+Dtype = torch.dtype | None  # of the arithmetic; None: that of the weights
+
 
 class Embedding(nn.Embedding):
     """A table of vectors. On the meta device it has no values, and none are drawn."""
@@ -116,9 +118,7 @@ class Attention(nn.Module):
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         return tuple(t.unflatten(-1, (-1, self.head_dim)) for t in (q, k, v))
 
-    def forward(
-        self, x: Tensor, rope: Rotation | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, rope: Rotation = None, cache: KVCache | None = None) -> Tensor:
         """x [B, T, d] -> [B, T, d]; no position sees a later one."""
         q, k, v = self.project(x)
         q, k, v = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
@@ -165,15 +165,13 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def attend(
-        self, h: Tensor, rope: Rotation | None = None, cache: KVCache | None = None
+        self, h: Tensor, rope: Rotation = None, cache: KVCache | None = None
     ) -> tuple[Tensor, Tensor]:
         """h [B, T, d] -> (h after attention, x entering the MLP); the block gives h + mlp(x)."""
         after = h + self.self_attn(self.input_layernorm(h), rope, cache)
         return after, self.post_attention_layernorm(h if self.parallel else after)
 
-    def forward(
-        self, h: Tensor, rope: Rotation | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, h: Tensor, rope: Rotation = None, cache: KVCache | None = None) -> Tensor:
         after, x = self.attend(h, rope, cache)
         return after + self.mlp(x)
 
@@ -209,7 +207,7 @@ class Model(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.embed_tokens.weight.dtype
 
-    def embed(self, ids: Tensor, start: int = 0, dtype: torch.dtype | None = None) -> Tensor:
+    def embed(self, ids: Tensor, start: int = 0, dtype: Dtype = None) -> Tensor:
         """ids long [B, T] at positions start … start+T-1 -> h [B, T, d], in `dtype` or the model's.
 
         Raises DataError if the sequence ends beyond the model's context.
@@ -222,7 +220,7 @@ class Model(nn.Module):
             return h
         return h + self.embed_positions.weight[start:end].to(h.dtype)
 
-    def rope(self, h: Tensor, start: int = 0) -> Rotation | None:
+    def rope(self, h: Tensor, start: int = 0) -> Rotation:
         """cos and sin [T, rotary_dim] for h [B, T, d] at positions start …; None without RoPE."""
         if not self.config.rotary_dim:
             return None
@@ -236,7 +234,7 @@ class Model(nn.Module):
         start: int = 0,
         stop: int | None = None,
         *,
-        rope: Rotation | None = None,
+        rope: Rotation = None,
         cache: KVCache | None = None,
         recompute: bool = False,
     ) -> Tensor:
@@ -258,22 +256,17 @@ class Model(nn.Module):
         """h [..., d] leaving the last layer -> logits [..., V]. Give it only the rows you need."""
         return self.lm_head(self.norm(h))
 
-    def forward(self, ids: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    def forward(self, ids: Tensor, dtype: Dtype = None) -> Tensor:
         """ids long [B, T] -> logits [B, T, V]; row t scores the token at position t + 1."""
         return self.head(self.run(self.embed(ids, dtype=dtype)))
 
 
 @torch.no_grad()
 def greedy(
-    model: Model,
-    ids: Tensor,
-    steps: int,
-    dtype: torch.dtype | None = None,
-    progress: Progress = SILENT,
+    model: Model, ids: Tensor, steps: int, dtype: Dtype = None, progress: Progress = SILENT
 ) -> Tensor:
     """Decode `steps` tokens after ids [B, T], the likeliest token each time: long [B, steps].
 
-    dtype: of the arithmetic; the model's own unless given.
     Raises DataError if the decoded sequence ends beyond the model's context.
     """
     batch, length = ids.shape

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .config import ModelConfig
 
-Rotation = tuple[Tensor, Tensor]  # cosine and sine of the angles, each [T, rotary_dim]
+# Cosine and sine of the angles, each [T, rotary_dim]; None in a model without RoPE.
+Rotation = tuple[Tensor, Tensor] | None
 
 
 def rope_frequencies(config: ModelConfig) -> Tensor:

@@ -4,13 +4,16 @@ Both come with the checkpoint: tokenizer.json, and a chat template in one of sev
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tokenizers
+from tokenizers import Tokenizer as Core
 
 from ..errors import CheckpointError, DataError, first_line
 from .fields import read_json
+
+CHAT = {"add_generation_prompt": True, "tools": None, "documents": None}  # for a chat template
 
 
 class Tokenizer:
@@ -22,10 +25,7 @@ class Tokenizer:
     """
 
     def __init__(
-        self,
-        core: tokenizers.Tokenizer,
-        chat_template: str | None = None,
-        names: dict[str, str] | None = None,
+        self, core: Core, chat_template: str | None = None, names: dict[str, str] | None = None
     ):
         self.core, self.chat_template, self.names = core, chat_template, names or {}
         vocabulary = core.get_vocab(with_added_tokens=True).values()
@@ -41,27 +41,21 @@ class Tokenizer:
         """
         path = folder / "tokenizer.json"
         if not path.exists():
-            raise CheckpointError(
-                f"{folder}: no tokenizer.json; make one with transformers: "
-                "AutoTokenizer.from_pretrained, then save_pretrained"
-            )
+            advice = "make one with transformers: AutoTokenizer.from_pretrained, save_pretrained"
+            raise CheckpointError(f"{folder}: no tokenizer.json; {advice}")
         try:
-            core = tokenizers.Tokenizer.from_file(str(path))
+            core = Core.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
-            raise CheckpointError(
-                f"{path}: not a tokenizer ({first_line(error)}); download it again"
-            ) from error
+            problem = f"not a tokenizer ({first_line(error)}); download it again"
+            raise CheckpointError(f"{path}: {problem}") from error
         core.no_padding()
         core.no_truncation()
         settings: dict[str, Any] = {}
         for name in ("special_tokens_map.json", "tokenizer_config.json", "chat_template.json"):
             if (folder / name).exists():
                 settings |= read_json(folder / name)
-        names = {}
-        for key, value in settings.items():
-            value = value.get("content") if isinstance(value, dict) else value
-            if key.endswith("_token") and isinstance(value, str):
-                names[key] = value
+        texts = {k: v.get("content") if isinstance(v, dict) else v for k, v in settings.items()}
+        names = {k: v for k, v in texts.items() if k.endswith("_token") and isinstance(v, str)}
         return cls(core, find_chat_template(folder, settings), names)
 
     def encode(self, text: str, special: bool = True) -> list[int]:
@@ -93,34 +87,23 @@ class Tokenizer:
         """
         from jinja2 import TemplateError
         from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from jinja2.sandbox import ImmutableSandboxedEnvironment as Sandbox
 
         def fail(reason: str) -> None:
             raise TemplateError(reason)
 
-        def to_json(value: object, **options: Any) -> str:
-            return json.dumps(value, **{"ensure_ascii": False, **options})
-
         # The template comes with a download, so it runs in jinja2's sandbox, as in transformers.
-        env = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-        )
-        env.filters["tojson"] = to_json
-        env.globals["raise_exception"] = fail
+        env = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        env.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
         # A fixed date, because the key of a memory must stay the same.
-        env.globals["strftime_now"] = lambda form: "1 January 2026"
+        env.globals |= {"raise_exception": fail, "strftime_now": lambda form: "1 January 2026"}
+        chat = [{"role": "user", "content": message}]
         try:
-            return env.from_string(self.chat_template or "").render(
-                messages=[{"role": "user", "content": message}],
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **self.names,
-            )
+            template = env.from_string(self.chat_template or "")
+            return template.render(messages=chat, **CHAT, **self.names)
         except Exception as error:  # a template is a program, and can fail in any way
-            raise CheckpointError(
-                f"the chat template fails: {first_line(error)}; use --no-chat"
-            ) from error
+            problem = f"the chat template fails: {first_line(error)}; use --no-chat"
+            raise CheckpointError(problem) from error
 
 
 def find_chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
@@ -129,8 +112,8 @@ def find_chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
     if isinstance(template, list):
         named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
         template = named[0].get("template") if named else None
-    if (folder / "chat_template.jinja").exists():
-        path = folder / "chat_template.jinja"
+    path = folder / "chat_template.jinja"
+    if path.exists():
         template = path.read_text(encoding="utf-8", errors="replace")
     if not isinstance(template, str | None):
         raise CheckpointError(f"{folder}: chat_template is {template!r}, expected a text")

@@ -30,12 +30,11 @@ class Source(NamedTuple):
     transposed: bool
 
 
+Sources = dict[str, Source]  # by the names of our parameters
+
+
 def copy_weights(
-    model: Model,
-    sources: dict[str, Source],
-    device: torch.device,
-    dtype: torch.dtype,
-    progress: Progress,
+    model: Model, sources: Sources, device: torch.device, dtype: torch.dtype, progress: Progress
 ) -> str:
     """Fill the model, which is on the meta device, from `find_sources`'s files; returns a hash.
 
@@ -65,8 +64,7 @@ def copy_tensor(source: Source, device: torch.device, dtype: torch.dtype) -> tup
         stored = file.get_tensor(source.name)
     low, high = stored.aminmax()  # a NaN carries over; isfinite would make a mask of equal size
     if not (low.isfinite() and high.isfinite()):
-        problem = f"{source.name} holds NaN or infinite values; download it again"
-        raise CheckpointError(f"{source.path}: {problem}")
+        raise CheckpointError(f"{source.path}: {source.name} is damaged: NaN or infinite values")
     digest = hashlib.sha256(stored.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
     turned = stored.t() if source.transposed else stored
     value = torch.empty(turned.shape, dtype=dtype, device=device).copy_(turned)
@@ -76,19 +74,18 @@ def copy_tensor(source: Source, device: torch.device, dtype: torch.dtype) -> tup
 # --- Do files and model fit? ---------------------------------------------------------------------
 
 
-def find_sources(folder: Path, model: Model, family: Family) -> dict[str, Source]:
+def find_sources(folder: Path, model: Model, family: Family) -> Sources:
     """Find the tensor of every parameter; the model may be on the meta device.
 
     Raises CheckpointError if a tensor is missing, left over, or of another shape.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    sources: dict[str, Source] = {}
+    sources: Sources = {}
     unknown = []
     for name, path in tensor_files(folder).items():
         ours = family.ours(name)
         if ours in sources:
-            same = f"{name!r} and {sources[ours].name!r} are the same parameter"
-            raise CheckpointError(f"{folder}: {same}")
+            raise CheckpointError(f"{folder}: {name!r} is the same as {sources[ours].name!r}")
         if ours in parameters:
             sources[ours] = Source(name, path, is_transposed(ours, model, family))
         elif not family.is_buffer(name):
