@@ -12,11 +12,6 @@ from ..errors import CheckpointError
 from .config import ACTIVATIONS, ModelConfig
 from .fields import Fields
 
-MOST_LAYERS = 1000  # building more, as a hostile config may ask for, would take hours
-# Fields of GPT-2's config.json -> the only value that is supported
-REQUIRED = dict(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False)
-REQUIRED |= dict(add_cross_attention=False)
-
 # --- Names of tensors: the checkpoint's module -> ours -------------------------------------------
 
 GPT2_NAMES = {
@@ -72,6 +67,7 @@ class Family:
     defaults: dict[str, Any]  # optional fields of config.json -> what their absence means
     fixed: dict[str, Any]  # fields of ModelConfig that config.json does not decide
     fields: dict[str, str] = field(default_factory=dict)  # Llama's name of a field -> the family's
+    required: dict[str, Any] = field(default_factory=dict)  # field -> the only supported value
     prefix: str = "model."  # of the body's tensors; some files leave it out
     buffers: str = r"rotary_emb\.inv_freq"  # pattern of tensors that are known and not needed
     mlp_ratio: int | None = None  # intermediate / hidden size, where the config does not state it
@@ -97,8 +93,8 @@ class Family:
         return names[key].format(layer)
 
 
-# What Llama, Mistral and Qwen share: RMSNorm, rotary positions, a gated MLP, and key and value heads
-# that groups of query heads use.
+# What Llama, Mistral and Qwen share: RMSNorm, rotary positions, a gated MLP, and key and value
+# heads that groups of query heads use.
 DEFAULTS = dict(rms_norm_eps=1e-6, hidden_act="silu", tie_word_embeddings=False, rope_theta=1e4)
 FIXED = dict(norm="rmsnorm", gated_mlp=True)
 ALL_BIASES = dict(qkv_bias=True, o_bias=True, mlp_bias=True)
@@ -108,6 +104,8 @@ LLAMA = dict(attention_bias=False, mlp_bias=False, use_sliding_window=True)
 GPT2_FIELDS = dict(hidden_size="n_embd", intermediate_size="n_inner", num_hidden_layers="n_layer")
 GPT2_FIELDS |= dict(num_attention_heads="n_head", max_position_embeddings="n_positions")
 GPT2_FIELDS |= dict(rms_norm_eps="layer_norm_epsilon", hidden_act="activation_function")
+GPT2_REQUIRED = dict(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False)
+GPT2_REQUIRED |= dict(add_cross_attention=False)
 GPT_NEOX_FIELDS = dict(rms_norm_eps="layer_norm_eps", rope_theta="rotary_emb_base")
 GPT_NEOX_FIELDS |= dict(partial_rotary_factor="rotary_pct")
 GPT_NEOX_DEFAULTS = dict(rms_norm_eps=1e-5, hidden_act="gelu", partial_rotary_factor=0.25)
@@ -118,6 +116,7 @@ FAMILIES = {
         dict(rms_norm_eps=1e-5, hidden_act="gelu_new", tie_word_embeddings=True),
         dict(norm="layernorm", gated_mlp=False, rotary_dim=0, fused_qkv="qkv-heads") | ALL_BIASES,
         GPT2_FIELDS,
+        GPT2_REQUIRED,
         prefix="transformer.",
         buffers=r"h\.\d+\.attn\.(masked_)?bias",
         mlp_ratio=4,
@@ -149,22 +148,22 @@ def read_config(raw: dict[str, Any], where: str) -> tuple[ModelConfig, Family]:
     """
     family = FAMILIES[Fields(raw, where).choice("model_type", FAMILIES)]
     f = Fields(raw, where, family.fields, family.defaults)
-    plain = not raw.get("quantization_config")
-    f.check("quantization_config", plain, "none; choose a checkpoint that is not quantised")
-    for key, value in REQUIRED.items():
+    f.check("quantization_config", not f.get("quantization_config"), "none, unquantised weights")
+    for key, value in family.required.items():
         f.check(key, raw.get(key, value) == value, repr(value))
-    f.refuse_sliding_window()
     d, heads = f.count("hidden_size"), f.count("num_attention_heads")
-    kv_heads = f.count("num_key_value_heads", heads)
-    if heads % kv_heads or (d % heads and f.get("head_dim") is None):
+    kv_heads, head_dim = heads, d // heads
+    if "fused_qkv" not in family.fixed:  # the families with one matrix have none of these fields
+        f.refuse_sliding_window()
+        kv_heads, head_dim = f.count("num_key_value_heads", heads), f.count("head_dim", head_dim)
+    if heads % kv_heads or (d % heads and head_dim == d // heads):
         sizes = f"hidden size {d}, {heads} heads and {kv_heads} key-value heads"
         raise CheckpointError(f"{where}: {sizes} do not divide without remainder")
-    head_dim = f.count("head_dim", d // heads)
     read: dict[str, Any] = dict(
         vocab_size=f.count("vocab_size"),
         hidden_size=d,
         intermediate_size=f.count("intermediate_size", family.mlp_ratio and family.mlp_ratio * d),
-        num_layers=f.count("num_hidden_layers", most=MOST_LAYERS),
+        num_layers=f.count("num_hidden_layers", most=1000),  # to build more would take hours
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,

@@ -32,7 +32,6 @@ ADVICE: dict[object, str] = {  # class of an error, or status of an answer -> wh
     403: "{answer}; {token}",
     404: "{answer}; check HF_ENDPOINT",
 }
-FINAL = ("HFValidationError", "RevisionNotFoundError")  # errors for which the cache is no help
 
 
 def shard_names(index: Path) -> dict[str, str]:
@@ -78,7 +77,8 @@ def download(repo: str, revision: str | None = None) -> Path:
         reason += f" and no {INDEX}. {SAFETENSORS_ONLY}" if no_weights else "; is it a checkpoint?"
     except Exception as error:  # of the network or the disk; the classes vary by version
         reason = explain(error)
-        if type(error).__name__ not in FINAL:
+        # The cache is no help against a wrong name, and must not stand for a branch that is gone.
+        if type(error).__name__ not in ("HFValidationError", "RevisionNotFoundError"):
             try:
                 return collect(repo, revision, offline=True)
             except Absent as absent:

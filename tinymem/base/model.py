@@ -84,10 +84,9 @@ class KVCache:
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append k, v [B, heads, t, D] of one layer; returns all of its keys and values so far."""
-        end = self.length + k.shape[2]
-        self.store[layer, 0, :, :, self.length : end] = k
-        self.store[layer, 1, :, :, self.length : end] = v
-        return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
+        keys, values = self.store[layer, :, :, :, : self.length + k.shape[2]]
+        keys[:, :, self.length :], values[:, :, self.length :] = k, v
+        return keys, values
 
 
 class Attention(nn.Module):
