@@ -19,15 +19,17 @@ from .source import parse_list, read_content
 
 
 def random(options: opt.Random) -> int:
-    tokenizer, how = open_checkpoint(options.model).tokenizer, (options.prompt, options.chat)
-    rows = random_rows(tokenizer, options.length, options.count, options.seed, *how)
+    tokenizer = open_checkpoint(options.model).tokenizer
+    key = {"prompt": options.prompt, "chat": options.chat}
+    rows = random_rows(tokenizer, options.length, options.count, options.seed, **key)
     return write_data(rows, options.out)
 
 
 def long_context(options: opt.LongContext) -> int:
     ratios, text = parse_list("--ratios", options.ratios), read_content(options.text)
-    tokenizer, how = open_checkpoint(options.model).tokenizer, (options.prompt, options.chat)
-    rows = long_context_rows(tokenizer, text, options.length, ratios, options.seed, *how)
+    tokenizer = open_checkpoint(options.model).tokenizer
+    key = {"prompt": options.prompt, "chat": options.chat}
+    rows = long_context_rows(tokenizer, text, options.length, ratios, options.seed, **key)
     return write_data(rows, options.out)
 
 

@@ -18,6 +18,11 @@ def sequences_per_pass(positions: int) -> int:
     return max(1, POSITIONS // positions)
 
 
+def count_up(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """[5, 0], [2, 3] -> [5, 6, 0, 1, 2]: so many whole numbers from each start on."""
+    return np.arange(counts.sum()) + np.repeat(starts - (counts.cumsum() - counts), counts)
+
+
 class Batch:
     """M memories, padded on the right to T positions, with N target tokens in all.
 
@@ -42,15 +47,10 @@ class Batch:
         self.members: Tensor | slice = slice(None)
         self.tokens: Tensor | slice = slice(None)
 
-    def _in_target(self) -> np.ndarray:
-        """The place of each target token in its own target: 0, 1, …, 0, 1, … [N]."""
-        first = self.lengths.cumsum() - self.lengths
-        return np.arange(self.lengths.sum()) - np.repeat(first, self.lengths)
-
     def _rows(self) -> tuple[Tensor, ...]:
         memory = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        position = np.repeat(self.prompts - 1, self.lengths) + self._in_target()
-        return torch.from_numpy(np.stack([memory, position])).to(self.ids.device).unbind()
+        rows = np.stack([memory, count_up(self.prompts - 1, self.lengths)])
+        return torch.from_numpy(rows).to(self.ids.device).unbind()
 
     def select(self, indices: np.ndarray | None) -> "Batch":
         """The memories `indices`, in that order, padded no further than they need; None: all."""
@@ -59,9 +59,8 @@ class Batch:
         part, device = copy(self), self.ids.device
         part.prompts, part.lengths = self.prompts[indices], self.lengths[indices]
         first = (self.lengths.cumsum() - self.lengths)[indices]
-        tokens = np.repeat(first, part.lengths) + part._in_target()
         part.members = torch.from_numpy(indices).to(device)
-        part.tokens = torch.from_numpy(tokens).to(device)
+        part.tokens = torch.from_numpy(count_up(first, part.lengths)).to(device)
         part.ids = self.ids[part.members, : (part.prompts + part.lengths).max() - 1]
         part.targets, part.rows = self.targets[part.tokens], part._rows()
         return part

@@ -20,7 +20,7 @@ import numpy as np
 from ..base.tokenizer import Tokenizer
 from ..errors import DataError
 from ..files import write_text_atomically
-from .memory import PROMPT, Memory, random_memory, text_memory
+from .memory import random_memory, text_memory
 
 Row = dict[str, Any]
 NAMES = Path(__file__).with_name("names.json")
@@ -29,23 +29,18 @@ LARGEST_LIMIT = 1000  # of rule_rows, which shuffles all limit² pairs
 
 
 def random_rows(
-    tokenizer: Tokenizer,
-    length: int,
-    count: int = 1,
-    seed: int = 0,
-    prompt: str = PROMPT,
-    chat: bool = True,
+    tokenizer: Tokenizer, length: int, count: int = 1, seed: int = 0, **key: Any
 ) -> list[Row]:
     """`count` random memories of `length` tokens; row i is `random_memory` of seed + i.
 
     With the same seed, a longer memory begins with the shorter one. All rows have the same prompt,
     so each needs a unit of its own: a single unit could recite only one of them.
+
+    key: prompt and chat, as in `random_memory`.
     """
     _at_least(1, count=count)
     seeds = range(seed, seed + count)
-    return [
-        _row(random_memory(tokenizer, length, seed=s, prompt=prompt, chat=chat), s) for s in seeds
-    ]
+    return [vars(random_memory(tokenizer, length, seed=s, **key)) | {"seed": s} for s in seeds]
 
 
 def long_context_rows(
@@ -54,25 +49,20 @@ def long_context_rows(
     length: int | None,
     ratios: Sequence[int] = RATIOS,
     seed: int = 0,
-    prompt: str = PROMPT,
-    chat: bool = True,
+    **key: Any,
 ) -> list[Row]:
     """The first `length` tokens of `text` (None: all), one row for each ratio, by `text_memory`.
 
     Rows are nested: the random tokens of a ratio are also in every higher one, at the same places.
+
+    key: prompt and chat, as in `text_memory`.
     """
     _at_least(0, seed=seed)
     if not ratios or len(set(ratios)) < len(ratios):
         raise DataError(f"ratios are {list(ratios)}; expected at least one, and each of them once")
-    return [
-        _row(
-            text_memory(
-                tokenizer, text, length=length, ratio=ratio, seed=seed, prompt=prompt, chat=chat
-            ),
-            seed,
-        )
-        for ratio in ratios
-    ]
+    key |= {"length": length, "seed": seed}
+    memories = [text_memory(tokenizer, text, ratio=ratio, **key) for ratio in ratios]
+    return [vars(memory) | {"seed": seed} for memory in memories]
 
 
 def phonebook_rows(count: int, seed: int = 0) -> list[Row]:
@@ -94,10 +84,9 @@ def phonebook_rows(count: int, seed: int = 0) -> list[Row]:
     random = np.random.default_rng(seed)
     chosen = random.permutation(names)[:count].tolist()
     digits = random.integers(10, size=(count, 9)).tolist()  # row by row: a larger book begins alike
-    rest = ["".join(map(str, row)) for row in digits]
-    return [
-        {"prompt": f"{name}:", "completion": f"1{r}"} for name, r in zip(chosen, rest, strict=True)
-    ]
+    numbers = ["".join(map(str, [1, *row])) for row in digits]
+    pairs = zip(chosen, numbers, strict=True)
+    return [{"prompt": f"{name}:", "completion": number} for name, number in pairs]
 
 
 def rule_rows(
@@ -120,9 +109,7 @@ def rule_rows(
         raise DataError(f"{asked}, but below {limit} there are {limit**2}")
     pairs = np.random.default_rng(seed).permutation(limit**2)[: held_out + count].tolist()
     points = [divmod(pair, limit) for pair in pairs]
-    rows: list[Row] = [
-        {"prompt": f"f({x},{y})=", "completion": str(3 * x + 5 * y + 7)} for x, y in points
-    ]
+    rows = [{"prompt": f"f({x},{y})=", "completion": f"{3 * x + 5 * y + 7}"} for x, y in points]
     return rows[held_out:], rows[:held_out]
 
 
@@ -134,11 +121,6 @@ def to_lines(rows: Sequence[Row]) -> str:
 def write_rows(rows: Sequence[Row], path: str | Path) -> None:
     """Write JSON lines in UTF-8: the whole file or, where that fails (OSError), nothing."""
     write_text_atomically(Path(path), to_lines(rows))
-
-
-def _row(memory: Memory, seed: int) -> Row:
-    ids = {"prompt_ids": list(memory.prompt_ids), "target_ids": list(memory.target_ids)}
-    return {**ids, "ratio": memory.ratio, "entropy": memory.entropy, "seed": seed}
 
 
 def _at_least(least: int, **numbers: int) -> None:

@@ -22,6 +22,7 @@ from ..base.tokenizer import Tokenizer
 from ..errors import DataError
 
 PROMPT = "Recite the memory word for word:"
+LIMITS = {"ratio": (int, 100, "a percentage"), "entropy": (float, 50, "in nats per token")}
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,16 @@ class Memory:
         for name in ("prompt_ids", "target_ids"):
             ids = getattr(self, name)
             ids = ids.tolist() if isinstance(ids, (Tensor, np.ndarray)) else ids
-            if not isinstance(ids, Sequence) or isinstance(ids, str) or not len(ids):
-                raise DataError(f"{name} must be a list of at least one token id")
-            whole = (isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in ids)
-            if not all(whole) or min(ids) < 0:
-                raise DataError(f"{name} must be whole numbers, 0 or more")
+            ids = ids if isinstance(ids, Sequence) else ()
+            whole = all(type(i) is int or isinstance(i, np.integer) for i in ids)
+            if not ids or not whole or min(ids) < 0:
+                raise DataError(f"{name} must be a list of at least one whole number, 0 or more")
             object.__setattr__(self, name, tuple(map(int, ids)))
-        if self.ratio is not None and not (type(self.ratio) is int and 0 <= self.ratio <= 100):
-            raise DataError(f"ratio is {self.ratio!r}; it is a percentage, 0 to 100")
-        if self.entropy is not None and not (
-            type(self.entropy) is float and 0 <= self.entropy < 50
-        ):
-            raise DataError(f"entropy is {self.entropy!r}; expected nats per token, from 0 to 50")
+        for name, (kind, most, what) in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not (type(value) in (int, kind) and 0 <= value <= most):
+                raise DataError(f"{name} is {value!r}; it is {what}, 0 to {most}")
+            object.__setattr__(self, name, None if value is None else kind(value))
 
     @property
     def length(self) -> int:
@@ -91,8 +90,6 @@ def text_memory(
         raise DataError("the text is empty; a memory has at least one token")
     if length is not None and not 1 <= length <= len(ids):
         raise DataError(f"length {length} was asked for, but the text has {len(ids)} tokens")
-    if not 0 <= ratio <= 100:
-        raise DataError(f"ratio is {ratio}; it is a percentage, 0 to 100")
     ids = ids[:length]
     random = np.random.default_rng(seed)
     places = random.permutation(len(ids))[: round(len(ids) * ratio / 100)]
@@ -118,22 +115,19 @@ def check_fits(memories: Memory | Sequence[Memory], config: ModelConfig) -> list
     if not found or not memories:
         raise DataError("expected a Memory, or a list of at least one")
     check_context(memories, config.context)
-    largest = max(max(*m.prompt_ids, *m.target_ids) for m in memories)
-    if largest >= config.vocab_size:
-        raise DataError(
-            f"token id {largest} is beyond the model's vocabulary of {config.vocab_size}"
-        )
+    largest, size = max(max(*m.prompt_ids, *m.target_ids) for m in memories), config.vocab_size
+    if largest >= size:
+        raise DataError(f"token id {largest} is beyond the model's vocabulary of {size}")
     return list(memories)
 
 
 def check_context(memories: Sequence[Memory], context: int) -> None:
     """Raises DataError if prompt and target together are longer than the context."""
     for number, memory in enumerate(memories, start=1):
-        prompt = len(memory.prompt_ids)
-        if prompt + memory.length > context:
-            name = f"memory {number}: " if len(memories) > 1 else ""
+        prompt, target = len(memory.prompt_ids), memory.length
+        if prompt + target > context:
+            both = f"{prompt} prompt tokens + {target} target tokens = {prompt + target}"
             raise DataError(
-                f"{name}{prompt} prompt tokens + {memory.length} target tokens = "
-                f"{prompt + memory.length} exceed the model's context of {context}; shorten the "
-                f"target to {max(context - prompt, 0)} or fewer"
+                f"memory {number}: {both} exceed the model's context of {context}; "
+                f"shorten the target to {max(context - prompt, 0)} or fewer"
             )

@@ -36,9 +36,7 @@ def parse_memory(row: object, tokenizer: Tokenizer, chat: bool) -> Memory:
     if not isinstance(row, dict):
         raise DataError("expected a JSON object")
     if set(ID_PAIR) <= set(row):
-        entropy = row.get("entropy")
-        entropy = float(entropy) if type(entropy) is int and 0 <= entropy < 50 else entropy
-        memory = Memory(row["prompt_ids"], row["target_ids"], row.get("ratio"), entropy)
+        memory = Memory(row["prompt_ids"], row["target_ids"], row.get("ratio"), row.get("entropy"))
         largest, last = max(*memory.prompt_ids, *memory.target_ids), tokenizer.largest_id
         if largest > last:
             raise DataError(f"token id {largest} is beyond the tokenizer's last id, {last}")
