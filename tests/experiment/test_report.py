@@ -28,7 +28,7 @@ from tinymem.unit.adapter import (
     PEFT_CONFIG,
     PEFT_FILE,
     load_adapter,
-    read_about,
+    read_unit,
     save_adapter,
 )
 from tinymem.unit.lora import Unit
@@ -175,7 +175,7 @@ def test_a_saved_run_is_read_back_whole(tmp_path, sites, layers, name):
     save_run(result, model, recipe, tmp_path)
     present = {p.name for p in tmp_path.iterdir()}
     assert present == {name, "report.json"} | ({PEFT_CONFIG} if name == PEFT_FILE else set())
-    about = read_about(tmp_path)
+    about = read_unit(tmp_path)[1]
     assert about["base_weight_hash"] == model.weight_hash
     assert about["recipe"]["steps"] == 60 and about["rank"] == 4
     memories, report = read_run(tmp_path)
@@ -192,7 +192,7 @@ def saved_unit(folder):
     model = toy_model()
     save_adapter(Unit.create(model, 3), model, folder)
     path = folder / OWN_FILE
-    return path, load_file(path), {"format": "pt", "tinymem": json.dumps(read_about(folder))}
+    return path, load_file(path), {"format": "pt", "tinymem": json.dumps(read_unit(folder)[1])}
 
 
 def test_a_unit_without_a_run_has_no_memory_to_recall(tmp_path):

@@ -17,7 +17,7 @@ from tinymem.unit.adapter import (
     PEFT_CONFIG,
     PEFT_FILE,
     load_adapter,
-    read_about,
+    read_unit,
     save_adapter,
 )
 from tinymem.unit.lora import Unit
@@ -121,7 +121,7 @@ def saved(folder, sites=("mlp",)):
     save_adapter(grown(Unit.create(model, 3, sites=sites)), model, folder)
     path = folder / (OWN_FILE if sites == ("mlp",) else PEFT_FILE)
     tensors = from_bytes(path.read_bytes())  # a copy, since the tests write to the file
-    return path, tensors, {"format": "pt", "tinymem": json.dumps(read_about(folder))}
+    return path, tensors, {"format": "pt", "tinymem": json.dumps(read_unit(folder)[1])}
 
 
 def refused(folder, message, model=None):
@@ -204,13 +204,13 @@ def test_headers_that_say_nonsense(tmp_path):
     about = json.loads(metadata["tinymem"])
     for change in ({"layers": ["x"]}, {"layers": [9]}, {"layers": None}, {"sites": ["q_proj"]}):
         save_file(tensors, path, metadata | {"tinymem": json.dumps(about | change)})
-        refused(tmp_path, "a site mlp and a layer of this base")
+        refused(tmp_path, "the site mlp and a layer of this base")
     save_file(tensors, path, metadata | {"tinymem": json.dumps(about | {"format_version": 2})})
     refused(tmp_path, "newer tinymem")
     save_file(tensors, path, metadata | {"tinymem": "[]"})
     refused(tmp_path, "newer tinymem")
     save_file(tensors, path, {"format": "pt"})
-    refused(tmp_path, "a site mlp")
+    refused(tmp_path, "the site mlp")
 
 
 def test_nothing_half_written(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ from ..files import json_text, without_nan, write_text_atomically
 from ..training.memft import LN2
 from ..training.recipe import Recipe
 from ..training.record import Training
-from ..unit.adapter import is_finite, read_about, save_adapter
+from ..unit.adapter import is_finite, read_unit, save_adapter
 from ..unit.lora import Unit
 from .recall import Verdict
 
@@ -188,7 +188,7 @@ def save_run(result: Result, model: Model, recipe: Recipe, folder: Path) -> bool
 
 def read_run(folder: Path) -> tuple[list[Memory], dict[str, Any]]:
     """The memories and the report of a saved run. Raises AdapterError if the folder holds none."""
-    about = read_about(folder)
+    _, about = read_unit(folder)
     try:
         memories = [Memory(**memory) for memory in about["memories"]]
         report = about["report"]

@@ -141,7 +141,7 @@ class Unit:
         """Take the unit out; the base is again what it was."""
         model = self._attached()
         for path in self.loras:
-            replace(model, path, with_lora(model, path).part)
+            replace(model, path, model.get_submodule(f"{path}.part"))
         self.model = None
         return self
 
@@ -153,7 +153,7 @@ class Unit:
         """
         model = self._attached()
         for path in self.loras:
-            if not isinstance(with_lora(model, path).part, Linear):
+            if not isinstance(model.get_submodule(f"{path}.part"), Linear):
                 raise AdapterError(f"the unit at {path} cannot be merged: only Linear sites can")
         for path, lora in self.detach().loras.items():
             weight = model.get_parameter(f"{path}.weight")
@@ -165,12 +165,6 @@ class Unit:
         if self.model is None:
             raise AdapterError("this unit is not attached to a model")
         return self.model
-
-
-def with_lora(model: Model, path: str) -> WithLoRA:
-    module = model.get_submodule(path)
-    assert isinstance(module, WithLoRA)
-    return module
 
 
 def replace(model: Model, path: str, module: nn.Module) -> None:

@@ -23,7 +23,12 @@ def linear_paths(model: Model) -> Iterator[tuple[str, str]]:
     """(our path, the family's own path) of every Linear in the layers; the head is left out."""
     for path, module in model.named_modules():
         if isinstance(module, Linear) and path.startswith("layers."):
-            yield path, model.family.theirs(path) if model.family else path
+            yield path, family_path(model, path)
+
+
+def family_path(model: Model, path: str) -> str:
+    """The family's own path of a module."""
+    return model.family.theirs(path) if model.family else path
 
 
 def ends_with(path: str, name: str) -> bool:
@@ -43,9 +48,7 @@ def find_sites(
     layers = [default_layer(model)] if layers is None else sorted(set(layers))
     for layer in layers:
         if not 0 <= layer < count:
-            raise RecipeError(
-                f"layer {layer} does not exist; the model has layers 0 to {count - 1}"
-            )
+            raise RecipeError(f"there is no layer {layer}; the model has layers 0 to {count - 1}")
     if not sites or not layers:
         raise RecipeError("name at least one site and one layer")
     if "mlp" in sites:

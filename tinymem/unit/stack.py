@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from .lora import LoRA, Unit
 
@@ -18,14 +19,11 @@ class StackedLoRA(LoRA):
     """x [K·M, T, d_in] -> [K·M, T, d_out]; each unit computes the M sequences that are its own."""
 
     def __init__(self, loras: Sequence[LoRA]):
-        (d_in, _), (_, d_out) = loras[0].A.shape, loras[0].B.shape
-        rank, device = max(lora.A.shape[1] for lora in loras), loras[0].A.device
-        super().__init__(d_in, d_out, rank, loras[0].dropout)
-        self.A = nn.Parameter(torch.zeros(len(loras), d_in, rank, device=device))
-        self.B = nn.Parameter(torch.zeros(len(loras), rank, d_out, device=device))
-        for n, lora in enumerate(loras):
-            self.A.data[n, :, : lora.A.shape[1]] = lora.A.data
-            self.B.data[n, : lora.B.shape[0]] = lora.B.data
+        rank = max(lora.A.shape[1] for lora in loras)
+        super().__init__(0, 0, rank, loras[0].dropout)  # A and B are replaced
+        A = [pad(lora.A.data, (0, rank - lora.A.shape[1])) for lora in loras]
+        B = [pad(lora.B.data, (0, 0, 0, rank - lora.B.shape[0])) for lora in loras]
+        self.A, self.B = nn.Parameter(torch.stack(A)), nn.Parameter(torch.stack(B))
         self.generators = [lora.generators[0] for lora in loras]
 
     def forward(self, x: Tensor) -> Tensor:
