@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.toy import toy_memory, toy_model
+from tinymem.base.progress import SILENT
 from tinymem.data.batch import Batch
 from tinymem.data.memory import Memory
 from tinymem.experiment.probe import memorize
@@ -153,7 +154,7 @@ def test_units_judged_together_get_the_same_verdicts_as_alone(monkeypatch, posit
     units = [Unit.create(model, rank=1 + n, seed=n, dropout=0.5) for n in range(5)]
     for n, unit in enumerate(units):
         unit.loras["layers.2.mlp"].B.data = torch.randn(1 + n, 64) * (math.nan if n == 3 else 0.3)
-    for n, verdict in enumerate(judge_units(model, units, memories)):
+    for n, verdict in enumerate(judge_units(model, units, memories, SILENT)):
         units[n].attach(model).train(False)
         alone = judge(model, memories[n])
         units[n].detach()

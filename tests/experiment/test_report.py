@@ -118,6 +118,8 @@ def test_bits_by_hand():
     memory = dataclasses.replace(toy_memory(10), ratio=100, entropy=4 * ln2)
     bits = count_bits([memory], 60, base_loss=5 * ln2, loss=2 * ln2)
     assert bits == {
+        "length": 10,
+        "trainable_parameters": 60,
         "entropy": pytest.approx(4 * ln2),
         "delta_loss": pytest.approx(3 * ln2),
         "stored_bits": pytest.approx(30),
@@ -141,13 +143,15 @@ def test_entropy_of_several_memories_is_their_mean_by_length():
     memories = [dataclasses.replace(toy_memory(n), entropy=float(n)) for n in (2, 6)]
     assert count_bits(memories, 1, 9.0, 1.0)["entropy"] == pytest.approx((2 * 2 + 6 * 6) / 8)
     mixed = count_bits([memories[0], toy_memory(6)], 1, 9.0, 1.0)
-    assert mixed["entropy"] is None and mixed["memorized_bits"] is None
+    assert math.isnan(mixed["entropy"]) and math.isnan(mixed["memorized_bits"])
     assert mixed["stored_bits"] == pytest.approx(8 * 8 / math.log(2))
 
 
 def test_bits_of_a_run_that_was_not_judged_are_unknown():
-    bits = count_bits([toy_memory(5)], 60, base_loss=5.0, loss=None)
-    assert set(bits.values()) == {None}
+    memory = dataclasses.replace(toy_memory(10), entropy=3.0)
+    for base_loss, unknown in ((5.0, 5), (math.nan, 5)):
+        bits = count_bits([memory], 60, base_loss, math.nan)
+        assert sum(map(math.isnan, bits.values())) == unknown and bits["entropy"] == 3.0
 
 
 def test_bits_of_a_run():

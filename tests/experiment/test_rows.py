@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.experiment.sweeps import wait_for
+from tests.experiment.sweeps import FileOfRows, wait_for
 from tinymem.errors import DataError
 from tinymem.experiment import rows as rows_file
 from tinymem.experiment.rows import RESULTS, append_row, read_rows
@@ -108,12 +108,15 @@ def test_a_file_that_is_missing_or_not_text_is_refused(tmp_path):
 
 
 def test_a_row_is_written_as_one_line_by_one_write_and_flushed(tmp_path, monkeypatch):
-    calls, path = [], tmp_path / RESULTS
-    for name in ("write", "fsync"):
-        real = getattr(os, name)
-        monkeypatch.setattr(
-            rows_file.os, name, lambda *a, n=name, real=real: calls.append(n) or real(*a)
-        )
+    calls, path, fsync = [], tmp_path / RESULTS, os.fsync
+
+    class Noted(FileOfRows):
+        def write(self, content: bytes) -> int:
+            calls.append("write")
+            return super().write(content)
+
+    monkeypatch.setattr(rows_file, "open", Noted.open, raising=False)
+    monkeypatch.setattr(rows_file.os, "fsync", lambda file: calls.append("fsync") or fsync(file))
     append_row(path, {"a": "two\nlines"})
     assert calls == ["write", "fsync"]
     before = path.read_bytes()
@@ -132,9 +135,15 @@ def test_a_row_that_is_not_json_leaves_the_file_as_it_was(tmp_path):
 
 
 def test_a_full_disk_is_an_error_and_leaves_a_torn_line(tmp_path, monkeypatch):
-    path, write = tmp_path / RESULTS, os.write
+    """The system writes what fits, and that is no error to it."""
+
+    class Full(FileOfRows):
+        def write(self, content: bytes) -> int:
+            return super().write(content[:3])
+
+    path = tmp_path / RESULTS
     append_row(path, {"a": 1})
-    monkeypatch.setattr(rows_file.os, "write", lambda file, content: write(file, content[:3]))
+    monkeypatch.setattr(rows_file, "open", Full.open, raising=False)
     with pytest.raises(OSError, match="No space left") as caught:
         append_row(path, {"a": 2})
     assert caught.value.errno == errno.ENOSPC

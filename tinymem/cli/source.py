@@ -53,9 +53,7 @@ def prepare(
         unit_shapes(shapes, rank, recipe.sites, recipe.layers)
     make, held_out = read_source(options, content, checkpoint.tokenizer, shapes.config.context)
     grid = make_grid(make, **axes)
-    check_grid(grid, shapes)
-    if held_out:
-        check_fits(held_out, shapes.config)
+    check_grid(grid, held_out, shapes)
     return checkpoint, recipe, grid, held_out, describe(options, content)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..base.model import Model
 from ..data.memory import Memory, check_fits
-from ..errors import DataError, RecipeError
+from ..errors import RecipeError
 from ..training.prefix import activation_budget, activation_bytes
 from ..training.recipe import Recipe
 from ..unit.sites import layer_of, unit_shapes
@@ -56,13 +56,10 @@ def make_grid(
     return grid
 
 
-def check_grid(grid: Grid, shapes: Model) -> None:
-    """Raises DataError if the memories of a cell do not fit the model, whose shapes are enough."""
-    for cell, memories in grid.items():
-        try:
-            check_fits(memories, shapes.config)
-        except DataError as error:
-            raise DataError(f"length {cell.length}: {error}") from error
+def check_grid(grid: Grid, held_out: Sequence[Memory], shapes: Model) -> None:
+    """Raises DataError if memories do not fit the model, whose shapes are enough."""
+    for memories in filter(None, (*grid.values(), held_out)):
+        check_fits(memories, shapes.config)
 
 
 def make_groups(

@@ -1,9 +1,9 @@
 """The experiment: write a memory into a fresh unit, judge it, and report."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any
 
 from ..base.model import Model
@@ -12,11 +12,12 @@ from ..data.batch import Batch
 from ..data.memory import Memory, check_fits
 from ..errors import RecipeError, is_out_of_memory
 from ..training.recipe import Recipe
-from ..training.record import Training
 from ..training.train import train
 from ..unit.lora import Unit
-from .recall import Verdict, judge_units, teacher_forced
-from .report import Result, make_result
+from .recall import judge_units, teacher_forced
+from .report import Result, make_report, pick
+
+UNIT_FIELDS = ("rank", "sites", "layers", "seed", "dropout")
 
 
 def memorize(
@@ -61,42 +62,42 @@ def memorize_together(
     if len(recipes) > 1 and (len(keys) > 1 or None in keys):
         raise RecipeError("these runs cannot be trained together; train them one by one")
     start = time.monotonic()
-    units = [
-        Unit.create(model, r.rank, sites=r.sites, layers=r.layers, seed=r.seed, dropout=r.dropout)
-        for r in recipes
-    ]
-    base_losses: list[float] = []
-    trainings: list[Training] = []
-    verdicts: list[Verdict] = []
-    on_others: list[Verdict] = []
+    units = [Unit.create(model, **pick(recipe, *UNIT_FIELDS)) for recipe in recipes]
+    results = [Result({}, own, unit) for own, unit in zip(targets, units, strict=True)]
+    base_losses = [math.nan] * len(recipes)
     status = "ok"
     try:
-        base_losses += measure_base(model, targets)
+        base_losses = measure_base(model, targets)
         batch = Batch([m for own in targets for m in own], model.config.context, model.device)
-        trainings += train(model, units, batch, recipes, progress)
-        for unit, verdict in zip(units, judge_units(model, units, targets, progress), strict=True):
+        trainings = train(model, units, batch, recipes, progress)
+        for result, training in zip(results, trainings, strict=True):
+            result.training = training
+        verdicts = judge_units(model, units, targets, progress)
+        for result, verdict in zip(results, verdicts, strict=True):
             if others:
-                on_others += judge_units(model, [unit], [others], progress)
-            verdicts.append(verdict)
+                (result.held_out,) = judge_units(model, [result.unit], [others], progress)
+            result.verdict = verdict
     except KeyboardInterrupt:  # what was trained is still there to be saved
         status = "interrupted"
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         status = "oom"
-    trainings = trainings or [Training() for _ in recipes]
-    for training in trainings[len(verdicts) :]:
-        training.status = status
     seconds = (time.monotonic() - start) / len(recipes)
-    found: Any = zip_longest(recipes, targets, units, base_losses, trainings, verdicts, on_others)
-    return [make_result(model, seconds, *one) for one in found]
+    for result, recipe, base_loss in zip(results, recipes, base_losses, strict=True):
+        judged, training = result.verdict, result.training
+        if judged is None:
+            training.status = status
+        elif training.status == "ok" and not (judged.certified or judged.loss <= base_loss):
+            training.status = "diverged"  # also where the loss is a number
+        result.report = make_report(model, recipe, result, base_loss, seconds)
+    return results
 
 
 def measure_base(model: Model, memories: Sequence[list[Memory]]) -> list[float]:
     """L₀ of each run's memories, nats per token; of equal ones it is computed once."""
-    known: dict[tuple[Memory, ...], float] = {}
-    for own in memories:
-        if tuple(own) not in known:
-            batch = Batch(own, model.config.context, model.device)
-            known[tuple(own)] = teacher_forced(model, batch)[0].mean().item()
+    known = {}
+    for own in dict.fromkeys(map(tuple, memories)):
+        batch = Batch(own, model.config.context, model.device)
+        known[own] = teacher_forced(model, batch)[0].mean().item()
     return [known[tuple(own)] for own in memories]

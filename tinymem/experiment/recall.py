@@ -97,8 +97,7 @@ class Verdict:
     @property
     def token_accuracy(self) -> float:
         """Share of the tokens that free decoding got right."""
-        pairs = zip(self.decoded, self.targets, strict=True)
-        return sum(a == b for a, b in pairs) / len(self.targets)
+        return float(np.equal(self.decoded, self.targets).mean())
 
     @property
     def exact_match(self) -> float:
@@ -108,24 +107,14 @@ class Verdict:
     @property
     def first_error(self) -> int | None:
         """Position, in its memory, of the first token that decoding got wrong; None without one."""
-        for one in self.each():
-            for t, (a, b) in enumerate(zip(one.decoded, one.targets, strict=True)):
-                if a != b:
-                    return t
-        return None
+        wrong = [t for one in self.each() for t, i in enumerate(one.decoded) if i != one.targets[t]]
+        return wrong[0] if wrong else None
 
     def each(self) -> Iterator["Verdict"]:
         """The verdicts on the memories one by one."""
         for end, length in zip(accumulate(self.lengths), self.lengths, strict=True):
-            part = slice(end - length, end)
-            yield Verdict(
-                losses=self.losses[part],
-                predicted=self.predicted[part],
-                decoded=self.decoded[part],
-                targets=self.targets[part],
-                lengths=[length],
-                probabilities=self.probabilities[part],
-            )
+            own = {name: values[end - length : end] for name, values in vars(self).items()}
+            yield Verdict(**own | {"lengths": [length]})
 
 
 def judge(
@@ -166,9 +155,7 @@ def teacher_forced(
 
 
 @full_precision()
-def decode(
-    model: Model, memories: Sequence[Memory], progress: Progress = SILENT
-) -> list[list[int]]:
+def decode(model: Model, memories: Sequence[Memory], progress: Progress) -> list[list[int]]:
     """Greedy decoding from each prompt, as many tokens as its target has.
 
     Prompts of one length are decoded together, those with the longest targets first.
@@ -188,19 +175,16 @@ def decode(
 
 
 def judge_units(
-    model: Model,
-    units: Sequence[Unit],
-    memories: Sequence[Sequence[Memory]],
-    progress: Progress = SILENT,
+    model: Model, units: Sequence[Unit], memories: Sequence[Sequence[Memory]], progress: Progress
 ) -> Iterator[Verdict]:
     """The verdict on each unit and its own memories, in turn; no unit is left attached.
 
     Units that have one memory each, all of the same lengths, are judged as a stack, as many at once
     as fit in one forward pass.
     """
-    first = memories[0][0]
-    one_each = len(memories[0]) == 1
-    width = sequences_per_pass(len(first.prompt_ids) + first.length) if one_each else 1
+    first, width = memories[0][0], 1
+    if len(memories[0]) == 1:
+        width = sequences_per_pass(len(first.prompt_ids) + first.length)
     for start in range(0, len(units), width):
         part, own = units[start : start + width], memories[start : start + width]
         unit = Stack(part) if len(part) > 1 else part[0]

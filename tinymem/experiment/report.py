@@ -12,7 +12,7 @@ Bits (ΔL is the paper's, arXiv 2605.30260; stored and memorized bits are tinyme
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -104,70 +104,56 @@ def pick(source: object, *names: str) -> dict[str, Any]:
     return {name: getattr(source, name, None) for name in names}
 
 
-def make_result(
-    model: Model,
-    seconds: float,
-    recipe: Recipe,
-    memories: list[Memory],
-    unit: Unit,
-    base_loss: float | None,
-    training: Training,
-    verdict: Verdict | None,
-    held_out: Verdict | None,
-) -> Result:
-    """The result of a run, with its report; None in the fields that it did not get as far as."""
-    loss, ratios = verdict.loss if verdict else None, {m.ratio for m in memories}
-    judged = verdict if verdict and math.isfinite(verdict.loss) else None
-    others = held_out if judged else None
-    worse = verdict and base_loss is not None and not verdict.loss <= base_loss
-    if verdict and training.status == "ok" and worse and not verdict.certified:
-        training = replace(training, status="diverged")  # also where the loss is a number
-    layers, parameters = unit.layers, unit.trainable_parameters()
+def place_of(model: Model) -> dict[str, Any]:
+    return {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
+
+
+def make_report(
+    model: Model, recipe: Recipe, run: Result, base_loss: float, seconds: float
+) -> dict[str, Any]:
+    """The fields of `Report`; None in those that the run did not get as far as."""
+    judged = run.verdict if run.verdict and math.isfinite(run.verdict.loss) else None
+    others, loss = (run.held_out, judged.loss) if judged else (None, math.nan)
+    ratios, layers = {m.ratio for m in run.memories}, run.unit.layers
     report = Report(
         **pick(model, "revision"),
         **pick(recipe, "rank", "method", "seed", "optimizer"),
-        **pick(training, "steps", "status"),
+        **pick(run.training, "steps", "status"),
         **pick(judged, *VERDICT_FIELDS),
         **{f"held_out_{k}": v for k, v in pick(others, *HELD_OUT_FIELDS).items()},
-        **count_bits(memories, parameters, base_loss, loss if judged else None),
+        **count_bits(run.memories, run.unit.trainable_parameters(), base_loss, loss),
+        **place_of(model),
         model=model.name,
-        length=sum(m.length for m in memories),
-        memories=len(memories),
+        memories=len(run.memories),
         ratio=ratios.pop() if len(ratios) == 1 else None,
         layer=layers[0] if len(layers) == 1 else layers,
         site=",".join(recipe.sites),
         lr=recipe.learning_rate(model),
-        device=str(model.device),
-        dtype=str(model.dtype).removeprefix("torch."),
-        trainable_parameters=parameters,
         base_loss=base_loss,
         final_loss=loss,
-        converged=judged is not None and training.converged,
+        converged=judged is not None and run.training.converged,
         held_out_memories=len(others.lengths) if others else 0,
         wall_seconds=round(seconds, 3),
         version=__version__,
     )
-    fields = {name: without_nan(value) for name, value in asdict(report).items()}
-    return Result(fields, memories, unit, verdict, held_out, training)
+    return {name: without_nan(value) for name, value in asdict(report).items()}
 
 
 def count_bits(
-    memories: Sequence[Memory], parameters: int, base_loss: float | None, loss: float | None
+    memories: Sequence[Memory], parameters: int, base_loss: float, loss: float
 ) -> dict[str, Any]:
-    """The fields entropy, delta_loss and bits, from the definitions at the top of this file."""
+    """The fields from length to bits, by the definitions at the top; NaN stands for unknown."""
     length = sum(m.length for m in memories)
-    known = [m.entropy * m.length for m in memories if m.entropy is not None]
-    entropy = sum(known) / length if len(known) == len(memories) else None
-    bits = {"entropy": entropy, "delta_loss": None, "memorized_bits": None, "stored_bits": None}
-    if base_loss is not None and loss is not None:
-        bits["delta_loss"] = base_loss - loss
-        bits["stored_bits"] = (base_loss - loss) * length / LN2
-    if entropy is not None and loss is not None:
-        bits["memorized_bits"] = max(0.0, entropy - loss) * length / LN2
-    for name, each in (("stored_bits", "bits"), ("memorized_bits", "memorized_bits")):
-        total = bits[name]
-        bits[f"{each}_per_parameter"] = None if total is None else total / parameters
-    return bits
+    known = [math.nan if m.entropy is None else m.entropy * m.length for m in memories]
+    entropy, delta_loss = sum(known) / length, base_loss - loss
+    stored = delta_loss * length / LN2
+    memorized = max(entropy - loss, 0.0) * length / LN2  # max(NaN, 0.0), in this order, is NaN
+    return {
+        **{"length": length, "trainable_parameters": parameters},
+        **{"entropy": entropy, "delta_loss": delta_loss},
+        **{"stored_bits": stored, "bits_per_parameter": stored / parameters},
+        **{"memorized_bits": memorized, "memorized_bits_per_parameter": memorized / parameters},
+    }
 
 
 def save_run(result: Result, model: Model, recipe: Recipe, folder: Path) -> bool:
@@ -181,8 +167,7 @@ def save_run(result: Result, model: Model, recipe: Recipe, folder: Path) -> bool
         memories = [asdict(m) for m in result.memories]
         about = {"memories": memories, "recipe": asdict(recipe), "report": result.report}
         save_adapter(result.unit, model, folder, **about)
-    text = json_text(result.report, indent=2) + "\n"
-    write_text_atomically(folder / "report.json", text)
+    write_text_atomically(folder / "report.json", json_text(result.report, indent=2) + "\n")
     return usable
 
 
@@ -196,9 +181,8 @@ def read_run(folder: Path) -> tuple[list[Memory], dict[str, Any]]:
             raise KeyError("memories")
         return memories, dict(report)
     except (KeyError, TypeError, ValueError) as error:
-        raise AdapterError(
-            f"{folder}: the unit carries no memory to recall; was it saved by tinymem?"
-        ) from error
+        problem = "the unit carries no memory to recall; was it saved by tinymem?"
+        raise AdapterError(f"{folder}: {problem}") from error
 
 
 def recall_report(report: Mapping[str, Any], verdict: Verdict, model: Model) -> dict[str, Any]:
@@ -208,5 +192,4 @@ def recall_report(report: Mapping[str, Any], verdict: Verdict, model: Model) -> 
     again["final_loss"] = without_nan(verdict.loss)
     same = all(again[name] == report[name] for name in ("certified", "verbatim", "recall_exact"))
     close = report["final_loss"] is not None and abs(verdict.loss - report["final_loss"]) < 1e-3
-    again |= {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
-    return {**report, **again, "agrees": same and close}
+    return {**report, **again, **place_of(model), "agrees": same and close}

@@ -17,19 +17,13 @@ from ..files import read_text
 RESULTS = "results.jsonl"
 
 
-def results_path(path: Path) -> Path:
-    """The results of a sweep's folder, or the file itself."""
-    return path / RESULTS if path.is_dir() else path
-
-
 def read_rows(path: Path) -> tuple[list[dict], list[str]]:
     """The rows of a folder or a file, and a sentence about each line that is torn.
 
     Raises DataError for a file that is missing, is not text, or has a whole line that is not a row.
     """
-    path, rows, torn = results_path(path), [], []
-    lines = read_text(path).split("\n")
-    for number, line in enumerate(lines, start=1):
+    path, rows, torn = path / RESULTS if path.is_dir() else path, [], []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -39,9 +33,8 @@ def read_rows(path: Path) -> tuple[list[dict], list[str]]:
             if is_torn(line):
                 torn.append(f"{where}: torn, as by a kill while it was written; skipped")
                 continue
-            raise DataError(
-                f"{where}: not JSON ({first_line(error)}); expected one row a line"
-            ) from error
+            problem = f"not JSON ({first_line(error)}); expected one row a line"
+            raise DataError(f"{where}: {problem}") from error
         if not isinstance(row, dict):
             raise DataError(f"{where}: expected a JSON object, a row of a sweep")
         rows.append(row | {"_where": where})
@@ -59,14 +52,11 @@ def append_row(path: Path, row: dict) -> None:
 
     Raises OSError if the disk is full.
     """
-    line = json.dumps(row, allow_nan=False) + "\n"
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
-        size = os.fstat(file).st_size
-        torn = size and os.pread(file, 1, size - 1) != b"\n"
-        content = (("\n" if torn else "") + line).encode()
-        if os.write(file, content) < len(content):  # part of it is no error to the system
+    content = (json.dumps(row, allow_nan=False) + "\n").encode()
+    with open(path, "ab+", buffering=0) as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            content = content if file.read(1) == b"\n" else b"\n" + content
+        if file.write(content) < len(content):  # part of it is no error to the system
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        os.fsync(file)
-    finally:
-        os.close(file)
+        os.fsync(file.fileno())

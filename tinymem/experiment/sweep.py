@@ -20,14 +20,13 @@ import torch
 
 from ..base.model import Model
 from ..base.progress import SILENT, Progress
-from ..data.memory import Memory, check_fits
+from ..data.memory import Memory
 from ..errors import RecipeError
 from ..training.recipe import Recipe
 from ..unit.adapter import base_hash
 from ..unit.sites import unit_shapes
 from .grid import AXES, Cell, Grid, check_grid, cost_of, make_groups
 from .probe import memorize_together
-from .report import Result
 from .rows import RESULTS, append_row, read_rows
 from .workers import Workers, lock
 
@@ -52,17 +51,17 @@ def finished_cells(rows: Sequence[dict], setting: dict[str, Any]) -> dict[Cell, 
     """
     done = {}
     for row in rows:
-        where, theirs = row["_where"], row.get("setting")
-        known = isinstance(theirs, dict) and row.get("setting_hash") == hash_of(theirs)
-        if not isinstance(theirs, dict) or not known or not set(AXES) <= set(row):
+        where, theirs = row["_where"], row.get("setting") or {}
+        whole = isinstance(theirs, dict) and {*AXES, "setting_hash"} <= set(row)
+        if not whole or row["setting_hash"] != hash_of(theirs):
             raise RecipeError(f"{where}: not a row of a sweep by tinymem; choose another --out")
         theirs = {"optimizer": "adamw"} | theirs  # early rows do not name the only one there was
-        names = [n for n in {**theirs, **setting} if theirs.get(n) != setting.get(n)]
-        if names:
-            was = "; ".join(f"{n} was {theirs.get(n)!r}, is {setting.get(n)!r}" for n in names)
-            other = f"made under another setting: {was}"
-            raise RecipeError(f"{where}: {other}; choose another --out")
-        done[Cell(*(row[axis] for axis in AXES))] = row
+        pairs = {name: (theirs.get(name), setting.get(name)) for name in {**theirs, **setting}}
+        changes = [f"{name} was {a!r}, is {b!r}" for name, (a, b) in pairs.items() if a != b]
+        if changes:
+            problem = f"made under another setting: {'; '.join(changes)}"
+            raise RecipeError(f"{where}: {problem}; choose another --out")
+        done[Cell(*(row[axis] for axis in AXES))] = {k: v for k, v in row.items() if k != "_where"}
     return done
 
 
@@ -89,14 +88,13 @@ def run_sweep(
     folder that another sweep writes to, rows made under another setting.
     """
     recipe, workers = recipe or Recipe(), workers or Workers()
-    check_grid(grid, model)
-    if held_out:
-        check_fits(held_out, model.config)
+    check_grid(grid, held_out, model)
     recipes = {}
     for cell in grid:
         unit_shapes(model, cell.rank, recipe.sites, recipe.layers)
         recipes[cell] = replace(recipe, rank=cell.rank, method=cell.method, seed=cell.seed)
     setting = make_setting(model, recipe, source or {})
+    options: Any = {"held_out": held_out, "progress": progress}
     with lock(folder, workers):
         results = folder / RESULTS
         rows, torn = read_rows(results) if results.exists() else ([], [])
@@ -108,17 +106,16 @@ def run_sweep(
         progress.sweep(len(grid) - len(todo), len(grid), sum(map(cost_of, todo.values())))
         for group in workers.take(make_groups(model, todo, recipes, workers.count)):
             cost = sum(cost_of(grid[cell]) for cell in group)
-            progress.group(label_of(group), workers.add_cost(0), cost)
-            for cell, result in run_cells(model, group, grid, recipes, held_out, progress):
-                if result.report["status"] == "interrupted":
+            progress.group(label_of(group), workers.add("cost", 0), cost)
+            for cell, report in run_cells(model, group, grid, recipes, **options):
+                if report["status"] == "interrupted":
                     raise KeyboardInterrupt
-                row = result.report | {"setting_hash": hash_of(setting), "setting": setting}
+                row = report | {"setting_hash": hash_of(setting), "setting": setting}
                 append_row(results, row)
-                progress.cell(row, workers.add_cost(cost_of(grid[cell])))
+                progress.cell(row, workers.add("cost", cost_of(grid[cell])))
         workers.wait()
         done = finished_cells(read_rows(results)[0], setting) if results.exists() else {}
-    rows = [done[cell] for cell in grid if cell in done]
-    return [{name: value for name, value in row.items() if name != "_where"} for row in rows]
+    return [done[cell] for cell in grid if cell in done]
 
 
 def label_of(cells: Sequence[Cell]) -> str:
@@ -129,26 +126,20 @@ def label_of(cells: Sequence[Cell]) -> str:
 
 
 def run_cells(
-    model: Model,
-    cells: Sequence[Cell],
-    grid: Grid,
-    recipes: Mapping[Cell, Recipe],
-    held_out: Sequence[Memory],
-    progress: Progress,
-) -> Iterator[tuple[Cell, Result]]:
-    """Trains cells as one batch, and yields each cell's result.
+    model: Model, cells: Sequence[Cell], grid: Grid, recipes: Mapping[Cell, Recipe], **options: Any
+) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Trains cells as one batch, and yields each cell's report; options: of `memorize_together`.
 
     Where memory is short, it tries again with half of the cells at a time.
     """
     own, how = [grid[cell] for cell in cells], [recipes[cell] for cell in cells]
-    results = memorize_together(model, own, how, held_out=held_out, progress=progress)
-    short = [c for c, r in zip(cells, results, strict=True) if r.report["status"] == "oom"]
-    for cell, result in zip(cells, results, strict=True):
-        if cell not in short or len(cells) == 1:
-            yield cell, result
+    results = memorize_together(model, own, how, **options)
+    reports = {cell: result.report for cell, result in zip(cells, results, strict=True)}
+    short = [cell for cell in cells if reports[cell]["status"] == "oom"]
     if short and model.device.type == "cuda":
         torch.cuda.empty_cache()
-    half = -(-len(short) // 2)
-    for part in (short[:half], short[half:]):
-        if part and len(cells) > 1:
-            yield from run_cells(model, part, grid, recipes, held_out, progress)
+    again = short if len(cells) > 1 else []
+    yield from ((cell, reports[cell]) for cell in cells if cell not in again)
+    half = -(-len(again) // 2)
+    for part in filter(None, (again[:half], again[half:])):
+        yield from run_cells(model, part, grid, recipes, **options)

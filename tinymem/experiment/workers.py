@@ -1,8 +1,9 @@
 """The processes that share a sweep (torchrun), and the lock that keeps other sweeps out."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ class Workers:
     def __init__(self) -> None:
         self.rank, self.count = 0, 1
         self.store: Any = None  # torch.distributed's, which all workers see; None if alone
-        self.cost, self.sweeps = 0, 0
+        self.sums: Counter[str] = Counter()
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             self.store, self.rank, self.count = next(torch.distributed.rendezvous("env://"))
             shared = {"store": self.store, "rank": self.rank, "world_size": self.count}
@@ -35,19 +36,16 @@ class Workers:
 
     def take(self, groups: Sequence[T]) -> Iterator[T]:
         """The groups in order, each of them to the worker that is free first."""
-        if self.store is None:
-            yield from groups
-            return
-        self.sweeps += 1  # each sweep has a counter of its own
-        while (number := self.store.add(f"taken {self.sweeps}", 1) - 1) < len(groups):
+        self.sums["sweeps"] += 1  # each sweep has a counter of its own
+        while (number := self.add(f"taken {self.sums['sweeps']}", 1) - 1) < len(groups):
             yield groups[number]
 
-    def add_cost(self, cost: int) -> int:
-        """Adds to the cost that all workers have done, and returns the sum."""
+    def add(self, name: str, amount: int) -> int:
+        """Adds to a number that all workers share, and returns the sum."""
         if self.store is not None:
-            return int(self.store.add("cost", cost))
-        self.cost += cost
-        return self.cost
+            return int(self.store.add(name, amount))
+        self.sums[name] += amount
+        return self.sums[name]
 
     def wait(self) -> None:
         """Until all workers are here."""
@@ -63,12 +61,9 @@ def lock(folder: Path, workers: Workers) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise RecipeError(f"--out {folder}: is a file, or within one; choose a folder") from error
-    if workers.rank > 0:  # the first worker holds it for all
-        yield
-        return
-    try:
-        with FileLock(folder / ".lock").acquire(blocking=False):
+    lock = FileLock(folder / ".lock")
+    try:  # the first worker holds it for all
+        with lock.acquire(blocking=False) if workers.rank == 0 else nullcontext():
             yield
     except Timeout:
-        problem = "another sweep is writing there; wait for it, or stop it"
-        raise RecipeError(f"--out {folder}: {problem}") from None
+        raise RecipeError(f"--out {folder}: another sweep is writing there; wait for it") from None
