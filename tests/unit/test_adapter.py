@@ -162,7 +162,7 @@ def test_another_base_is_refused(tmp_path):
 def test_damaged_and_absent_files(tmp_path):
     refused(tmp_path, "no unit.safetensors")
     (tmp_path / "adapter_model.bin").write_bytes(b"\x80\x04N.")
-    refused(tmp_path, "pickle, which is never loaded")
+    refused(tmp_path, "a pickle, is not loaded")
     path, _, _ = saved(tmp_path)
     content = path.read_bytes()
     for cut in (0, 4, 100, len(content) // 2, len(content) - 1):

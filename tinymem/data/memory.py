@@ -58,6 +58,9 @@ class Memory:
         return len(self.target_ids)
 
 
+Memories = Memory | Sequence[Memory]  # one, or several
+
+
 def random_memory(
     tokenizer: Tokenizer,
     length: int = 128,
@@ -108,7 +111,7 @@ def first_tokens(memories: Sequence[Memory], length: int) -> list[Memory]:
     return list(memories[:whole]) or [cut]
 
 
-def check_fits(memories: Memory | Sequence[Memory], config: ModelConfig) -> list[Memory]:
+def check_fits(memories: Memories, config: ModelConfig) -> list[Memory]:
     """One memory or several -> a list. Raises DataError if the model cannot hold them."""
     memories = [memories] if isinstance(memories, Memory) else memories
     found = isinstance(memories, Sequence) and all(isinstance(m, Memory) for m in memories)

@@ -9,7 +9,7 @@ from typing import Any
 from ..base.model import Model
 from ..base.progress import SILENT, Progress
 from ..data.batch import Batch
-from ..data.memory import Memory, check_fits
+from ..data.memory import Memories, Memory, check_fits
 from ..errors import RecipeError, is_out_of_memory
 from ..training.recipe import Recipe
 from ..training.train import train
@@ -22,7 +22,7 @@ UNIT_FIELDS = ("rank", "sites", "layers", "seed", "dropout")
 
 def memorize(
     model: Model,
-    memory: Memory | Sequence[Memory],
+    memory: Memories,
     *,
     recipe: Recipe | None = None,
     held_out: Sequence[Memory] = (),
@@ -45,7 +45,7 @@ def memorize(
 
 def memorize_together(
     model: Model,
-    memories: Sequence[Memory | Sequence[Memory]],
+    memories: Sequence[Memories],
     recipes: Sequence[Recipe],
     *,
     held_out: Sequence[Memory] = (),

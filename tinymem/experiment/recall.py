@@ -29,7 +29,7 @@ from torch import Tensor
 from ..base.model import Model, greedy
 from ..base.progress import SILENT, Progress
 from ..data.batch import Batch, sequences_per_pass
-from ..data.memory import Memory, check_fits
+from ..data.memory import Memories, Memory, check_fits
 from ..training.loss import log_probabilities
 from ..unit.lora import Unit
 from ..unit.stack import Stack
@@ -117,9 +117,7 @@ class Verdict:
             yield Verdict(**own | {"lengths": [length]})
 
 
-def judge(
-    model: Model, memories: Memory | Sequence[Memory], progress: Progress = SILENT
-) -> Verdict:
+def judge(model: Model, memories: Memories, progress: Progress = SILENT) -> Verdict:
     """Judge the memories on the model as it stands (attach a unit first to judge the unit).
 
     Raises DataError if a memory is longer than the context, or has ids beyond the vocabulary.
@@ -139,15 +137,13 @@ def judge(
 
 @torch.no_grad()
 @full_precision()
-def teacher_forced(
-    model: Model, batch: Batch, dtype: torch.dtype = VERDICT_DTYPE
-) -> tuple[Tensor, Tensor]:
+def teacher_forced(model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
     """One parallel pass: ℓ_t [N] in nats, and the argmax [N], of every target token."""
     losses, predicted = [], []
     size = sequences_per_pass(batch.ids.shape[1])
     for indices in np.split(np.arange(len(batch.ids)), range(size, len(batch.ids), size)):
         part = batch.select(indices)
-        x = model.norm(model.run(model.embed(part.ids, dtype=dtype))[part.rows])
+        x = model.norm(model.run(model.embed(part.ids, dtype=VERDICT_DTYPE))[part.rows])
         for rows, logp in log_probabilities(x, model.lm_head.weight):
             losses.append(-logp.gather(-1, part.targets[rows, None]).squeeze(-1))
             predicted.append(logp.argmax(-1))
@@ -182,9 +178,8 @@ def judge_units(
     Units that have one memory each, all of the same lengths, are judged as a stack, as many at once
     as fit in one forward pass.
     """
-    first, width = memories[0][0], 1
-    if len(memories[0]) == 1:
-        width = sequences_per_pass(len(first.prompt_ids) + first.length)
+    first, *others = memories[0]
+    width = 1 if others else sequences_per_pass(len(first.prompt_ids) + first.length)
     for start in range(0, len(units), width):
         part, own = units[start : start + width], memories[start : start + width]
         unit = Stack(part) if len(part) > 1 else part[0]

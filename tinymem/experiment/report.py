@@ -92,10 +92,8 @@ class Report:
     version: str = about("version of tinymem")
 
 
-VERDICT_FIELDS = (  # of a report, and properties of a verdict
-    *("certified_fraction", "certified", "verbatim", "recall_exact", "exact_match"),
-    *("token_accuracy", "first_error", "min_probability"),
-)
+# Those that are properties of a verdict, from certified_fraction to min_probability.
+VERDICT_FIELDS = tuple(name for name in Report.__annotations__ if hasattr(Verdict, name))
 HELD_OUT_FIELDS = ("loss", "exact_match", "token_accuracy")
 
 
@@ -108,10 +106,11 @@ def place_of(model: Model) -> dict[str, Any]:
     return {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
 
 
-def make_report(
-    model: Model, recipe: Recipe, run: Result, base_loss: float, seconds: float
-) -> dict[str, Any]:
-    """The fields of `Report`; None in those that the run did not get as far as."""
+def make_report(model: Model, recipe: Recipe, run: Result, base_loss: float, took: float) -> dict:
+    """The fields of `Report`; None in those that the run did not get as far as.
+
+    base_loss: NaN if it is unknown. took: seconds.
+    """
     judged = run.verdict if run.verdict and math.isfinite(run.verdict.loss) else None
     others, loss = (run.held_out, judged.loss) if judged else (None, math.nan)
     ratios, layers = {m.ratio for m in run.memories}, run.unit.layers
@@ -133,15 +132,13 @@ def make_report(
         final_loss=loss,
         converged=judged is not None and run.training.converged,
         held_out_memories=len(others.lengths) if others else 0,
-        wall_seconds=round(seconds, 3),
+        wall_seconds=round(took, 3),
         version=__version__,
     )
     return {name: without_nan(value) for name, value in asdict(report).items()}
 
 
-def count_bits(
-    memories: Sequence[Memory], parameters: int, base_loss: float, loss: float
-) -> dict[str, Any]:
+def count_bits(memories: Sequence[Memory], parameters: int, base_loss: float, loss: float) -> dict:
     """The fields from length to bits, by the definitions at the top; NaN stands for unknown."""
     length = sum(m.length for m in memories)
     known = [math.nan if m.entropy is None else m.entropy * m.length for m in memories]
@@ -175,8 +172,7 @@ def read_run(folder: Path) -> tuple[list[Memory], dict[str, Any]]:
     """The memories and the report of a saved run. Raises AdapterError if the folder holds none."""
     _, about = read_unit(folder)
     try:
-        memories = [Memory(**memory) for memory in about["memories"]]
-        report = about["report"]
+        memories, report = [Memory(**fields) for fields in about["memories"]], about["report"]
         if not memories or not {"model", "dtype", "final_loss", *VERDICT_FIELDS} <= set(report):
             raise KeyError("memories")
         return memories, dict(report)

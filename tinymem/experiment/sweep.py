@@ -36,8 +36,8 @@ def make_setting(model: Model, recipe: Recipe, source: Mapping[str, object]) -> 
     fixed = {k: v for k, v in asdict(recipe).items() if k not in AXES}
     fixed["lr"] = recipe.learning_rate(model)
     base = {"base": base_hash(model), "dtype": str(model.dtype).removeprefix("torch.")}
-    setting: dict[str, Any] = json.loads(json.dumps(base | fixed | dict(source)))
-    return setting  # as it will be read again: tuples have become lists
+    # As it will be read again, which makes lists of tuples.
+    return dict(json.loads(json.dumps(base | fixed | dict(source))))
 
 
 def hash_of(setting: Mapping[str, object]) -> str:
@@ -56,11 +56,10 @@ def finished_cells(rows: Sequence[dict], setting: dict[str, Any]) -> dict[Cell, 
         if not whole or row["setting_hash"] != hash_of(theirs):
             raise RecipeError(f"{where}: not a row of a sweep by tinymem; choose another --out")
         theirs = {"optimizer": "adamw"} | theirs  # early rows do not name the only one there was
-        pairs = {name: (theirs.get(name), setting.get(name)) for name in {**theirs, **setting}}
-        changes = [f"{name} was {a!r}, is {b!r}" for name, (a, b) in pairs.items() if a != b]
-        if changes:
-            problem = f"made under another setting: {'; '.join(changes)}"
-            raise RecipeError(f"{where}: {problem}; choose another --out")
+        names = [n for n in {**theirs, **setting} if theirs.get(n) != setting.get(n)]
+        was = "; ".join(f"{n} was {theirs.get(n)!r}, is {setting.get(n)!r}" for n in names)
+        if names:
+            raise RecipeError(f"{where}: made under another setting: {was}; choose another --out")
         done[Cell(*(row[axis] for axis in AXES))] = {k: v for k, v in row.items() if k != "_where"}
     return done
 
@@ -140,6 +139,5 @@ def run_cells(
         torch.cuda.empty_cache()
     again = short if len(cells) > 1 else []
     yield from ((cell, reports[cell]) for cell in cells if cell not in again)
-    half = -(-len(again) // 2)
-    for part in filter(None, (again[:half], again[half:])):
+    for part in filter(None, (again[::2], again[1::2])):
         yield from run_cells(model, part, grid, recipes, **options)

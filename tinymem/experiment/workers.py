@@ -61,9 +61,9 @@ def lock(folder: Path, workers: Workers) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise RecipeError(f"--out {folder}: is a file, or within one; choose a folder") from error
-    lock = FileLock(folder / ".lock")
+    file = FileLock(folder / ".lock")
     try:  # the first worker holds it for all
-        with lock.acquire(blocking=False) if workers.rank == 0 else nullcontext():
+        with file.acquire(blocking=False) if workers.rank == 0 else nullcontext():
             yield
     except Timeout:
         raise RecipeError(f"--out {folder}: another sweep is writing there; wait for it") from None

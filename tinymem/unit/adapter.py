@@ -125,9 +125,8 @@ def read_unit(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     files = [folder / name for name in (OWN_FILE, PEFT_FILE) if (folder / name).exists()]
     if not files:
-        hint = "is this a run's folder?"
-        if (folder / "adapter_model.bin").exists():
-            hint = "found adapter_model.bin, a pickle, which is never loaded"
+        found = (folder / "adapter_model.bin").exists()
+        hint = "adapter_model.bin, a pickle, is not loaded" if found else "is this a run's folder?"
         raise AdapterError(f"{folder}: no {OWN_FILE} and no {PEFT_FILE}; {hint}")
     if len(files) > 1:
         raise AdapterError(f"{folder}: holds both {OWN_FILE} and {PEFT_FILE}; keep one")
@@ -168,8 +167,7 @@ def load_adapter(model: Model, folder: str | Path) -> Unit:
     else:
         loras = _peft_loras(model, tensors, folder)
     if tensors:
-        names = ", ".join(sorted(tensors)[:5])
-        raise AdapterError(f"{folder}: tensors that fit nowhere in this base: {names}")
+        raise AdapterError(f"{folder}: tensors fit nowhere in this base: {sorted(tensors)[:5]}")
     return Unit(loras).attach(model)
 
 

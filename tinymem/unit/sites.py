@@ -46,9 +46,8 @@ def find_sites(
     """
     count = model.config.num_layers
     layers = [default_layer(model)] if layers is None else sorted(set(layers))
-    for layer in layers:
-        if not 0 <= layer < count:
-            raise RecipeError(f"there is no layer {layer}; the model has layers 0 to {count - 1}")
+    for layer in set(layers) - set(range(count)):
+        raise RecipeError(f"there is no layer {layer}; the model has layers 0 to {count - 1}")
     if not sites or not layers:
         raise RecipeError("name at least one site and one layer")
     if "mlp" in sites:
