@@ -7,7 +7,7 @@ Ito for what has none. matplotlib (the extra `plot`) is imported when the first 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import product
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -48,12 +48,12 @@ YARDSTICKS = (  # bits per parameter: from, to, what was measured
 )
 
 
-def group(rows: Iterable[Row], field: str) -> dict[Any, list[Row]]:
-    """The rows by their value in the field, in ascending order; rows without one come first."""
+def group(rows: Iterable[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
+    """The rows by their key, in the order in which the keys first occur."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
-        groups.setdefault(row.get(field), []).append(row)
-    return dict(sorted(groups.items(), key=lambda item: (item[0] is not None, item[0])))
+        groups.setdefault(key(row), []).append(row)
+    return groups
 
 
 def known(rows: Iterable[Row], *fields: str) -> list[Row]:
@@ -63,9 +63,7 @@ def known(rows: Iterable[Row], *fields: str) -> list[Row]:
 
 def largest(rows: Iterable[Row], *fields: str) -> list[Row]:
     """The largest set of rows that agree in the fields; of several, the one of middle length."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(repr([row.get(field) for field in fields]), []).append(row)
+    groups = group(rows, lambda row: repr([row.get(field) for field in fields]))
     sets = sorted(groups.values(), key=lambda some: (len(some), some[0].get("length") or 0))
     tied = [some for some in sets if len(some) == len(sets[-1])]
     return tied[len(tied) // 2] if tied else []
@@ -76,10 +74,9 @@ def describe(row: Row, *fields: str) -> str:
 
     Escapes $, which matplotlib would read as mathematics.
     """
-    words = {"rank": "rank {}", "layer": "layer {}", "length": "{:,} tokens"}
-    words |= {"ratio": "{} % random", "memories": "{:,} memories"}
-    words |= {"memories": "one memory"} if row.get("memories") == 1 else {}
-    parts = [words.get(name, "{}").format(row[name]) for name in fields if known([row], name)]
+    form = {"rank": "rank {}", "layer": "layer {}", "length": "{:,} tokens", "ratio": "{} % random"}
+    form["memories"] = "one memory" if row.get("memories") == 1 else "{:,} memories"
+    parts = [form.get(name, "{}").format(row[name]) for name in fields if known([row], name)]
     return ", ".join(parts).replace("$", r"\$")
 
 
@@ -161,23 +158,24 @@ def threshold(ax: Axes, value: float, text: str) -> None:
     ax.annotate(text, (0.99, value), xytext=(0, 2), ha="right", fontsize=8, **place)
 
 
-def curves(
-    ax: Axes, rows: list[Row], x: str, y: str, series: str, title: str, band: bool = True
-) -> None:
+def curves(ax: Axes, rows: list[Row], x: str, y: str, series: str, title: str) -> None:
     """For each value of `series` a line through the means of y at each x.
 
-    band: shade from the lowest to the highest y at each x, and mark the means.
+    The means are marked, over a shade from the lowest to the highest y; on a panel that shows each
+    row as a dot already, there is only the line.
     """
-    colours, scale = shades(row[series] for row in rows), 100 if y in PERCENT else 1
-    for value, members in group(rows, series).items():
+    band, scale = not ax.lines, 100 if y in PERCENT else 1
+    colours = shades(row[series] for row in rows)
+    for value, members in sorted(group(rows, itemgetter(series)).items()):
         colour, marker = METHOD_LOOKS.get(value, (colours[value], "o"))
-        places = {at: [scale * row[y] for row in some] for at, some in group(members, x).items()}
-        means = [fmean(ys) for ys in places.values()]
+        places = sorted({row[x] for row in members})
+        ys = [[scale * row[y] for row in members if row[x] == place] for place in places]
         label = value if series == "method" else f"{value:,}"
-        ax.plot(list(places), means, color=colour, marker=marker if band else "", ms=4, label=label)
+        look = {"color": colour, "marker": marker if band else "", "ms": 4, "label": label}
+        ax.plot(places, [fmean(some) for some in ys], **look)
         if band:
-            low, high = [min(ys) for ys in places.values()], [max(ys) for ys in places.values()]
-            ax.fill_between(list(places), low, high, color=colour, alpha=0.15, lw=0)
+            ends = [min(some) for some in ys], [max(some) for some in ys]
+            ax.fill_between(places, *ends, color=colour, alpha=0.15, lw=0)
     ax.set(xlabel=LABELS.get(x, x), ylabel=LABELS[y], title=title)
     if y == "final_loss" and any(row[y] < 2 * LN2 for row in rows):
         threshold(ax, LN2, "ln 2")  # otherwise it lies far below the picture
@@ -193,12 +191,12 @@ def curves(
 def dots(ax: Axes, rows: list[Row], x: str, y: str, series: str) -> None:
     """A point for each row: hollow if saturated, a triangle if training had not converged."""
     colours = shades(row[series] for row in rows)
-    for (value, colour), hollow, moving in product(colours.items(), (False, True), (False, True)):
-        kind = value, hollow, moving
-        some = [r for r in rows if (r[series], r["saturated"], r.get("converged") is False) == kind]
+    kinds = group(rows, lambda r: (r[series], r["saturated"], r.get("converged") is False))
+    for (value, hollow, moving), some in sorted(kinds.items()):
+        colour, marker = colours[value], "^" if moving else "o"
         look = {"color": colour, "mfc": "none" if hollow else colour, "ms": 4.5, "alpha": 0.8}
-        ax.plot([row[x] for row in some], [row[y] for row in some], "^" if moving else "o", **look)
-        if hollow and some:
+        ax.plot([row[x] for row in some], [row[y] for row in some], marker, **look)
+        if hollow:
             ax.plot([], [], "o", color=GREY, mfc="none", gid="saturated: left out of the fit")
-        if moving and some:
+        if moving:
             ax.plot([], [], "^", color=GREY, gid="training had not converged")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,6 @@ from ..law.power import LN2, Law
 from . import axes
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
     from ..experiment.report import Result
 
 MOST_LINES = 400  # target tokens up to which each has a line of its own
@@ -31,23 +29,22 @@ SAME_TASK = ("model", "layer", "site", "length", "ratio", "memories")  # methods
 # --- The law -------------------------------------------------------------------------------------
 
 
-def plot_law(fits: Sequence[Fit], path: Path) -> Figure:
+def plot_law(fits: Sequence[Fit], path: Path) -> axes.Figure:
     """The first fit beside its rows; and the methods side by side, if the fits differ in them.
 
     Of several ratios of random tokens, the panels by rank and length show the one with most rows.
     """
     fit, law = fits[0], fits[0].law
     cells = [row | {"saturated": full} for row, full in zip(fit.rows, fit.saturated, strict=True)]
-    ratios = axes.group(cells, "ratio")
-    ratio, rows = max(reversed(ratios.items()), key=lambda item: len(item[1]))
+    ratios = axes.group(cells, lambda row: row.get("ratio"))
+    ratio, rows = max(ratios.items(), key=lambda item: (len(item[1]), item[0] or 0))
     note = f", {ratio} % random" if len(ratios) > 1 and ratio is not None else ""
     own = fit.by_ratio.get(ratio, law)
     lines = law if isinstance(own, str) else own
-    panels: list[axes.Panel | None] = [
-        partial(against, rows=rows, law=lines, x="rank", series="length", note=note),
-        partial(against, rows=rows, law=lines, x="length", series="rank", note=note),
-        partial(agreement, rows=cells, fit=fit),
-    ]
+    panels = list[axes.Panel | None]()
+    for x, series in (("rank", "length"), ("length", "rank")):
+        panels.append(partial(against, rows=rows, law=lines, x=x, series=series, note=note))
+    panels.append(partial(agreement, rows=cells, fit=fit))
     memorized = axes.known(rows, "memorized_bits_per_parameter")
     bits = "memorized_bits_per_parameter" if memorized else "bits_per_parameter"
     for field, kind in (("final_loss", heat_map), ("token_accuracy", heat_map), (bits, capacity)):
@@ -63,20 +60,22 @@ def plot_law(fits: Sequence[Fit], path: Path) -> Figure:
         some = axes.largest((row for other in others for row in other.rows), *SAME_TASK)
         panels += [*[None] * (-len(panels) % 3), *method_panels(some)]
     columns = 4 if 7 <= len(panels) <= 8 else 3
-    return axes.draw(panels, columns, path, law_title(fit, "of all ratios" if note else ""))
+    return axes.draw(
+        panels, columns, path, law_title(fit, "cells of all ratios" if note else "cells")
+    )
 
 
-def law_title(fit: Fit, which: str) -> str:
+def law_title(fit: Fit, cells: str) -> str:
     """What was fitted, the formula of the power law, and the number of cells."""
     law = fit.law
     offset = f"{law.b:+.3g}" if law.b else ""
     formula = rf"$ΔL = {law.C:,.4g}\;r^{{{law.alpha:.2f}}}\;ℓ^{{{-law.beta:.2f}}}{offset}$"
-    counts = f"fitted to {law.n} cells {which}".rstrip()
     about = axes.describe(fit.key, "model", "layer", "site", "method")
-    return f"{about}:   {formula}\n{counts}; {law.n_saturated} saturated ones left out"
+    counts = f"fitted to {law.n} {cells}; {law.n_saturated} saturated ones left out"
+    return f"{about}:   {formula}\n{counts}"
 
 
-def against(ax: Axes, rows: list[axes.Row], law: Law, x: str, series: str, note: str) -> None:
+def against(ax: axes.Axes, rows: list[axes.Row], law: Law, x: str, series: str, note: str) -> None:
     """ΔL by rank or length, log-log: the cells, and the law's line for each length or rank."""
     axes.dots(ax, rows, x, "delta_loss", series)
     places, deltas = [row[x] for row in rows], [row["delta_loss"] for row in rows]
@@ -92,7 +91,7 @@ def against(ax: Axes, rows: list[axes.Row], law: Law, x: str, series: str, note:
     axes.legend(ax, series)
 
 
-def agreement(ax: Axes, rows: list[axes.Row], fit: Fit) -> None:
+def agreement(ax: axes.Axes, rows: list[axes.Row], fit: Fit) -> None:
     """Predicted against measured ΔL of the cells that are not saturated."""
     power = "power law", fit.law, POWER, "o", axes.BLUE, axes.BLUE
     bits = "constant bits", fit.bits, BITS, "s", axes.RED, "none"
@@ -111,19 +110,17 @@ def agreement(ax: Axes, rows: list[axes.Row], fit: Fit) -> None:
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
 
 
-def heat_map(ax: Axes, rows: list[axes.Row], field: str, note: str) -> None:
+def heat_map(ax: axes.Axes, rows: list[axes.Row], field: str, note: str) -> None:
     """Final loss or token accuracy by rank (upwards) and length: means over the seeds."""
     loss, scale = field == "final_loss", 100 if field in axes.PERCENT else 1
-    ranks, lengths = list(axes.group(rows, "rank")), list(axes.group(rows, "length"))
+    ranks, lengths = (sorted({row[axis] for row in rows}) for axis in ("rank", "length"))
     values = np.full((len(ranks), len(lengths)), np.nan)
     small: dict[str, Any] = {"fontsize": min(9, 80 / len(lengths), 130 / len(ranks))}
-    image = ax.imshow(
-        values, origin="lower", aspect="auto", cmap="viridis_r" if loss else "viridis"
-    )
+    colours = "viridis_r" if loss else "viridis"
+    image = ax.imshow(values, origin="lower", aspect="auto", cmap=colours)
     image.set_clim(0, max(row[field] for row in rows) if loss else 100)
-    for rank, length in dict.fromkeys((row["rank"], row["length"]) for row in rows):
+    for (rank, length), seeds in axes.group(rows, itemgetter("rank", "length")).items():
         y, x = ranks.index(rank), lengths.index(length)
-        seeds = [row for row in rows if (row["rank"], row["length"]) == (rank, length)]
         values[y, x] = mean = scale * fmean(row[field] for row in seeds)
         text = f"{mean:.2f}" if loss else f"{mean if mean == 100 else min(mean, 99):.0f}"
         dark = np.dot(image.to_rgba(np.array(mean))[:3], (0.3, 0.59, 0.11)) < 0.5
@@ -140,12 +137,12 @@ def heat_map(ax: Axes, rows: list[axes.Row], field: str, note: str) -> None:
     ax.set(xlabel=axes.LABELS["length"], ylabel=axes.LABELS["rank"], title=title)
 
 
-def capacity(ax: Axes, rows: list[axes.Row], field: str, note: str) -> None:
+def capacity(ax: axes.Axes, rows: list[axes.Row], field: str, note: str) -> None:
     """Bits per parameter by length, beside what others measured; values below 0.01 are cut off."""
     lowest = min((row[field] for row in rows if row[field] > 0), default=0)
     ax.set_ylim(max(0.01, lowest / 1.3), 5.5)
     axes.dots(ax, rows, "length", field, "rank")
-    axes.curves(ax, rows, "length", field, "rank", f"{axes.LABELS[field]}{note}", band=False)
+    axes.curves(ax, rows, "length", field, "rank", f"{axes.LABELS[field]}{note}")
     for low, high, what in axes.YARDSTICKS:
         ax.axhspan(low, high, fc=axes.GREY, ec=axes.GREY, alpha=0.2, zorder=0)
         edge, side = ax.get_yaxis_transform(), "top" if high > low else "bottom"
@@ -155,7 +152,7 @@ def capacity(ax: Axes, rows: list[axes.Row], field: str, note: str) -> None:
 # --- Methods side by side ------------------------------------------------------------------------
 
 
-def plot_methods(rows: Iterable[axes.Row], path: Path) -> Figure:
+def plot_methods(rows: Iterable[axes.Row], path: Path) -> axes.Figure:
     """What each method reaches at each rank, on the task with most rows. Needs no fitted law."""
     rows = axes.largest(axes.known(rows, "method", "rank"), *SAME_TASK)
     title = axes.describe(rows[0], "model", "layer", "site") if rows else ""
@@ -174,7 +171,7 @@ def method_panels(rows: list[axes.Row]) -> list[axes.Panel]:
 # --- One run -------------------------------------------------------------------------------------
 
 
-def plot_run(result: Result, path: Path) -> Figure:
+def plot_run(result: Result, path: Path) -> axes.Figure:
     """Loss by step; p of every target token by step; p of every token in the verdict."""
     training, verdict = result.training, result.verdict
     panels = [partial(losses, mean=training.losses, certified=training.certified)]
@@ -186,7 +183,7 @@ def plot_run(result: Result, path: Path) -> Figure:
     return axes.draw(panels, 3, path, about)
 
 
-def losses(ax: Axes, mean: list[float], certified: list[float]) -> None:
+def losses(ax: axes.Axes, mean: list[float], certified: list[float]) -> None:
     """The mean loss, and the share of tokens with p > ½ on a scale of its own."""
     ax.plot(mean, color=axes.BLUE, lw=1.2)
     ax.set(xlabel="step", ylabel="mean loss (nats per token)", ylim=(0, None))
@@ -197,7 +194,7 @@ def losses(ax: Axes, mean: list[float], certified: list[float]) -> None:
     right.yaxis.label.set_color(axes.GREEN)
 
 
-def token_paths(ax: Axes, trace: list[tuple[int, list[float]]]) -> None:
+def token_paths(ax: axes.Axes, trace: list[tuple[int, list[float]]]) -> None:
     """The mean loss falls smoothly, but each token crosses one half on its own, some very late."""
     from matplotlib.collections import LineCollection
 
@@ -213,12 +210,11 @@ def token_paths(ax: Axes, trace: list[tuple[int, list[float]]]) -> None:
     ax.plot(steps, np.median(p, axis=1), color="black", lw=1.8, label="median")
     ax.plot(steps, p[:, p[-1].argmin()], color=axes.ORANGE, lw=1.8, label="lowest at the end")
     axes.threshold(ax, 0.5, "p = ½")
-    ax.margins(x=0)
-    ax.set(xlabel="step", ylabel="p of each target token", ylim=(0, 1))
+    ax.set(xlabel="step", ylabel="p of each target token", ylim=(0, 1), xmargin=0)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
 
 
-def final_tokens(ax: Axes, p: np.ndarray) -> None:
+def final_tokens(ax: axes.Axes, p: np.ndarray) -> None:
     """p of every target token in the verdict, in the colours of above ½, 0.1 to ½, below 0.1."""
     for colour, low, high in ((axes.BLUE, 0.5, 2), (axes.ORANGE, 0.1, 0.5), (axes.RED, -1, 0.1)):
         inside = (p > low) & (p <= high)

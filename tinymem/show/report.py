@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +99,8 @@ def headline(report: Row) -> str:
     """The verdict in one line."""
     if (status := report["status"]) in HEADLINES:
         return HEADLINES[status]
-    early = f"[yellow]Interrupted[/] after {report['steps']:,} steps. "
-    start = early if status == "interrupted" else ""
+    early = status == "interrupted"
+    start = f"[yellow]Interrupted[/] after {report['steps']:,} steps. " if early else ""
     if report["certified_fraction"] is None:
         return f"{start}There is no verdict"
     decoding = "exact" if report["recall_exact"] else "failed"
@@ -121,11 +121,9 @@ def show_tokens(verdict: Verdict, tokenizer: Tokenizer) -> None:
     """Prints the target, coloured by p, and a table of the most stubborn tokens."""
     if target := target_text(verdict, tokenizer):
         colours = "[green]above ½[/]  [yellow]‹0.1 to ½›[/]  [bold red]‹below 0.1›[/]"
-        stdout.print(f"\n[dim]The target, coloured by p:[/]  {colours}")
-        stdout.print(target)
-    if verdict.stubborn:
-        count, shown = len(verdict.stubborn), min(len(verdict.stubborn), MOST_STUBBORN)
-        few = "" if count == shown else f"; the {shown} with the lowest p"
+        stdout.print(f"\n[dim]The target, coloured by p:[/]  {colours}", target, sep="\n")
+    if count := len(verdict.stubborn):
+        few = f"; the {MOST_STUBBORN} with the lowest p" if count > MOST_STUBBORN else ""
         stdout.print(f"\n[dim]{count:,} stubborn token{'s' * (count > 1)}{few}:[/]")
         stdout.print(stubborn_table(verdict, tokenizer))
 
@@ -133,21 +131,20 @@ def show_tokens(verdict: Verdict, tokenizer: Tokenizer) -> None:
 def target_text(verdict: Verdict, tokenizer: Tokenizer) -> Text:
     """The target, one memory a line, stubborn tokens in ‹ ›; if long, only what is near them."""
     count = len(verdict.targets)
-    shown: Sequence[int] = range(count)
+    shown = list(range(count))
     if count > SHOW_ALL:
         near = {t + n for t in verdict.stubborn[:SHOW_ALL] for n in range(-AROUND, AROUND + 1)}
         shown = sorted(near.intersection(shown))
     starts = set(accumulate(verdict.lengths))
-    text, last = Text(), -1
-    for t in shown:
+    text = Text()
+    for last, t in zip([-1, *shown], shown, strict=False):
         if t in starts:
             text.append("\n")
         if t != last + 1:
             text.append(" … ", "dim")
         p, token = verdict.probabilities[t], token_text(tokenizer, verdict.targets[t])
         text.append(token if p > 0.5 else f"‹{token}›", colour(p))
-        last = t
-    if last not in (-1, count - 1):
+    if shown and shown[-1] < count - 1:
         text.append(" …", "dim")
     return text
 

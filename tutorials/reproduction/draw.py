@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinymem.experiment.rows import read_rows
 from tinymem.files import json_text
@@ -21,10 +21,6 @@ from tinymem.law.fit import Fit, fit_rows
 from tinymem.law.power import CONSTANTS, Law
 from tinymem.show import axes
 from tinymem.show.plots import plot_law, plot_methods
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 MARK = "<!-- Below this line, draw.py writes. -->"
@@ -197,11 +193,10 @@ def rate_section(name: str) -> str:
 # --- The picture of learning rates ---------------------------------------------------------------
 
 
-def plot_rates(rows: list[dict], path: Path, marks: dict[str, float] = DEFAULTS) -> Figure:
+def plot_rates(rows: list[dict], path: Path, marks: dict[str, float] = DEFAULTS) -> axes.Figure:
     """Final loss by learning rate. marks: for each model a rate to point out, its default."""
-    groups: dict[str, list[dict]] = {}
-    for row in axes.known(rows, "lr", "steps"):
-        groups.setdefault(axes.describe(row, "model", "rank", "length"), []).append(row)
+    known = axes.known(rows, "lr", "steps")
+    groups = axes.group(known, lambda row: axes.describe(row, "model", "rank", "length"))
     panels = [
         partial(rates, rows=some, title=title, mark=marks.get(some[0]["model"]))
         for title, some in groups.items()
@@ -209,7 +204,7 @@ def plot_rates(rows: list[dict], path: Path, marks: dict[str, float] = DEFAULTS)
     return axes.draw(panels, 2 if len(panels) == 4 else 3, path)
 
 
-def rates(ax: Axes, rows: list[dict], title: str, mark: float | None) -> None:
+def rates(ax: axes.Axes, rows: list[dict], title: str, mark: float | None) -> None:
     """A line for each number of steps; a cross at the top marks a run that diverged."""
     bad = [row["lr"] for row in rows if row["status"] == "diverged"]
     good = [row for row in axes.known(rows, "final_loss") if row["status"] != "diverged"]
