@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import TinymemError
 from ..law.power import LN2
+from .report import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Row = dict[str, Any]  # a finished cell of a sweep, with the fields of a report
 Panel = Callable[["Axes"], None]  # draws one part of a picture
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"

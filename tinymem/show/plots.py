@@ -60,19 +60,17 @@ def plot_law(fits: Sequence[Fit], path: Path) -> axes.Figure:
         some = axes.largest((row for other in others for row in other.rows), *SAME_TASK)
         panels += [*[None] * (-len(panels) % 3), *method_panels(some)]
     columns = 4 if 7 <= len(panels) <= 8 else 3
-    return axes.draw(
-        panels, columns, path, law_title(fit, "cells of all ratios" if note else "cells")
-    )
+    return axes.draw(panels, columns, path, law_title(fit, several=bool(note)))
 
 
-def law_title(fit: Fit, cells: str) -> str:
-    """What was fitted, the formula of the power law, and the number of cells."""
+def law_title(fit: Fit, several: bool) -> str:
+    """What was fitted, the formula, and the number of cells; several: of several ratios."""
     law = fit.law
     offset = f"{law.b:+.3g}" if law.b else ""
     formula = rf"$ΔL = {law.C:,.4g}\;r^{{{law.alpha:.2f}}}\;ℓ^{{{-law.beta:.2f}}}{offset}$"
     about = axes.describe(fit.key, "model", "layer", "site", "method")
-    counts = f"fitted to {law.n} {cells}; {law.n_saturated} saturated ones left out"
-    return f"{about}:   {formula}\n{counts}"
+    cells = f"{law.n} cells of all ratios" if several else f"{law.n} cells"
+    return f"{about}:   {formula}\nfitted to {cells}; {law.n_saturated} saturated ones left out"
 
 
 def against(ax: axes.Axes, rows: list[axes.Row], law: Law, x: str, series: str, note: str) -> None:

@@ -91,10 +91,11 @@ class Bars(Progress):
 
     def cell(self, row: Mapping[str, Any], cost_done: float) -> None:
         """Prints the finished cell as one line, which ends where the terminal does."""
+        line = row_line(dict(row))
         if self.console.is_terminal:
-            self.console.print(row_line(row), no_wrap=True, overflow="ellipsis")
+            self.console.print(line, no_wrap=True, overflow="ellipsis")
         else:
-            self.console.print(row_line(row), soft_wrap=True)
+            self.console.print(line, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Prints the message."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from ..data.memory import Memory
     from ..experiment.recall import Verdict
 
-Row = Mapping[str, Any]  # the report of a run, or a finished cell of a sweep
+Row = dict[str, Any]  # the report of a run, or a finished cell of a sweep
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
 SHOW_ALL = 256  # target tokens up to which the whole target is printed
@@ -74,7 +73,7 @@ def show_report(report: Row) -> None:
     words["kind"] = KINDS.get(ratio, f"tokens, {ratio} % of them random")
     words["many"] = f" in {report['memories']:,} memories" if report["memories"] > 1 else ""
     words["rate"] = "L-BFGS" if report["lr"] is None else f"learning rate {report['lr']:.3g}"
-    stdout.print(RUN.format_map({**report, **words}))
+    stdout.print(RUN.format_map(report | words))
     loss = f"{number(report['base_loss'])} → [bold]{number(report['final_loss'])}[/]"
     moving = "" if report["converged"] else ", [yellow]not converged[/]"
     stdout.print(f"loss        {loss} nats per token{moving}")

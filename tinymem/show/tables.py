@@ -1,6 +1,7 @@
 """What a person sees of a sweep, of its laws and of a plan: tables on stdout."""
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from statistics import fmean
 
 from rich.columns import Columns
@@ -12,7 +13,7 @@ from ..law.bits import BitsLaw
 from ..law.fit import Fit
 from ..law.plan import Plan
 from ..law.power import Law
-from .axes import LABELS, PERCENT, YARDSTICKS
+from .axes import LABELS, PERCENT, YARDSTICKS, group
 from .report import Row, new_table, number, stdout
 
 MARKS = "green: every token certified; *: not converged; !: diverged or out of memory"
@@ -27,28 +28,27 @@ of ΔL at ranks that were left out of the fit, one after another"""
 
 def show_grid(rows: Sequence[Row]) -> None:
     """Prints final loss, bits and recall by rank and length, for each method and ratio."""
-    for method, ratio in dict.fromkeys((row["method"], row["ratio"]) for row in rows):
-        group = [row for row in rows if (row["method"], row["ratio"]) == (method, ratio)]
-        known = all(row["memorized_bits"] is not None for row in group if row["status"] == "ok")
+    for (method, ratio), some in group(rows, itemgetter("method", "ratio")).items():
+        known = all(row["memorized_bits"] is not None for row in some if row["status"] == "ok")
         fields = ["final_loss", "memorized_bits_per_parameter" if known else "bits_per_parameter"]
-        fields += ["exact_match"] * any(row["memories"] > 1 for row in group)
-        fields += ["held_out_exact_match"] * any(row["held_out_memories"] for row in group)
+        fields += ["exact_match"] * any(row["memories"] > 1 for row in some)
+        fields += ["held_out_exact_match"] * any(row["held_out_memories"] for row in some)
         random = "" if ratio is None else f", {ratio} % random tokens"
-        seeds = len({row["seed"] for row in group})
+        seeds = len({row["seed"] for row in some})
         means = f", means of {seeds} seeds" if seeds > 1 else ""
         stdout.print(f"\n[bold]{method}[/]{random}: by rank and length{means}")
-        parts = [Group(LABELS[field], by_rank_and_length(group, field)) for field in fields]
+        parts = [Group(LABELS[field], by_rank_and_length(some, field)) for field in fields]
         stdout.print(Columns(parts, padding=(1, 4)))
     stdout.print(MARKS, SCALE, *(what for *_, what in YARDSTICKS), sep="\n", style="dim")
 
 
 def by_rank_and_length(rows: Sequence[Row], field: str) -> Table:
     """One field as a table: a row for each rank, a column for each length."""
-    lengths = sorted({row["length"] for row in rows})
+    cells, lengths = group(rows, itemgetter("rank", "length")), sorted({r["length"] for r in rows})
     table = new_table("rank", *(f"{length:,} " for length in lengths))  # room for a mark
     for rank in sorted({row["rank"] for row in rows}):
-        cells = ([r for r in rows if (r["rank"], r["length"]) == (rank, n)] for n in lengths)
-        table.add_row(f"[dim]{rank}[/]", *(grid_cell(cell, field) for cell in cells))
+        values = [grid_cell(cells.get((rank, length), []), field) for length in lengths]
+        table.add_row(f"[dim]{rank}[/]", *values)
     return table
 
 
