@@ -38,8 +38,7 @@ Minibatches = Sequence[np.ndarray | None]  # of one step: indices of memories, o
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a run, apart from base model and memory. Unknown fields are
-    errors."""
+    """Everything that decides a run but base model and memory; unknown fields are errors."""
 
     rank: int = 8
     layers: tuple[int, ...] | None = None  # None: the layer at two thirds of the depth
