@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from ..base.model import ModelConfig
+from ..base.config import ModelConfig
 from ..base.tokenizer import Tokenizer
 from ..errors import DataError
 
