@@ -56,6 +56,7 @@ def test_a_grid_that_cannot_run_is_refused_before_its_first_cell(model, tmp_path
         (toy_grid(ranks=(1, 33)), "rank is 33; at layers.1.mlp it can be 1 to 32"),
         (toy_grid(ranks=(1, 0)), "rank is 0"),
         (toy_grid(lengths=(4, 126)), "3 prompt tokens"),
+        ({Cell(1, 0, None, "sft", 0): []}, "at least one"),
         (toy_grid(methods=("sft", "sgd")), "method is 'sgd'"),
         (toy_grid() | {Cell(1, 4, None, "sft", -1): one_memory(4, None, 0)}, "seed is -1"),
     ):

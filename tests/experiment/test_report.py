@@ -149,8 +149,8 @@ def test_entropy_of_several_memories_is_their_mean_by_length():
 
 def test_bits_of_a_run_that_was_not_judged_are_unknown():
     memory = dataclasses.replace(toy_memory(10), entropy=3.0)
-    for base_loss, unknown in ((5.0, 5), (math.nan, 5)):
-        bits = count_bits([memory], 60, base_loss, math.nan)
+    for base_loss, loss, unknown in ((5.0, math.nan, 5), (math.nan, 1.0, 3)):
+        bits = count_bits([memory], 60, base_loss, loss)
         assert sum(map(math.isnan, bits.values())) == unknown and bits["entropy"] == 3.0
 
 

@@ -58,7 +58,7 @@ def make_grid(
 
 def check_grid(grid: Grid, held_out: Sequence[Memory], shapes: Model) -> None:
     """Raises DataError if memories do not fit the model, whose shapes are enough."""
-    for memories in filter(None, (*grid.values(), held_out)):
+    for memories in (*grid.values(), *filter(None, [held_out])):
         check_fits(memories, shapes.config)
 
 
