@@ -3,6 +3,10 @@
 `open_checkpoint` does the first step, which takes a moment. A request that cannot work, such as a
 memory longer than the context, is therefore refused before gigabytes of weights are read.
 `Checkpoint.weights` does the second step, with the help of weights.py. `load` does both.
+
+A checkpoint that is refused raises a CheckpointError. Where its reason is checked: the name, folder
+or device here; a download in hub.py; a field of config.json in fields.py and families.py; the
+tokenizer in tokenizer.py; names, shapes, dtypes and values of tensors in weights.py.
 """
 
 import os
