@@ -113,6 +113,7 @@ def find(repo: str, version: str | None, offline: bool, *names: str) -> Path:
     """
     # Imported here, because a local folder needs none of it and the import takes half a second.
     import huggingface_hub as hub
+    from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
     from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 
     for name in names:
@@ -127,7 +128,8 @@ def find(repo: str, version: str | None, offline: bool, *names: str) -> Path:
         # nevertheless, which notes in the cache that it is absent.
         try:
             with contextlib.suppress(EntryNotFoundError):
-                hub.get_hf_file_metadata(hub.hf_hub_url(repo, name, revision=version))
+                url = hub.hf_hub_url(repo, name, revision=version)
+                hub.get_hf_file_metadata(url, timeout=HF_HUB_ETAG_TIMEOUT)  # 0.x needs it said
             return Path(hub.hf_hub_download(repo, name, revision=version))
         except LocalEntryNotFoundError as error:  # the hub failed after the first request
             raise (error.__cause__ or error) from None
