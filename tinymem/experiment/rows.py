@@ -3,6 +3,9 @@
 A line is appended by one write and never changed afterwards. A process that is killed therefore
 leaves whole lines and at most one torn last line, which is skipped and reported when the file is
 read.
+
+A row is a JSON object: the fields of `Report` (report.py), and `setting` with `setting_hash`, which
+say what else decided the run (sweep.py).
 """
 
 import errno
