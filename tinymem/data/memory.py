@@ -22,7 +22,8 @@ from ..base.tokenizer import Tokenizer
 from ..errors import DataError
 
 PROMPT = "Recite the memory word for word:"
-LIMITS = {"ratio": (int, 100, "a percentage"), "entropy": (float, 50, "in nats per token")}
+BELOW_50 = math.nextafter(50, 0)
+LIMITS = {"ratio": (int, 100, "a percentage"), "entropy": (float, BELOW_50, "in nats per token")}
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Memory:
         for name, (kind, most, what) in LIMITS.items():
             value = getattr(self, name)
             if value is not None and not (type(value) in (int, kind) and 0 <= value <= most):
-                raise DataError(f"{name} is {value!r}; it is {what}, 0 to {most}")
+                raise DataError(f"{name} is {value!r}; it is {what}, 0 to {most:g}")
             object.__setattr__(self, name, None if value is None else kind(value))
 
     @property
