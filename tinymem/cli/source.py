@@ -32,12 +32,12 @@ Make = Callable[[int | None, int | None, int], list[Memory]]  # from (length, ra
 
 def prepare(
     options: opt.Probe | opt.Sweep, **axes: Sequence[Any]
-) -> tuple[Checkpoint, Recipe, Grid, list[Memory], dict[str, Any]]:
+) -> tuple[Checkpoint, Recipe, Grid, list[Memory], str | None]:
     """Opens the base model and makes the memories of a grid; a probe is a grid of one cell.
 
     axes: ranks, lengths, ratios, methods and seeds, as make_grid takes them. Returns the base
     model, the recipe (cells differ from it in rank, method and seed), the grid, the held-out
-    memories, and what distinguishes this source of memories from others (see `describe`).
+    memories, and the text that --text names, None without it.
     Raises a TinymemError for options that no run could use; what can be checked without the model
     is checked before it is opened, which may take a download.
     """
@@ -54,7 +54,7 @@ def prepare(
     make, held_out = read_source(options, content, checkpoint.tokenizer, shapes.config.context)
     grid = make_grid(make, **axes)
     check_grid(grid, held_out, shapes)
-    return checkpoint, recipe, grid, held_out, describe(options, content)
+    return checkpoint, recipe, grid, held_out, content
 
 
 def make_recipe(options: opt.RecipeOptions, rank: int, method: str, seed: int) -> Recipe:

@@ -8,14 +8,14 @@ from ..show.progress import Bars
 from ..show.tables import show_grid
 from . import options as opt
 from .output import check_output, print_json, show_saved
-from .source import parse_list, parse_names, prepare
+from .source import describe, parse_list, parse_names, prepare
 
 
 def sweep(options: opt.Sweep) -> int:
     check_output(options.out)
     random = options.text is None and options.data is None
     lengths = "32,64,128" if random and options.lengths is None else options.lengths
-    checkpoint, recipe, grid, held_out, source = prepare(
+    checkpoint, recipe, grid, held_out, text = prepare(
         options,
         ranks=parse_list("--ranks", options.ranks),
         lengths=parse_list("--lengths", lengths) or (None,),
@@ -26,6 +26,7 @@ def sweep(options: opt.Sweep) -> int:
     workers, device = Workers(), str(options.device)
     if workers.count > 1 and device != "cpu":
         device = workers.device(device)
+    source = describe(options, text)
     more: Any = {"recipe": recipe, "source": source, "held_out": held_out, "workers": workers}
     with Bars(quiet=workers.rank > 0) as bars:
         model = checkpoint.weights(device, options.dtype, bars)

@@ -27,6 +27,7 @@ from ..unit.adapter import base_hash
 from ..unit.sites import unit_shapes
 from .grid import AXES, Cell, Grid, check_grid, cost_of, make_groups
 from .probe import memorize_together
+from .report import place_of
 from .rows import RESULTS, append_row, read_rows
 from .workers import Workers, lock
 
@@ -35,7 +36,7 @@ def make_setting(model: Model, recipe: Recipe, source: Mapping[str, object]) -> 
     """Everything that decides a row beside the axes: base weights, recipe, source of memories."""
     fixed = {k: v for k, v in asdict(recipe).items() if k not in AXES}
     fixed["lr"] = recipe.learning_rate(model)
-    base = {"base": base_hash(model), "dtype": str(model.dtype).removeprefix("torch.")}
+    base = {"base": base_hash(model), "dtype": place_of(model)["dtype"]}
     # As it will be read again, which makes lists of tuples.
     return dict(json.loads(json.dumps(base | fixed | dict(source))))
 

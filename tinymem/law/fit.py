@@ -136,11 +136,12 @@ def is_saturated(row: dict) -> bool:
 
 def fit_group(key: dict, rows: Sequence[dict], offset: bool, **options: int) -> Fit:
     """The laws of rows that belong together. Raises LawError if the power law cannot be fitted."""
-    skipped = Counter(reason for row in rows if (reason := reason_to_skip(row)))
-    usable = [row for row in rows if not reason_to_skip(row)]
+    reasons = [reason_to_skip(row) for row in rows]
+    skipped = Counter(filter(None, reasons))
+    usable = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
     if not usable:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
-        raise LawError(f"no row can be used ({reasons})")
+        found = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+        raise LawError(f"no row can be used ({found})")
     power = {"offset": offset, **options}
     if isinstance(law := law_or_reason(fit_law, POWER, usable, **power), str):
         raise LawError(law)

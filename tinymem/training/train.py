@@ -72,8 +72,7 @@ def run_adamw(trainer: Trainer, record: Record, steps: Steps, check: Check) -> t
 def stop_finished(trainer: Trainer, record: Record, steps: int, progress: Progress) -> bool:
     """Ends the runs that have diverged or are certified; returns whether any run goes on."""
     done, recipes, running = record.count - 1, trainer.recipes, record.running
-    memories = len(trainer.prefix.batch.ids) // len(recipes)
-    losses, shares = record.recent(recipes[0].steps_per_epoch(memories))
+    losses, shares = record.recent(recipes[0].steps_per_epoch(trainer.memories))
     progress.training(done / steps, fmean(losses), fmean(shares))
     left = []
     for n, (recipe, loss, share) in enumerate(zip(recipes, losses, shares, strict=True)):
@@ -112,8 +111,10 @@ class RoundLoss:
             self.minibatches = self.steps[self.record.count]
         found = self.trainer.gradient(self.minibatches, None if new_round else self.weights)
         self.record.add(found, whole=self.minibatches[-1] is None)
-        if new_round and not self.check():
-            return None
-        changed = self.weights is None or not torch.equal(self.weights, found.weights)
-        self.weights = found.weights.clone()
+        changed = False
+        if new_round:
+            if not self.check():
+                return None
+            changed = self.weights is None or not torch.equal(self.weights, found.weights)
+            self.weights = found.weights.clone()
         return Evaluation(found.loss.item(), changed)

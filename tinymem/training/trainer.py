@@ -47,6 +47,7 @@ class Trainer:
         self, model: Model, units: Sequence[Unit], batch: Batch, recipes: Sequence[Recipe]
     ):
         self.model, self.recipes = model, list(recipes)
+        self.memories = len(batch.ids) // len(units)  # of each run
         for unit in units:
             unit.train(False)
         self.stack = Stack(units)
@@ -58,8 +59,8 @@ class Trainer:
             self.stack.detach()
             raise
         self.optimizer = AdamW(self.stack.parameters())
-        memories, device = len(batch.ids) // len(units), model.device
-        self.weigh = Weigher([recipe.weighting(memories) for recipe in recipes], device)
+        kinds = [recipe.weighting(self.memories) for recipe in recipes]
+        self.weigh = Weigher(kinds, model.device)
         self._prepare_step()
 
     def _prepare_step(self) -> None:
@@ -125,11 +126,11 @@ class Trainer:
 
     def select(self, indices: Sequence[int]) -> None:
         """Continue with these runs only; the other units keep the values they have reached."""
-        memories = len(self.prefix.batch.ids) // len(self.recipes)
         self.stack.select(indices)
         self.optimizer.select(indices)
         self.weigh = self.weigh.select(indices)
-        self.prefix.select(np.concatenate([np.arange(memories) + memories * n for n in indices]))
+        places = [np.arange(self.memories) + self.memories * n for n in indices]
+        self.prefix.select(np.concatenate(places))
         self.recipes = [self.recipes[n] for n in indices]
         self._prepare_step()
 
