@@ -101,7 +101,7 @@ def test_a_mistake_of_tinymem_is_not_hidden(tinymem, monkeypatch):
     [
         (["prob"], "No such command 'prob'"),
         (["--nonsense"], "No such option"),
-        (["probe", "--method", "memft"], "'memft' is not one of 'sft', 'memft-ot', 'memft-sw'."),
+        (["probe", "--method", "memft"], "'memft' is not one of 'sft', 'memft-ot',"),
         (["recall"], "Missing argument"),
         (["sweep"], "Missing option '--out'."),
     ],

@@ -19,8 +19,7 @@ from tinymem.cli.source import make_recipe, parse_layers
 from tinymem.data.memory import PROMPT
 from tinymem.errors import DataError, RecipeError
 from tinymem.experiment.grid import Cell
-from tinymem.training.memft import METHODS
-from tinymem.training.recipe import OPTIMIZERS, Recipe
+from tinymem.training.recipe import METHODS, OPTIMIZERS, Recipe
 
 GROUPS = (opt.BaseOptions, opt.SourceOptions, opt.RecipeOptions)
 COMMANDS = {
@@ -42,6 +41,7 @@ OTHER = {  # a value for each option of training that is not its default
     "lr": "0.5",
     "dropout": 0.25,
     "stop_when_certified": True,
+    "stop_when_recited": True,
 }
 
 

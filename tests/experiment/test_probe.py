@@ -163,7 +163,7 @@ def test_ctrl_c_before_the_first_step(monkeypatch):
 
 def test_ctrl_c_keeps_what_every_run_has_learned():
     class InterruptsAt40Percent(Progress):
-        def training(self, done, loss, certified):
+        def training(self, done, loss, certified, recited):
             if done == 0.4:
                 raise KeyboardInterrupt
 

@@ -119,6 +119,7 @@ OTHER = {
     "clip": 0.5,
     "zero_active": "zero",
     "stop_when_certified": True,
+    "stop_when_recited": True,
 }
 
 

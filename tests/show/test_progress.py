@@ -1,5 +1,6 @@
 """Progress on stderr: events go in, text comes out."""
 
+import math
 import re
 from collections.abc import Iterator
 from io import StringIO
@@ -64,8 +65,8 @@ def test_a_bar_goes_when_its_loop_fails():
 
 def test_training_shows_how_far_it_is_and_stays_while_decoding_goes_on():
     with Bars(console=console(terminal=True)) as bars:
-        bars.training(0.0, 11.5, 0.0)
-        bars.training(0.25, 1.5, 0.125)
+        bars.training(0.0, 11.5, 0.0, math.nan)
+        bars.training(0.25, 1.5, 0.125, math.nan)
         bar, note = screen(bars)
         assert bar.startswith("training ━━━━━━") and re.search(r"  25 % \d:\d\d:\d\d left", bar)
         assert note == "loss 1.500 nats, p > ½ for 12 % of the tokens"
@@ -78,18 +79,18 @@ def test_a_sweep_has_one_bar_for_its_whole_cost_and_a_line_for_each_cell():
     with Bars(console=console(terminal=True)) as bars:
         bars.sweep(3, 7, cost=400)
         bars.group("length 128, 2 cells", cost_before=100, cost=200)
-        bars.training(0.5, 2.0, 0.5)
+        bars.training(0.5, 2.0, 0.5, math.nan)
         bar, note = screen(bars)
         assert bar.startswith("sweep ━━━") and re.search(r"  50 % \d:\d\d:\d\d left", bar)
         assert note.startswith("length 128, 2 cells: loss 2.000 nats, p > ½ for 50 %")
-        bars.training(1.0, 1.0, 0.75)
+        bars.training(1.0, 1.0, 0.75, math.nan)
         assert list(bars.track(range(5), "decoding")) == [0, 1, 2, 3, 4]
         assert screen(bars)[1] == "length 128, 2 cells: decoding"
         bars.cell(ROW, cost_done=200)  # the first of two: the bar does not go back
         bars.cell(ROW | {"rank": 4}, cost_done=300)
         assert "  75 % " in screen(bars)[0]
         bars.group("length 256, 1 cell", cost_before=350, cost=50)  # another worker did 50
-        bars.training(1.0, 1.0, 0.75)
+        bars.training(1.0, 1.0, 0.75, math.nan)
         assert " 100 % " in screen(bars)[0]
     text = written(bars.console)
     assert "3 of 7 cells are there already\n" in text
@@ -104,7 +105,7 @@ def test_a_log_file_gets_whole_lines_and_no_bars():
         bars.warn("results.jsonl, line 7 [bold]: torn")
         bars.sweep(0, 2, 10)
         bars.group("rank 8", 0, 5)
-        bars.training(0.5, 2.0, 0.5)
+        bars.training(0.5, 2.0, 0.5, math.nan)
         bars.cell(ROW, 5)
         bars.cell(ROW | {"status": "oom", "ratio": 50}, 10)
     assert written(bars.console).strip().splitlines() == [
@@ -119,7 +120,7 @@ def test_a_narrow_terminal_keeps_each_cell_on_one_line():
     with Bars(console=console(terminal=True, width=60)) as bars:
         bars.sweep(0, 1, 1)
         bars.group("length 128, [ranks] 1, 2, 4, 8, 16, 32", 0, 1)
-        bars.training(0.5, 2.0, 0.5)
+        bars.training(0.5, 2.0, 0.5, math.nan)
         assert "length 128, [ranks] 1, 2, 4, 8, 16, 32: loss 2.000 nats" in screen(bars)[1]
         bars.cell(ROW, 1)
     assert "rank   8, length  128, sft, seed 0: loss 11.62 → 0.123, cer…" in written(bars.console)
@@ -129,10 +130,10 @@ def test_a_quiet_worker_shows_only_its_finished_cells():
     with Bars(quiet=True, console=console(terminal=False)) as bars:
         bars.sweep(3, 4, 10)
         bars.warn("torn")
-        bars.training(0.5, 2.0, 0.5)
+        bars.training(0.5, 2.0, 0.5, math.nan)
         assert list(bars.track(range(3), "decoding")) == [0, 1, 2]
         bars.cell(ROW, 10)
     assert written(bars.console).startswith("rank   8,") and written(bars.console).count("\n") == 1
     with Bars(quiet=True, console=console(terminal=True)) as bars:
-        bars.training(0.5, 2.0, 0.5)
+        bars.training(0.5, 2.0, 0.5, math.nan)
     assert written(bars.console).strip() == ""

@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.toy import toy_memory, toy_model
 from tinymem.data.batch import Batch
-from tinymem.training import graph, memft
-from tinymem.training.recipe import Recipe
+from tinymem.training import graph
+from tinymem.training.recipe import METHODS, Recipe
 from tinymem.training.trainer import Trainer
 from tinymem.unit.lora import Unit
 
@@ -111,7 +111,7 @@ def test_the_guard_itself():
 @pytest.mark.parametrize("sites", [("mlp",), ("q_proj", "down_proj")])
 def test_a_step_never_waits_and_its_shapes_are_fixed(sites):
     model = toy_model()
-    recipes = [Recipe(rank=r, method=m, sites=sites) for r in (1, 3) for m in memft.METHODS]
+    recipes = [Recipe(rank=r, method=m, sites=sites) for r in (1, 3) for m in METHODS]
     units = [Unit.create(model, r.rank, sites=sites) for r in recipes]
     batch = Batch([toy_memory(12)] * len(units), model.config.context, model.device)
     trainer = Trainer(model, units, batch, recipes)

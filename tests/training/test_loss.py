@@ -27,7 +27,7 @@ def token_loss(head, skip=False, compare=False) -> TokenLoss:
 
 def test_two_logits_by_hand():
     x, head = torch.tensor([[1.0]], requires_grad=True), torch.tensor([[0.0], [math.log(3)]])
-    losses, _ = token_loss(head)(x, torch.tensor([0]))
+    losses, _, _ = token_loss(head)(x, torch.tensor([0]))
     losses.sum().backward()
     assert losses.item() == pytest.approx(math.log(4))  # logits 0 and ln 3: p = 1/4 and 3/4
     assert x.grad.item() == pytest.approx(0.75 * math.log(3))
@@ -49,20 +49,20 @@ def test_losses_and_gradients_are_those_of_cross_entropy(monkeypatch, rows, expe
     token_losses = token_loss(head, skip=expected is not None, compare=True)
     if expected is not None:
         token_losses.weighted = EXPECTED[expected].clone()
-    ours, correct = token_losses(x, targets)
+    ours, losses, margin = token_losses(x, targets)
     (ours * weights).sum().backward()
     other = x.detach().clone().requires_grad_()
     logits = other @ head.t()
     theirs = F.cross_entropy(logits, targets, reduction="none")
     (theirs * weights).sum().backward()
     assert torch.allclose(ours, theirs, atol=1e-5) and torch.allclose(x.grad, other.grad, atol=1e-5)
-    assert torch.equal(correct, logits.argmax(-1) == targets)
+    assert torch.equal(ours, losses) and torch.equal(margin > 0, logits.argmax(-1) == targets)
 
 
 def test_a_selection_of_the_tokens():
     x, head, targets, weights = case()
     token_losses, some = token_loss(head, skip=True), torch.tensor([3, 20, 7])
-    ours, _ = token_losses(x[some], targets[some], some)
+    ours, _, _ = token_losses(x[some], targets[some], some)
     (ours * weights[some]).sum().backward()
     assert torch.equal(token_losses.weighted[some], weights[some] > 0)
     assert token_losses.weighted.sum() == N - 3 + (weights[some] > 0).sum()

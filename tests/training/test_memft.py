@@ -158,11 +158,11 @@ def expected_weights(kind, losses, correct, state):
 
 def test_each_run_is_weighted_by_its_own_method_and_keeps_its_own_window():
     weigh = Weigher(KINDS, torch.device("cpu"))
-    assert weigh.needs_correct and weigh.has_zero_weights
+    assert weigh.needs_margins and weigh.has_zero_weights
     states = [first_window(torch.empty(LENGTH)) for _ in KINDS]
     extents = []
     for losses, correct in steps_of_runs(14):
-        weights = weigh(losses, correct)
+        weights = weigh(losses, correct.float() - 0.5)
         for run, kind in enumerate(KINDS):
             expected, states[run] = expected_weights(kind, losses[run], correct[run], states[run])
             assert torch.allclose(weights[run], expected, atol=1e-6)
@@ -174,7 +174,7 @@ def test_each_run_is_weighted_by_its_own_method_and_keeps_its_own_window():
 def test_the_rule_without_active_tokens_is_each_runs_own():
     weigh = Weigher([("memft-ot", "sft"), ("memft-ot", "zero"), ("sft", "")], torch.device("cpu"))
     weights = weigh(torch.full((3, 4), 0.1), None)
-    assert weights.tolist() == [[1] * 4, [0] * 4, [1] * 4] and not weigh.needs_correct
+    assert weights.tolist() == [[1] * 4, [0] * 4, [1] * 4] and not weigh.needs_margins
 
 
 @pytest.mark.parametrize("indices", [[0, 2, 4], [4], [3, 4], [0, 1, 3]])
@@ -185,16 +185,18 @@ def test_the_runs_that_go_on_keep_their_windows(indices):
         if step == 5:
             part = part.select(indices)
         chosen = indices if step >= 5 else range(5)
-        expected, found = whole(losses, correct), part(losses[chosen], correct[chosen])
+        margins = correct.float() - 0.5  # above 0 where the argmax is right
+        expected, found = whole(losses, margins), part(losses[chosen], margins[chosen])
         assert torch.allclose(found, expected[chosen], atol=1e-6)
     assert part.kinds == [KINDS[n] for n in indices]
-    assert part.needs_correct == any(KINDS[n][0] == "memft-sw" for n in indices)
+    assert part.needs_margins == any(KINDS[n][0] == "memft-sw" for n in indices)
 
 
 def test_windows_are_changed_in_place():
     """A recorded CUDA graph reads and writes the same memory in every step."""
     weigh = Weigher(KINDS, torch.device("cpu"))
     before = Window(*weigh.window)
-    weigh(*steps_of_runs(1)[0])
+    losses, correct = steps_of_runs(1)[0]
+    weigh(losses, correct.float() - 0.5)
     assert all(a is b for a, b in zip(weigh.window, before, strict=True))
     assert weigh.window.anchor[0] == 5

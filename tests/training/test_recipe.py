@@ -10,8 +10,7 @@ import torch
 
 from tests.toy import toy_memory, toy_model
 from tinymem.errors import RecipeError
-from tinymem.training.memft import METHODS
-from tinymem.training.recipe import Recipe, auto_lr, schedule
+from tinymem.training.recipe import METHODS, Recipe, auto_lr, schedule
 
 # --- Fields --------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.toy import toy_memory, toy_model
 from tests.training.test_recipe import seen
@@ -12,7 +13,7 @@ from tinymem.data.batch import Batch
 from tinymem.experiment.probe import memorize
 from tinymem.training import memft
 from tinymem.training.loss import TokenLoss
-from tinymem.training.recipe import Recipe
+from tinymem.training.recipe import METHODS, Recipe
 from tinymem.training.train import train
 from tinymem.unit.lora import Unit
 
@@ -31,7 +32,9 @@ def plain_loop(model, unit, memory, recipe):
         logits = model(ids)[0, start - 1 : -1]
         losses = -logits.log_softmax(-1).gather(1, ids[0, start:, None]).squeeze(1)
         detached = losses.detach()
-        if recipe.method == "sft":
+        T = 0.1 ** (step / recipe.steps) if recipe.method == "margin" else 1.0
+        sharpened = -T * (logits / T).log_softmax(-1).gather(1, ids[0, start:, None]).squeeze(1)
+        if recipe.method in ("sft", "margin"):
             weights = torch.ones_like(detached)
         elif recipe.method == "memft-ot":
             weights = memft.memft_ot_weights(detached, zero_active=recipe.zero_active)
@@ -40,7 +43,7 @@ def plain_loop(model, unit, memory, recipe):
             correct = logits.argmax(-1) == ids[0, start:]
             weights, window = memft.memft_sw_weights(detached, correct, window)
         course.append((detached.mean().item(), weights, window))
-        loss = (weights * losses).sum() / max(weights.sum().item(), 1e-9)
+        loss = (weights * sharpened).sum() / max(weights.sum().item(), 1e-9)
         optimizer.zero_grad()
         loss.backward()
         norm = math.sqrt(sum(p.grad.square().sum().item() for p in unit.parameters()))
@@ -65,7 +68,7 @@ def train_both_ways(memory, recipe):
     return course, training.losses
 
 
-@pytest.mark.parametrize("method", memft.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("sites", "layers"), [(("mlp",), None), (("q_proj", "down_proj"), (1, 3))])
 def test_the_losses_are_those_of_the_plain_loop(method, sites, layers):
     # Two LoRAs in each of two layers learn fast. With a lower rate AdamW amplifies rounding less.
@@ -113,8 +116,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch):
     calls, real = iter(range(1000)), TokenLoss.__call__
 
     def losses(*args):
-        losses, correct = real(*args)
-        return losses * (math.nan if next(calls) >= 25 else 1.0), correct
+        factor = math.nan if next(calls) >= 25 else 1.0
+        found = real(*args)
+        return found._replace(losses=found.losses * factor, objective=found.objective * factor)
 
     monkeypatch.setattr(TokenLoss, "__call__", losses)
     report = memorize(toy_model(), toy_memory(), rank=2, steps=50).report
@@ -125,7 +129,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch):
 
 def test_ctrl_c_keeps_what_was_learned():
     class InterruptsAt20Percent(Progress):
-        def training(self, done, loss, certified):
+        def training(self, done, loss, certified, recited):
             if done == 0.2:
                 raise KeyboardInterrupt
 
@@ -135,7 +139,7 @@ def test_ctrl_c_keeps_what_was_learned():
     assert result.report["final_loss"] < result.report["base_loss"]
 
 
-@pytest.mark.parametrize("method", memft.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("sites", [("mlp",), ("q_proj", "down_proj")])
 def test_minibatches_train_like_the_plain_loop(method, sites):
     """Padded and cached memories of different lengths, against a forward pass for each memory."""
@@ -153,18 +157,20 @@ def test_minibatches_train_like_the_plain_loop(method, sites):
     for number, step in enumerate(steps):
         optimizer.zero_grad()
         means = []
+        T = 0.1 ** (number / len(steps)) if method == "margin" else 1.0
         for part in step:
-            losses = []
+            losses, sharpened = [], []
             for n in part:
                 ids = torch.tensor([memories[n].prompt_ids + memories[n].target_ids])
                 logits = model(ids)[0, len(memories[n].prompt_ids) - 1 : -1]
                 targets = torch.tensor(memories[n].target_ids)
-                losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
-            losses = torch.cat(losses)
+                losses.append(F.cross_entropy(logits, targets, reduction="none"))
+                sharpened.append(T * F.cross_entropy(logits / T, targets, reduction="none"))
+            losses, sharpened = torch.cat(losses), torch.cat(sharpened)
             active = (losses > math.log(2)).float()
-            if method == "sft" or (method == "memft-ot" and not active.any()):
+            if method in ("sft", "margin") or (method == "memft-ot" and not active.any()):
                 active = torch.ones_like(losses)
-            ((active * losses).sum() / max(active.sum(), 1) / len(step)).backward()
+            ((active * sharpened).sum() / max(active.sum(), 1) / len(step)).backward()
             means.append(losses.mean().item())
         trace.append(sum(means) / len(means))
         torch.nn.utils.clip_grad_norm_(unit.parameters(), 1.0)

@@ -18,12 +18,13 @@ class Progress:
         """Passes the items on one by one; `what` names the work, such as "loading weights"."""
         return items
 
-    def training(self, done: float, loss: float, certified: float) -> None:
+    def training(self, done: float, loss: float, certified: float, recited: float) -> None:
         """Called every few steps of training.
 
         done: share of the steps, 0 to 1. loss: mean over the target tokens, nats per token.
-        certified: share of the target tokens with p > ½. For several runs at once, loss and
-        certified are means over the runs.
+        certified: share of the target tokens with p > ½. recited: share whose logit is clearly
+        above all others; NaN if the run does not need it. For several runs at once, these are means
+        over the runs.
         """
 
     def sweep(self, finished: int, cells: int, cost: float) -> None:

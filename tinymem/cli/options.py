@@ -30,7 +30,7 @@ output = partial(option, panel="Output")
 
 # --- Types of options: choices, which typer checks, completes and shows, and what is used twice ---
 
-Method = Literal["sft", "memft-ot", "memft-sw"]
+Method = Literal["sft", "memft-ot", "memft-sw", "margin"]
 Optimizer = Literal["adamw", "lbfgs"]
 ZeroActive = Literal["sft", "zero"]
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -91,6 +91,9 @@ class RecipeOptions:
     stop_when_certified: Annotated[
         bool, training("Stop once all p > ½; checked every 10 steps.", "--stop-when-certified")
     ] = False
+    stop_when_recited: Annotated[
+        bool, training("Stop once every token is clearly the likeliest.", "--stop-when-recited")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +124,8 @@ class Probe(RecipeOptions, SourceOptions, BaseOptions):
     length: Annotated[int | None, option("Target tokens.", default=LENGTH)] = None
     ratio: Annotated[int | None, option("Percentage of random tokens.", default=RATIO)] = None
     method: Annotated[
-        Method, option("memft-ot trains on p ≤ ½ only, memft-sw on a window from the first error.")
+        Method,
+        option("sft, memft-ot and memft-sw are the paper's; margin asks only what decoding needs."),
     ] = "sft"
     seed: Annotated[int, option("Seed of random tokens and initial weights.")] = 0
     out: Annotated[Path | None, output("New folder for unit and report.")] = None
@@ -149,7 +153,7 @@ class Sweep(RecipeOptions, SourceOptions, BaseOptions):
     ranks: Annotated[str, option("Ranks of the units.")] = "1,2,4,8"
     lengths: Annotated[str | None, option("Target tokens.", default=LENGTHS)] = None
     ratios: Annotated[str | None, option("Percentages of random tokens.", default=RATIO)] = None
-    methods: Annotated[str, option("Some of sft, memft-ot and memft-sw.")] = "sft"
+    methods: Annotated[str, option("Some of sft, memft-ot, memft-sw, margin.")] = "sft"
     seeds: Annotated[str, option("Seeds of random tokens and initial weights.")] = "0"
     out: Annotated[Path, output("Folder of the rows; started again, a sweep goes on there.")]
     json: Json = False

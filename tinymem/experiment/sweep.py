@@ -41,6 +41,10 @@ def make_setting(model: Model, recipe: Recipe, source: Mapping[str, object]) -> 
     return dict(json.loads(json.dumps(base | fixed | dict(source))))
 
 
+# Settings that early rows do not name, as they were then.
+EARLIER = {"optimizer": "adamw", "stop_when_recited": False}
+
+
 def hash_of(setting: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -56,7 +60,7 @@ def finished_cells(rows: Sequence[dict], setting: dict[str, Any]) -> dict[Cell, 
         whole = isinstance(theirs, dict) and {*AXES, "setting_hash"} <= set(row)
         if not whole or row["setting_hash"] != hash_of(theirs):
             raise RecipeError(f"{where}: not a row of a sweep by tinymem; choose another --out")
-        theirs = {"optimizer": "adamw"} | theirs  # early rows do not name the only one there was
+        theirs = EARLIER | theirs
         names = [n for n in {**theirs, **setting} if theirs.get(n) != setting.get(n)]
         was = "; ".join(f"{n} was {theirs.get(n)!r}, is {setting.get(n)!r}" for n in names)
         if names:

@@ -1,5 +1,6 @@
 """Progress bars on stderr for everything that takes long: loading, training, decoding, sweeps."""
 
+import math
 from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
@@ -71,13 +72,15 @@ class Bars(Progress):
         finally:
             self.bars.remove_task(task)
 
-    def training(self, done: float, loss: float, certified: float) -> None:
-        """Moves the bar of the sweep or the run; shows the loss and the share with p > ½."""
+    def training(self, done: float, loss: float, certified: float, recited: float) -> None:
+        """Moves the bar of the sweep or the run; shows the loss, and how many tokens are there."""
         if self.main is None:
             self.main = self.bars.begin("training", total=self.cost)
         self.bars.update(self.main, completed=self.cost_before + done * self.cost)
-        share = f"p > ½ for [bold]{100 * certified:.0f} %[/] of the tokens"
-        self.bars.note = f"{self.label}loss [bold]{loss:.3f}[/] nats, {share}"
+        watched = not math.isnan(recited)
+        what, share = ("likeliest", recited) if watched else ("p > ½", certified)
+        tokens = f"{what} for [bold]{100 * share:.0f} %[/] of the tokens"
+        self.bars.note = f"{self.label}loss [bold]{loss:.3f}[/] nats, {tokens}"
 
     def sweep(self, finished: int, cells: int, cost: float) -> None:
         """Opens the bar of the whole grid, and prints how many cells are finished already."""

@@ -1,7 +1,8 @@
 """How a memory is written into a unit.
 
-`recipe` says what decides a run, `memft` weights the tokens, `loss` computes the loss of every
-token. `trainer` is one step: losses, weights, weighted mean, gradient, update. `train` is the loop.
-What surrounds them: `record` keeps what the loop measured, `prefix` computes the layers below the
-unit only once, `adamw` and `lbfgs` are the optimizers, `graph` replays a step on a GPU.
+`recipe` says what decides a run, `memft` weights the tokens, `margin` is tinymem's own objective,
+and `loss` computes the loss of every token. `trainer` is one step: losses, weights, weighted mean,
+gradient, update. `train` is the loop. What surrounds them: `record` keeps what the loop measured,
+`prefix` computes the layers below the unit only once, `adamw` and `lbfgs` are the optimizers,
+`graph` replays a step on a GPU.
 """

@@ -4,35 +4,45 @@ Glossary
     x_t   [d]     last hidden state, normalised, at the position that predicts target token t
     W     [V, d]  the head; z_t = W x_t are the logits
     ℓ_t           −ln softmax(z_t)[target t], nats
-    g_t   [d]     ∂ℓ_t/∂x_t = Wᵀ (softmax(z_t) − onehot(target t))
+    s_t           T CE(z_t / T, target t), which is trained; ℓ_t at the temperature T = 1
+    g_t   [d]     ∂s_t/∂x_t = Wᵀ (softmax(z_t / T) − onehot(target t))
 
-The head is frozen and a weight w_t only scales g_t, so one pass over the rows gives both ℓ_t and
+The head is frozen and a weight w_t only scales g_t, so one pass over the rows gives both s_t and
 g_t. A row with w_t = 0 needs no g_t, but the weights are known only after all losses. Therefore the
 forward pass computes g_t for the rows that are expected to have a weight, and the backward pass
 adds those that were missed. The expectation decides what a step costs, not what it computes.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .margin import margins, sharpen
 from .memft import LN2
 
 CHUNK = 1 << 25  # logits in memory at once: 128 MB in float32
 Buffers = dict[object, Tensor]  # memory for logits that is used again: new memory is slow on a CPU
 
 
+class TokenLosses(NamedTuple):
+    """Of n target tokens, each [n], float32."""
+
+    objective: Tensor  # s_t, to be back-propagated
+    losses: Tensor  # ℓ_t, nats, without a gradient
+    margins: Tensor | None  # m_t, logits (margin.py), likewise; None if they were not asked for
+
+
 class TokenLoss:
-    """ℓ_t of a batch's target tokens, through a frozen head."""
+    """s_t and ℓ_t of a batch's target tokens, through a frozen head."""
 
     def __init__(self, head: Tensor, tokens: int, skip_zero_weights: bool, compare: bool):
         """head: W [V, d]. tokens: target tokens N of the whole batch.
 
         skip_zero_weights: compute no g_t for rows that are expected to have weight 0. What is
             computed then depends on the data, which a recorded CUDA graph does not allow.
-        compare: also find out whether each argmax is the target (memft-sw needs it).
+        compare: also find the margins.
         """
         self.head, self.compare = head, compare
         self.buffers: Buffers = {}
@@ -41,27 +51,40 @@ class TokenLoss:
         self.weighted = every if skip_zero_weights else None
 
     def __call__(
-        self, x: Tensor, targets: Tensor, tokens: Tensor | slice = slice(None)
-    ) -> tuple[Tensor, Tensor | None]:
-        """(ℓ_t [n] in nats, float32; is the argmax the target? bool [n]) from x [n, d].
+        self,
+        x: Tensor,
+        targets: Tensor,
+        tokens: Tensor | slice = slice(None),
+        temperatures: Tensor | None = None,
+    ) -> TokenLosses:
+        """The losses from x [n, d].
 
-        targets: long [n]. tokens: which of the batch's N tokens these are.
+        targets: long [n]. tokens: which of the batch's N tokens these are. temperatures: T of each
+        token [n]; None stands for 1.
         """
-        correct = torch.zeros_like(targets, dtype=torch.bool) if self.compare else None
-        return _TokenLoss.apply(x, self, targets, tokens, correct), correct
+        losses = torch.empty(len(x), device=x.device)
+        margin = torch.empty_like(losses) if self.compare else None
+        found = losses, margin
+        return TokenLosses(
+            _TokenLoss.apply(x, self, targets, tokens, temperatures, found), losses, margin
+        )
 
 
 class _TokenLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, loss: TokenLoss, targets: Tensor, *more: Any) -> Tensor:
-        (tokens, correct), head, buffers = more, loss.head, loss.buffers
-        losses = torch.empty(len(x), device=x.device)
+        (tokens, T, (losses, margin)), head, buffers = more, loss.head, loss.buffers
+        objective = torch.empty_like(losses)
         g = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         expected = None if loss.weighted is None else loss.weighted[tokens].clone()
         for rows, logp in log_probabilities(x, head, buffers):
-            losses[rows] = -logp.gather(-1, targets[rows, None]).squeeze(-1)
-            if correct is not None:
-                correct[rows] = logp.argmax(-1) == targets[rows]
+            own = targets[rows, None]
+            losses[rows] = objective[rows] = -logp.gather(-1, own).squeeze(-1)
+            if margin is not None:
+                margin[rows] = margins(logp, targets[rows])
+            if T is not None:
+                logp = sharpen(logp, T[rows])
+                objective[rows] = -T[rows] * logp.gather(-1, own).squeeze(-1)
             if g is None:
                 continue
             if expected is None:
@@ -73,21 +96,23 @@ class _TokenLoss(torch.autograd.Function):
                 picked = logits_buffer(buffers, "picked", logp.dtype, len(logp), head)
                 logp = torch.index_select(logp, 0, some, out=picked[: len(some)])
             g[rows].index_copy_(0, some, hidden_gradient(logp, targets[rows][some], head))
-        ctx.loss, ctx.tokens, ctx.g, ctx.expected = loss, tokens, g, expected
+        ctx.loss, ctx.tokens, ctx.g, ctx.expected, ctx.T = loss, tokens, g, expected, T
         ctx.save_for_backward(x, targets)
-        return losses
+        return objective
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         loss: TokenLoss = ctx.loss
         if loss.weighted is not None:
             x, targets = ctx.saved_tensors
             missed = ((grad != 0) & ~ctx.expected).nonzero().squeeze(1)
             for rows, logp in log_probabilities(x[missed], loss.head, loss.buffers):
-                ctx.g[missed[rows]] = hidden_gradient(logp, targets[missed[rows]], loss.head)
+                some = missed[rows]
+                logp = logp if ctx.T is None else sharpen(logp, ctx.T[some])
+                ctx.g[some] = hidden_gradient(logp, targets[some], loss.head)
             loss.weighted[ctx.tokens] = grad != 0
-        return (ctx.g * grad[:, None]).to(ctx.g.dtype), None, None, None, None
+        return (ctx.g * grad[:, None]).to(ctx.g.dtype), None, None, None, None, None
 
 
 def log_probabilities(
@@ -122,7 +147,7 @@ def logits_buffer(
 
 
 def hidden_gradient(logp: Tensor, targets: Tensor, head: Tensor) -> Tensor:
-    """g_t [n, d] from ln softmax(z_t) [n, V], whose memory is overwritten."""
+    """g_t [n, d] from ln softmax(z_t / T) [n, V], whose memory is overwritten."""
     p = logp.exp_()
     p[torch.arange(len(p), device=p.device), targets] -= 1
     return p.to(head.dtype) @ head

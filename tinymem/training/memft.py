@@ -102,22 +102,22 @@ class Weigher:
         runs = {kind: [n for n, k in enumerate(kinds) if k == kind] for kind in kinds}
         self.kinds = list(kinds)
         self.runs = {kind: torch.tensor(indices, device=device) for kind, indices in runs.items()}
-        self.needs_correct = any(method == "memft-sw" for method, _ in kinds)
+        self.needs_margins = any(method == "memft-sw" for method, _ in kinds)
         self.has_zero_weights = any(method == "memft-ot" for method, _ in kinds)
         self.window = first_window(torch.empty(len(kinds), 1, device=device))
 
-    def __call__(self, losses: Tensor, correct: Tensor | None) -> Tensor:
-        """w_t [K, ℓ] from ℓ_t [K, ℓ]; memft-sw also needs `correct`, see `memft_sw_weights`."""
+    def __call__(self, losses: Tensor, margins: Tensor | None) -> Tensor:
+        """w_t [K, ℓ] from ℓ_t [K, ℓ]; memft-sw also needs the margins m_t [K, ℓ] (margin.py)."""
         weights = torch.empty_like(losses)
         for (method, zero_active), runs in self.runs.items():
-            if method == "sft":
+            if method in ("sft", "margin"):
                 weights[runs] = sft_weights(losses[runs])
             elif method == "memft-ot":
                 weights[runs] = memft_ot_weights(losses[runs], zero_active=zero_active)
             else:
-                assert correct is not None
-                window = Window(*(state[runs] for state in self.window))
-                weights[runs], window = memft_sw_weights(losses[runs], correct[runs], window)
+                assert margins is not None
+                correct, window = margins[runs] > 0, Window(*(state[runs] for state in self.window))
+                weights[runs], window = memft_sw_weights(losses[runs], correct, window)
                 for state, new in zip(self.window, window, strict=True):
                     state[runs] = new  # in place: a recorded CUDA graph reads the same memory
         return weights

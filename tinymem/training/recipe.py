@@ -18,12 +18,13 @@ import numpy as np
 from ..base.model import Model
 from ..data.memory import Memory
 from ..errors import RecipeError
-from . import memft
+from . import margin, memft
 
+METHODS = (*memft.METHODS, "margin")
 STAGES = 5  # of the curriculum: 20, 40, 60, 80, 100 % of the memories
 OPTIMIZERS = ("adamw", "lbfgs")
 ZERO_ACTIVE = ("sft", "zero")
-CHOICES = {"method": memft.METHODS, "optimizer": OPTIMIZERS, "zero_active": ZERO_ACTIVE}
+CHOICES = {"method": METHODS, "optimizer": OPTIMIZERS, "zero_active": ZERO_ACTIVE}
 WHOLE_NUMBERS = {  # from, to
     **{"rank": (1, 2**20), "steps": (1, 10**7), "seed": (0, 2**32 - 1)},
     **{"epochs": (1, 10**7), "batch_size": (1, 2**32), "accumulate": (1, 2**20)},
@@ -56,6 +57,7 @@ class Recipe:
     clip: float = 1.0  # largest norm of the gradient
     zero_active: str = "sft"  # of memft-ot when no token is above the threshold: "sft" or "zero"
     stop_when_certified: bool = False
+    stop_when_recited: bool = False  # at margins above margin.THIN
 
     def __post_init__(self) -> None:
         """Raises RecipeError for values that no run could use."""
@@ -98,6 +100,10 @@ class Recipe:
         if self.optimizer == "lbfgs":
             return None
         return auto_lr(model) if self.lr is None else self.lr
+
+    def last_temperature(self) -> float:
+        """T of the objective at the end of the run (margin.py); 1 for the other methods."""
+        return margin.END if self.method == "margin" else 1.0
 
     def steps_per_epoch(self, memories: int) -> int:
         """Steps in which a run on so many memories sees each of them once."""

@@ -23,6 +23,7 @@ class Training:
     steps: int = 0  # done
     losses: list[float] = field(default_factory=list)  # mean ℓ_t before each step, nats
     certified: list[float] = field(default_factory=list)  # share of tokens with p_t > ½, likewise
+    recited: list[float] = field(default_factory=list)  # … with m_t > margin.THIN; NaN: not watched
     trace: list[tuple[int, list[float]]] = field(default_factory=list)  # (step, p_t of every token)
 
     @property
@@ -48,22 +49,22 @@ class Record:
         self.runs = [Training() for _ in range(runs)]
         self.running = list(range(runs))
         self._columns = torch.arange(runs, device=device)  # of the running ones
-        self._metrics = torch.zeros(2, steps, runs, device=device)  # mean loss, share certified
+        self._metrics = torch.zeros(3, steps, runs, device=device)  # loss, certified, recited
         self._traces: list[tuple[int, list[int], Tensor]] = []
 
     def add(self, found: StepResult, whole: bool) -> None:
         """Of the running runs; whole: the step saw all memories, so that p_t of all is known."""
-        metrics = torch.stack([found.mean, found.certified])
+        metrics = torch.stack([found.mean, found.certified, found.recited])
         self._metrics[:, self.count].index_copy_(1, self._columns, metrics)
         if whole and self.count % max(1, self._metrics.shape[1] // SNAPSHOTS) == 0:
             self._traces.append((self.count, self.running, (-found.losses).exp()))
         self.count += 1
 
-    def recent(self, steps: int) -> tuple[list[float], list[float]]:
-        """Mean loss and certified share of each running run, over the last so many steps."""
+    def recent(self, steps: int) -> tuple[list[float], list[float], list[float]]:
+        """Mean loss, certified and recited share of each running run, over the last `steps`."""
         first = max(0, self.count - steps)
-        losses, shares = self._metrics[:, first : self.count, self._columns].mean(1).tolist()
-        return losses, shares
+        losses, *shares = self._metrics[:, first : self.count, self._columns].mean(1).tolist()
+        return losses, shares[0], shares[1]
 
     def stop(self, runs: Sequence[int], steps: int, status: str) -> None:
         """These runs end here, after so many steps."""
@@ -77,7 +78,7 @@ class Record:
         self.stop(self.running, steps, status)
         metrics = self._metrics.cpu()
         for n, run in enumerate(self.runs):
-            run.losses, run.certified = metrics[:, : run.steps, n].tolist()
+            run.losses, run.certified, run.recited = metrics[:, : run.steps, n].tolist()
         for step, running, p in self._traces:
             for n, row in zip(running, p.tolist(), strict=True):
                 self.runs[n].trace.append((step, row))

@@ -58,7 +58,7 @@ def run_adamw(trainer: Trainer, record: Record, steps: Steps, check: Check) -> t
     done = 0
     try:
         for step, minibatches in enumerate(steps):
-            found = trainer.gradient(minibatches)
+            found = trainer.gradient(minibatches, step / len(steps))
             record.add(found, whole=minibatches[-1] is None)
             if step % CHECK_EVERY == 0 and not check():
                 break
@@ -70,15 +70,17 @@ def run_adamw(trainer: Trainer, record: Record, steps: Steps, check: Check) -> t
 
 
 def stop_finished(trainer: Trainer, record: Record, steps: int, progress: Progress) -> bool:
-    """Ends the runs that have diverged or are certified; returns whether any run goes on."""
+    """Ends the runs that diverged or reached what they stop at; returns whether any goes on."""
     done, recipes, running = record.count - 1, trainer.recipes, record.running
-    losses, shares = record.recent(recipes[0].steps_per_epoch(trainer.memories))
-    progress.training(done / steps, fmean(losses), fmean(shares))
+    losses, certified, recited = record.recent(recipes[0].steps_per_epoch(trainer.memories))
+    progress.training(done / steps, fmean(losses), fmean(certified), fmean(recited))
     left = []
-    for n, (recipe, loss, share) in enumerate(zip(recipes, losses, shares, strict=True)):
-        if not math.isfinite(loss):
+    for n, recipe in enumerate(recipes):
+        reached = recipe.stop_when_certified and certified[n] > 1 - 1e-6
+        reached |= recipe.stop_when_recited and recited[n] > 1 - 1e-6
+        if not math.isfinite(losses[n]):
             record.stop([running[n]], done, "diverged")
-        elif recipe.stop_when_certified and share > 1 - 1e-6:
+        elif reached:
             record.stop([running[n]], done, "ok")
         else:
             left.append(n)
@@ -103,13 +105,16 @@ class RoundLoss:
     def __init__(self, trainer: Trainer, record: Record, steps: Steps, check: Check):
         self.trainer, self.record, self.steps, self.check = trainer, record, steps, check
         self.minibatches: Minibatches = (None,)
+        self.done = 0.0  # share of the run at the beginning of the round
         self.weights: Tensor | None = None  # w_t [1, N] of the round
 
     def __call__(self, new_round: bool) -> Evaluation | None:
         """The loss, with its gradient in the parameters; None if the run has ended."""
         if new_round:
             self.minibatches = self.steps[self.record.count]
-        found = self.trainer.gradient(self.minibatches, None if new_round else self.weights)
+            self.done = self.record.count / len(self.steps)
+        weights = None if new_round else self.weights
+        found = self.trainer.gradient(self.minibatches, self.done, weights)
         self.record.add(found, whole=self.minibatches[-1] is None)
         changed = False
         if new_round:

@@ -2,7 +2,9 @@
 
 Glossary
     ℓ_t   loss of target token t given the prompt and the target before it, nats
-    w_t   its weight (memft.py); the loss that is back-propagated is Σ w_t ℓ_t / Σ w_t
+    m_t   its margin, logits (margin.py)
+    T     temperature; s_t = T CE(z_t / T, target t), which is ℓ_t but for the method margin
+    w_t   its weight (memft.py); the loss that is back-propagated is Σ w_t s_t / Σ w_t
     p_t   its probability, e^(−ℓ_t); above one half the token is certified (recall.py)
     K, N  runs that train in lockstep; target tokens of each
 """
@@ -21,6 +23,7 @@ from ..unit.stack import Stack
 from .adamw import AdamW, clip_gradients
 from .graph import GraphedStep
 from .loss import TokenLoss
+from .margin import THIN, temperature
 from .memft import LN2, Weigher, weighted_mean
 from .prefix import Prefix
 from .recipe import Minibatches, Recipe
@@ -33,6 +36,7 @@ class StepResult(NamedTuple):
     weights: Tensor  # w_t [K, N], likewise
     mean: Tensor  # [K], mean loss of each run, nats, over all minibatches
     certified: Tensor  # [K], share of each run's tokens with p_t > ½, likewise
+    recited: Tensor  # [K], share with m_t > THIN, likewise; NaN where nothing needs the margins
     loss: Tensor  # [], what was back-propagated, summed over the runs
 
 
@@ -70,20 +74,28 @@ class Trainer:
         self.lr = torch.tensor(lrs, device=device)
         self.rate = self.lr.clone()
         self.clip = torch.tensor([recipe.clip for recipe in self.recipes], device=device)
+        ends = [recipe.last_temperature() for recipe in self.recipes]
+        self.sharpens = min(ends) < 1
+        self.last_temperature = torch.tensor(ends, device=device)
+        self.temperature = torch.ones_like(self.lr)
+        watch = self.sharpens or any(recipe.stop_when_recited for recipe in self.recipes)
+        compare = watch or self.weigh.needs_margins
         tokens, skip = len(self.prefix.batch.targets), self.weigh.has_zero_weights
         skip = skip and device.type == "cpu"  # a GPU records a step that must not depend on data
-        self.token_loss = TokenLoss(head, tokens, skip, self.weigh.needs_correct)
+        self.token_loss = TokenLoss(head, tokens, skip, compare)
         record = device.type != "cpu" and all(recipe.dropout == 0 for recipe in self.recipes)
         self._whole_gradient = GraphedStep(self._gradient, record)
         self._update = GraphedStep(self._clip_and_update, record)
 
     def gradient(
-        self, minibatches: Minibatches = (None,), weights: Tensor | None = None
+        self, minibatches: Minibatches = (None,), done: float = 0.0, weights: Tensor | None = None
     ) -> StepResult:
         """The gradient of every run's loss, the mean over the minibatches, in the parameters' grad.
 
-        weights: w_t [K, N] instead of those that the methods give.
+        done: share of the run, 0 to 1, which sets the temperatures. weights: w_t [K, N] instead of
+        those that the methods give.
         """
+        self.temperature.copy_(temperature(done, self.last_temperature))
         whole = weights is None and len(minibatches) == 1 and minibatches[0] is None
         return self._whole_gradient() if whole else self._gradient(minibatches, weights)
 
@@ -103,17 +115,20 @@ class Trainer:
         """The paper's step on the memories `indices` (None: all), a `share` of the whole step."""
         part = self.prefix.batch.select(indices)
         states = self.prefix.states(part)  # [K·N, d], which predict the target tokens
-        losses, correct = self.token_loss(states, part.targets, part.tokens)
-        losses = losses.view(len(self.recipes), -1)  # ℓ_t [K, N]
+        runs = len(self.recipes)
+        each = self.temperature.repeat_interleave(len(states) // runs) if self.sharpens else None
+        found = self.token_loss(states, part.targets, part.tokens, each)
+        losses = found.losses.view(runs, -1)  # ℓ_t [K, N]
+        margins = None if found.margins is None else found.margins.view(runs, -1)  # m_t [K, N]
         if weights is None:
-            correct = None if correct is None else correct.view_as(losses)
-            weights = self.weigh(losses.detach(), correct)  # w_t [K, N]
-        loss = weighted_mean(losses, weights).sum() * share  # each run's unit is in one term only
-        loss.backward()
+            weights = self.weigh(losses, margins)  # w_t [K, N]
+        loss = weighted_mean(found.objective.view(runs, -1), weights).sum() * share
+        loss.backward()  # each run's unit is in one term of the sum only
 
-        losses = losses.detach()
-        certified = (losses < LN2).float().mean(1)
-        return StepResult(losses, weights, losses.mean(1) * share, certified * share, loss.detach())
+        mean, certified = losses.mean(1), (losses < LN2).float().mean(1)
+        recited = mean * torch.nan if margins is None else (margins > THIN).float().mean(1)
+        mean, certified, recited = mean * share, certified * share, recited * share
+        return StepResult(losses, weights, mean, certified, recited, loss.detach())
 
     def update(self, share: float = 1.0) -> None:
         """Clip the gradients; one step of AdamW at this share of each run's learning rate."""
