@@ -24,6 +24,19 @@ def test_random_memories_are_seeded_ids_without_special_tokens(tokenizer):
     assert 140 < 2047 - len(set(memory.target_ids)) < 220
 
 
+def test_a_random_memory_of_few_different_tokens(tokenizer):
+    digits = random_memory(tokenizer, 400, seed=5, vocabulary=10)
+    assert len(set(digits.target_ids)) == 10 and digits.entropy == math.log(10)
+    assert set(digits.target_ids) <= set(tokenizer.plain_ids)
+    other = random_memory(tokenizer, 400, seed=6, vocabulary=10)
+    assert set(digits.target_ids) != set(other.target_ids)  # the ten are drawn anew
+    one = random_memory(tokenizer, 3, vocabulary=1)
+    assert len(set(one.target_ids)) == 1 and one.entropy == 0
+    for wrong in (0, 2048):
+        with pytest.raises(DataError, match=f"vocabulary is {wrong}; expected 1 to 2,047 tokens"):
+            random_memory(tokenizer, 3, vocabulary=wrong)
+
+
 @pytest.mark.parametrize("ratio", [0, 20, 50, 100])
 def test_ratio_replaces_that_share_of_a_text(tokenizer, ratio):
     text = "In the beginning God created the heaven and the earth. " * 20

@@ -20,7 +20,7 @@ from .source import parse_list, read_content
 
 def random(options: opt.Random) -> int:
     tokenizer = open_checkpoint(options.model).tokenizer
-    key = {"prompt": options.prompt, "chat": options.chat}
+    key = {"prompt": options.prompt, "chat": options.chat, "vocabulary": options.vocabulary}
     rows = random_rows(tokenizer, options.length, options.count, options.seed, **key)
     return write_data(rows, options.out)
 

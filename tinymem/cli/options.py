@@ -195,6 +195,9 @@ class Random(TokenOptions):
 
     length: Annotated[int, option("Target tokens.")] = 128
     count: Annotated[int, option("Memories, all with the same prompt.")] = 1
+    vocabulary: Annotated[
+        int | None, option("Draw from so many tokens, drawn first.", default="all")
+    ] = None
     seed: Seed = 0
     out: DataFile = None
 

@@ -36,7 +36,7 @@ def random_rows(
     With the same seed, a longer memory begins with the shorter one. All rows have the same prompt,
     so each needs a unit of its own: a single unit could recite only one of them.
 
-    key: prompt and chat, as in `random_memory`.
+    key: prompt, chat and vocabulary, as in `random_memory`.
     """
     _at_least(1, count=count)
     seeds = range(seed, seed + count)

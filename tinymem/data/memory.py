@@ -67,14 +67,22 @@ def random_memory(
     length: int = 128,
     *,
     seed: int = 0,
+    vocabulary: int | None = None,
     prompt: str = PROMPT,
     chat: bool = True,
 ) -> Memory:
-    """`length` ids drawn uniformly from the vocabulary without its special tokens."""
+    """`length` ids drawn uniformly from the tokenizer's vocabulary without its special tokens.
+
+    vocabulary: draw from so many of these tokens, themselves drawn first, instead of from all.
+    """
     if length < 1 or seed < 0:
         raise DataError(f"length is {length} and seed {seed}; expected at least 1 and 0")
-    ids = np.random.default_rng(seed).choice(tokenizer.plain_ids, size=length)
-    entropy = math.log(len(tokenizer.plain_ids))
+    random, plain = np.random.default_rng(seed), np.array(tokenizer.plain_ids)
+    if vocabulary is not None:
+        if not 1 <= vocabulary <= len(plain):
+            raise DataError(f"vocabulary is {vocabulary}; expected 1 to {len(plain):,} tokens")
+        plain = random.choice(plain, size=vocabulary, replace=False)
+    ids, entropy = random.choice(plain, size=length), math.log(len(plain))
     return Memory(tokenizer.prompt_ids(prompt, chat), ids.tolist(), ratio=100, entropy=entropy)
 
 
