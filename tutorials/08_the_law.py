@@ -2,7 +2,7 @@
 
 You need       lesson 7, and `python tutorials/08_the_law.py`
 You will see   the law fitted with three lines of numpy, and the same constants from the library;
-               how saturated cells distort the fit; an offset that the data cannot determine; and
+               how saturated runs distort the fit; an offset that the data cannot determine; and
                predictions for a rank that was left out of the fit
 Explains       tinymem/law/power.py, tinymem/law/offset.py, tinymem/law/fit.py, tinymem/law/plan.py
 Time           2 seconds to run, 60 minutes with the exercise
@@ -42,7 +42,7 @@ rows = [row for row in rows if row["length"] >= 64]
 names = ("rank", "length", "delta_loss", "final_loss")
 ranks, lengths, deltas, finals = (np.array([row[n] for row in rows], float) for n in names)
 full = finals <= math.log(2)
-print(f"{len(rows)} cells, of which {full.sum()} are saturated")
+print(f"{len(rows)} runs, of which {full.sum()} are saturated")
 
 
 def plane(ranks: np.ndarray, lengths: np.ndarray, deltas: np.ndarray) -> tuple[float, float, float]:
@@ -63,9 +63,9 @@ intervals = [f"{name} {law.ci[name][0]:.3f} to {law.ci[name][1]:.3f}" for name i
 print("95 % bootstrap intervals: " + ", ".join(intervals))
 assert law.r2 > 0.95
 
-# %% Run: saturated cells distort the fit
+# %% Run: saturated runs distort the fit
 distorted = plane(ranks, lengths, deltas)
-print("with the saturated cells: C {:.3f}, α {:.3f}, β {:.3f}".format(*distorted))
+print("with the saturated runs: C {:.3f}, α {:.3f}, β {:.3f}".format(*distorted))
 assert distorted[1] < law.ci["alpha"][0] and distorted[2] < law.ci["beta"][0]
 
 # %% Run: with an offset
@@ -119,10 +119,11 @@ fig.savefig("08_the_law.png", dpi=110)
 # On logarithmic axes the law is a set of straight lines, and the cells lie within a few percent of
 # them. On this model α = 0.32 and β = 0.22: doubling the rank raises ΔL by a quarter, and doubling
 # the length lowers it by a seventh. The hollow points bend away below the lines, because a loss
-# cannot fall by more than its initial value. A fit that includes them gives values of α and β far
-# outside their intervals. With the offset b there are four constants, and their intervals are so
-# wide that b may be negative or positive. Quote α and β with their intervals then, and do not quote
-# b.
+# cannot fall by more than its initial value. A fit that includes them gives values of α and β
+# outside their intervals. The intervals count the 18 cells as observations, not the 54 runs: the
+# three seeds of a cell share what the law misses there. With the offset b there are four constants,
+# and their intervals are so wide that b may be negative or positive. Quote α and β with their
+# intervals then, and do not quote b.
 #
 # A law describes the cells to which it was fitted. How far beyond them it holds is a question for
 # experiments. Here a rank in the middle of the grid is predicted from the others with an error of 1

@@ -77,10 +77,7 @@ def test_fits_side_by_side_do_not_influence_each_other(offset):
     columns = np.stack([np.ones(25), np.log(RANKS), -np.log(LENGTHS)], axis=1)
     deltas = [noisy((20, 0.6, 0.7, 0.5 * seed), 0.05, seed) for seed in range(4)]
     included = np.array([rank != RANKS for rank in (1, 2, 4, 99)])
-    together, sigmas, _ = solve(columns, np.log(deltas), included, offset, rough=False)
-    for one, sigma, delta, some in zip(together, sigmas, deltas, included, strict=True):
+    together, _ = solve(columns, np.log(deltas), included, offset, rough=False)
+    for one, delta, some in zip(together, deltas, included, strict=True):
         alone = fit_law(RANKS[some], LENGTHS[some], delta[some], offset=offset, draws=2)
         assert one == pytest.approx(alone.constants, rel=1e-5, abs=1e-5)
-        predicted = PowerLaw(*one).predict(RANKS[some], LENGTHS[some])
-        residuals = np.log(delta[some]) - np.log(predicted)
-        assert sigma == pytest.approx(np.sqrt((residuals**2).mean()))

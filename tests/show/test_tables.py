@@ -93,7 +93,7 @@ def test_a_law_with_its_intervals_and_measures(capsys):
     show_fits(fits, refused)
     out = capsys.readouterr().out
     assert out.startswith("tiny, layer 2, site mlp, sft\n")
-    assert f"{12 - full} cells fitted, {fits[0].n_unconverged} of them not converged\n" in out
+    assert f"{12 - full} runs fitted, {fits[0].n_unconverged} of them not converged\n" in out
     assert f"left out: {full} saturated (final loss ≤ ln 2), 2 diverged\n" in out
     assert "ΔL = 14 · r^0.500 · ℓ^−0.400 + 0.800 nats per token" in out
     assert re.search(r"power law +α 0.50, β 0.40, b 0.80 +1.000 +1.000 +0.0 %", out)

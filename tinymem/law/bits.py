@@ -9,14 +9,13 @@ parameters; L₀ and ΔL are as in power.py, and all losses are in nats per toke
 tinymem's own, not the paper's.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import LawError
-from .cells import all_and_without_each, unsaturated_cells
+from .cells import all_and_without_each, cells_of, scattered, unsaturated_runs, without_itself
 from .power import LN2, Measures, Numbers, measure, middle_95
 
 
@@ -53,29 +52,34 @@ def fit_bits(
     draws: int = 1000,
     seed: int = 0,
 ) -> BitsLaw:
-    """Fit κ to the unsaturated cells.
+    """Fit κ to the unsaturated runs.
 
-    ranks: which cells leave_one_rank_out leaves out together; without it, those of one unit size.
+    ranks: of the units; without them, one rank for each number of parameters. Runs of equal rank
+    and length are the seeds of a cell.
     Raises LawError for fewer than two unsaturated cells, or for values that are missing.
 
     ΔL − (L₀ − H) = κ · P · ln 2 / ℓ is a line through the origin, and here too the scatter is a
     percentage of ΔL. Divided by ΔL, the equation reads u = κ v + noise, and so κ = Σ u v / Σ v².
+    The interval comes from the bootstrap of power.py, in which a cell is one observation.
     """
     columns = {"parameters": parameters, "lengths": lengths, "base_losses": base_losses}
     columns |= {"entropies": entropies, "delta_losses": delta_losses}
     columns["ranks"] = parameters if ranks is None else ranks
-    cells = unsaturated_cells(**columns, saturated=saturated)
-    n_saturated, (P, length, base, entropy, delta, rank) = cells
-    if len(delta) < 2:
+    runs = unsaturated_runs(**columns, saturated=saturated)
+    n_saturated, (P, length, base, entropy, delta, run_rank) = runs
+    rank, _, _, cell = cells_of(run_rank, length)
+    if len(rank) < 2:
         raise LawError("constant bits need at least 2 unsaturated cells, found 1; add cells")
     included = all_and_without_each(rank)
     if len(included) < 5:  # fewer than four ranks
         included = included[:1]
     u, v = (delta - (base - entropy)) / delta, P * LN2 / length / delta
-    kappas = included @ (u * v) / (included @ v**2)  # of each fit
-    predicted = [ConstantBits(one).predict(P, length, base, entropy) for one in kappas]
-    kappa, random = kappas[0].item(), np.random.default_rng(seed)
-    scatter = np.sqrt(((u - kappa * v) ** 2).sum() / random.chisquare(len(u) - 1, size=draws))
-    drawn = kappa + random.normal(size=draws) * scatter / math.sqrt(v @ v)
-    measures = measure(delta, np.array(predicted), included, n_saturated)
+    weight = np.bincount(cell, v**2)  # of each cell
+    kappas = included @ np.bincount(cell, u * v) / (included @ weight)  # of each fit
+    kappa = kappas[0].item()
+    residuals = np.bincount(cell, v * (u - kappa * v)) / weight  # in bits per parameter
+    deviations = without_itself(residuals, weight / weight.sum())
+    drawn = kappa + scattered(deviations, 1, draws, seed) @ weight / weight.sum()
+    predicted = np.array([ConstantBits(one).predict(P, length, base, entropy) for one in kappas])
+    measures = measure(delta, predicted, included[:, cell], len(rank), n_saturated)
     return BitsLaw(kappa, **vars(measures), ci=middle_95(drawn))

@@ -1,6 +1,8 @@
-"""Checks the cells of a grid: are they numbers, and do they determine the law's constants?
+"""The cells of a grid: whether they determine the law's constants, and how they scatter.
 
-Also chooses the cells of the fits that leave out one rank each.
+A cell is a rank and a length; the runs of one cell are its seeds. No law holds exactly, and the
+seeds of a cell share what the law misses there: three seeds of one cell are less than three
+observations. So the bootstrap (`scattered`) treats a cell as one observation, not a run.
 """
 
 from typing import Any
@@ -10,8 +12,8 @@ import numpy as np
 from ..errors import LawError
 
 
-def unsaturated_cells(**columns: Any) -> tuple[int, list[np.ndarray]]:
-    """The number of saturated cells, and each column but `saturated` without them, as floats.
+def unsaturated_runs(**columns: Any) -> tuple[int, list[np.ndarray]]:
+    """The number of saturated runs, and each column but `saturated` without them, as floats.
 
     Raises LawError for columns that are not numbers, differ in size or are out of range.
     """
@@ -23,17 +25,27 @@ def unsaturated_cells(**columns: Any) -> tuple[int, list[np.ndarray]]:
         raise LawError(f"{', '.join(columns)} must be numbers ({error})") from error
     if len({array.size for array in arrays.values()}) > 1:
         found = ", ".join(f"{array.size} {name}" for name, array in arrays.items())
-        raise LawError(f"found {found}; every cell needs one of each")
+        raise LawError(f"found {found}; every run needs one of each")
     full = arrays.pop("saturated") != 0
     if (size := (~full).sum()) == 0:
-        what = f"none of {full.size} cells is unsaturated"
+        what = f"none of {full.size} runs is unsaturated"
         raise LawError(f"{what}; add longer memories or smaller ranks")
-    cells = {name: array[~full] for name, array in arrays.items()}
-    for name, array in cells.items():
+    runs = {name: array[~full] for name, array in arrays.items()}
+    for name, array in runs.items():
         if bad := size - (np.isfinite(array) & (array > 0)).sum():
             what = f"{bad} of {size} {name} are missing, infinite or not above 0"
-            raise LawError(f"{what}; leave those cells out")
-    return int(full.sum()), list(cells.values())
+            raise LawError(f"{what}; leave those runs out")
+    return int(full.sum()), list(runs.values())
+
+
+def cells_of(
+    ranks: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The cells of these runs: their ranks, lengths and numbers of seeds; and each run's cell."""
+    (rank, length), cell, seeds = np.unique(
+        np.stack([ranks, lengths]), axis=1, return_inverse=True, return_counts=True
+    )
+    return rank, length, seeds, cell.ravel()
 
 
 def what_is_missing(ranks: np.ndarray, lengths: np.ndarray, constants: int) -> str:
@@ -55,3 +67,29 @@ def what_is_missing(ranks: np.ndarray, lengths: np.ndarray, constants: int) -> s
 def all_and_without_each(ranks: np.ndarray) -> np.ndarray:
     """Which cells each fit includes [fits, cells]: the first one all, then all but one rank's."""
     return np.stack([ranks > 0, *(ranks != rank for rank in np.unique(ranks))])
+
+
+def without_itself(residuals: np.ndarray, leverage: np.ndarray) -> np.ndarray:
+    """How far each cell lies from a fit without it, to first order: residual / (1 − leverage).
+
+    leverage: the share of a cell's own noise that the fit follows, from 0 to 1. It makes residuals
+    smaller than the noise; a cell that a constant rests on alone has none, and gets the mean size.
+    """
+    typical = np.sqrt((residuals**2).mean() / max(1 - leverage.mean(), 1e-9))
+    alone = leverage > 1 - 1e-6
+    return np.where(alone, typical, residuals / np.where(alone, 1, 1 - leverage))
+
+
+def scattered(deviations: np.ndarray, constants: int, draws: int, seed: int) -> np.ndarray:
+    """Deviations [draws, cells] that the cells might have had instead of these [cells].
+
+    The wild bootstrap by cells (Wu 1986; Cameron, Gelbach and Miller 2008): each cell keeps the
+    size of its own deviation, times a random number of a standard normal distribution. This allows
+    any scatter, also one that depends on the rank, and keeps the seeds of a cell together.
+    deviations: those of `without_itself` (HC3, MacKinnon and White 1985).
+    A few cells do not determine their scatter well, so each draw has a factor of its own, as in
+    Student's t distribution: √(f / χ²) with f = cells − constants degrees of freedom.
+    """
+    random, freedom = np.random.default_rng(seed), len(deviations) - constants
+    factors = np.sqrt(freedom / random.chisquare(freedom, size=(draws, 1)))
+    return deviations * random.normal(size=(draws, len(deviations))) * factors

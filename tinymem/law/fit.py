@@ -1,7 +1,7 @@
 """Turns the rows of a sweep into laws: drops unusable rows, groups the rest, and fits each group.
 
 Rows with the same model, layer, site and method form a group. A group gets the power law over its
-unsaturated cells, one more for each ratio of random tokens if there are several, and the
+unsaturated runs, one more for each ratio of random tokens if there are several, and the
 constant-bits law if the entropy of the tokens is known. A row needs rank, length and delta_loss (or
 base_loss and final_loss), and may be written by hand.
 """
@@ -55,10 +55,10 @@ class Fit:
 
 
 def law_dict(law: Law | BitsLaw | str) -> dict[str, Any]:
-    """A law's fields without the bootstrap's draws, or the reason why there is no law."""
+    """A law's fields without its arrays, or the reason why there is no law."""
     if isinstance(law, str):
         return {"reason": law}
-    return {name: value for name, value in vars(law).items() if name != "draws"}
+    return {name: value for name, value in vars(law).items() if name not in ("draws", "deviations")}
 
 
 def fit_rows(

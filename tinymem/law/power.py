@@ -9,16 +9,18 @@ Glossary
     C          the scale of the loss reduction, in nats per token
     α, β       how ΔL grows with the rank, and how it shrinks with the length
     b          the offset, in nats per token: the part of ΔL that does not depend on rank and length
-    cell       one run: its rank, its length and its ΔL
-    saturated  said of a cell whose final loss L is at most ln 2; such cells are left out of the fit
+    run        one training: its rank, its length and its ΔL
+    cell       a rank and a length; its runs are its seeds
+    saturated  said of a run whose final loss L is at most ln 2; such runs are left out of the fit
 
 Example: C = 8, α = β = ½, b = 1. Rank 4 on 64 tokens gives 8 · 2 / 8 + 1 = 3 nats per token.
 Inverted, the rank that gives 3 nats per token on 64 tokens is ((3 − 1) / 8 · 8)² = 4.
 
-The fit. Runs scatter around the law by a percentage of ΔL, so ΔL is compared on a log scale: the
-constants minimise Σ (ln ΔL − ln prediction)². With b = 0 the law is a plane,
+The fit. Cells scatter around the law by a percentage of ΔL, so ΔL is compared on a log scale: the
+constants minimise Σ (ln ΔL − ln prediction)² over the runs. With b = 0 the law is a plane,
 ln ΔL = ln C + α ln r − β ln ℓ, and ordinary least squares gives it in closed form. Otherwise b has
-to be searched for, and each step of the search is such a least-squares problem (offset.py).
+to be searched for, and each step of the search is such a least-squares problem (offset.py). The
+intervals come from a bootstrap that treats a cell, not a run, as one observation (cells.py).
 """
 
 import math
@@ -28,8 +30,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import LawError
-from .cells import all_and_without_each, unsaturated_cells, what_is_missing
-from .offset import solve
+from .cells import (
+    all_and_without_each,
+    cells_of,
+    scattered,
+    unsaturated_runs,
+    what_is_missing,
+    without_itself,
+)
+from .offset import leverages, solve
 
 LN2 = math.log(2)
 CONSTANTS = ("C", "alpha", "beta", "b")
@@ -61,7 +70,7 @@ class PowerLaw:
         gain = np.subtract(delta_loss, self.b)
         with np.errstate(all="ignore"):
             rank = np.power(gain / self.C * np.power(length, self.beta), np.divide(1, self.alpha))
-        return np.where(gain <= 0, 0.0, rank if self.alpha > 0 else np.inf)[()]
+        return np.where(gain <= 0, 0.0, np.where(np.greater(self.alpha, 0), rank, np.inf))[()]
 
     def length_for(self, rank: ArrayLike, delta_loss: ArrayLike) -> Numbers:
         """The length (a real number) at which this rank reduces the loss by `delta_loss`.
@@ -71,28 +80,31 @@ class PowerLaw:
         gain = np.subtract(delta_loss, self.b)
         with np.errstate(all="ignore"):
             length = np.power(self.C * np.power(rank, self.alpha) / gain, np.divide(1, self.beta))
-        return np.where(gain > 0, length if self.beta > 0 else np.inf, np.inf)[()]
+        return np.where((gain > 0) & np.greater(self.beta, 0), length, np.inf)[()]
 
 
 @dataclass(frozen=True)
 class Measures:
-    """How well a law fits the unsaturated cells."""
+    """How well a law fits the unsaturated runs."""
 
     r2: float  # R² of ΔL
     r2_log: float  # R² of ln ΔL; NaN if a prediction is not positive
     mape: float  # mean absolute error of ΔL, in percent
     leave_one_rank_out: float | None  # mape where each rank is predicted by a fit without it
-    n: int  # unsaturated cells
-    n_saturated: int  # cells left out
+    n: int  # unsaturated runs
+    n_cells: int  # cells that they belong to: the observations that the intervals rest on
+    n_saturated: int  # runs left out
 
 
 @dataclass(frozen=True)
 class Law(Measures, PowerLaw):
-    """The fitted law. Intervals are of 95 %, from a bootstrap."""
+    """The fitted law. Intervals are of 95 %, from a bootstrap of the cells."""
 
     ci: dict[str, tuple[float, float]]  # the interval of each constant
     at_bound: bool  # the cells do not determine b: the search ended at the edge of its interval
     draws: np.ndarray = field(repr=False, compare=False)  # bootstrap constants [draws, 4]
+    # How far ln ΔL of each unsaturated run lies from a law that was fitted without its cell.
+    deviations: np.ndarray = field(repr=False, compare=False)
 
 
 def fit_law(
@@ -105,56 +117,62 @@ def fit_law(
     draws: int = 1000,
     seed: int = 0,
 ) -> Law:
-    """Fit ΔL = C r^α ℓ^−β + b to cells; offset=False fixes b at 0.
+    """Fit ΔL = C r^α ℓ^−β + b to runs; offset=False fixes b at 0.
 
-    saturated: for each cell, whether its final loss was at most ln 2. Such cells are left out:
-    their ΔL says how much there was to remember, not how much the unit could hold. This biases the
-    fit slightly, because close to saturation the runs with the larger ΔL are the ones left out.
+    Runs of equal rank and length are the seeds of a cell.
+    saturated: for each run, whether its final loss was at most ln 2. Such runs are left out: their
+    ΔL says how much there was to remember, not how much the unit could hold. This biases the fit
+    slightly, because close to saturation the runs with the larger ΔL are the ones left out.
     draws, seed: of the bootstrap, from which the intervals come.
     Raises LawError, which says what is missing, for cells that do not determine the constants.
     """
-    n_saturated, (ranks, lengths, deltas) = unsaturated_cells(
+    n_saturated, (ranks, lengths, deltas) = unsaturated_runs(
         ranks=ranks, lengths=lengths, delta_losses=delta_losses, saturated=saturated
     )
-    n, n_constants = len(deltas), 4 if offset else 3
-    if missing := what_is_missing(ranks, lengths, n_constants):
-        note = f" ({n_saturated} saturated cells do not count)" if n_saturated else ""
+    rank, length, seeds, cell = cells_of(ranks, lengths)
+    n_constants = 4 if offset else 3
+    if missing := what_is_missing(rank, length, n_constants):
+        note = f" ({n_saturated} saturated runs do not count)" if n_saturated else ""
         raise LawError(missing + note)
 
     # The first fit is to all cells. One without each rank follows, if its cells are enough for it.
-    included = all_and_without_each(ranks)
-    if any(what_is_missing(ranks[some], lengths[some], n_constants) for some in included[1:]):
+    included = all_and_without_each(rank)
+    if any(what_is_missing(rank[some], length[some], n_constants) for some in included[1:]):
         included = included[:1]
-    columns = np.stack([np.ones(n), np.log(ranks), -np.log(lengths)], axis=1)
-    log_deltas = np.tile(np.log(deltas), (len(included), 1))
-    constants, sigma, at_edge = solve(columns, log_deltas, included, offset, rough=False)
-    predicted = np.array([PowerLaw(*fit).predict(ranks, lengths) for fit in constants])
+    columns = np.stack([np.ones(len(rank)), np.log(rank), -np.log(length)], axis=1)
+    log_deltas = np.bincount(cell, np.log(deltas)) / seeds
+    many = np.tile(log_deltas, (len(included), 1))
+    constants, at_edge = solve(columns, many, included * seeds, offset, rough=False)
+    predicted = np.array([PowerLaw(*fit).predict(rank, length) for fit in constants])
 
-    # The bootstrap fits runs that the law might have given. A few cells do not determine their
-    # scatter well, so each draw has a scatter of its own, as in Student's t distribution:
-    # σ √(n / χ²), where χ² has n − n_constants degrees of freedom.
-    random = np.random.default_rng(seed)
-    scatter = sigma[0] * np.sqrt(n / random.chisquare(n - n_constants, size=(draws, 1)))
-    noise = np.clip(random.normal(size=(draws, n)) * scatter, -20, 20)
-    log_drawn = np.log(np.maximum(predicted[0], 1e-3 * deltas)) + noise
-    everything = np.full(noise.shape, True)
-    drawn, _, drawn_at_edge = solve(columns, log_drawn, everything, offset, rough=True)
+    # The bootstrap fits cells that the law might have given.
+    log_predicted = np.log(np.maximum(predicted[0], 1e-3 * np.exp(log_deltas)))
+    leverage = leverages(columns, constants[0], seeds, offset)
+    deviations = without_itself(log_deltas - log_predicted, leverage)
+    noise = scattered(deviations, n_constants, draws, seed)
+    log_drawn, weights = log_predicted + np.clip(noise, -20, 20), np.tile(seeds, (draws, 1))
+    drawn, drawn_at_edge = solve(columns, log_drawn, weights, offset, rough=True)
     return Law(
         **dict(zip(CONSTANTS, constants[0].tolist(), strict=True)),
-        **vars(measure(deltas, predicted, included, n_saturated)),
+        **vars(measure(deltas, predicted[:, cell], included[:, cell], len(rank), n_saturated)),
         ci={name: middle_95(values) for name, values in zip(CONSTANTS, drawn.T, strict=True)},
         at_bound=bool(at_edge[0] or drawn_at_edge.mean() > 0.025),
         draws=drawn,
+        deviations=(deviations - log_deltas)[cell] + np.log(deltas),
     )
 
 
 def measure(
-    deltas: np.ndarray, predicted: np.ndarray, included: np.ndarray, n_saturated: int
+    deltas: np.ndarray,
+    predicted: np.ndarray,
+    included: np.ndarray,
+    n_cells: int,
+    n_saturated: int,
 ) -> Measures:
-    """Measures a law by what it predicts for the unsaturated cells.
+    """Measures a law by what it predicts for the unsaturated runs.
 
-    predicted, included [fits, cells]: what each fit predicts, and which cells it was fitted to. The
-    first was fitted to all cells; each of the others, if there are any, to all but one rank's.
+    predicted, included [fits, runs]: what each fit predicts, and which runs it was fitted to. The
+    first was fitted to all of them; each of the others, if there are any, to all but one rank's.
     """
     with np.errstate(all="ignore"):  # ln of a negative prediction is NaN, and so is its R²
         pairs = (deltas, predicted[0]), (np.log(deltas), np.log(predicted[0]))
@@ -162,7 +180,7 @@ def measure(
     errors = 100 * np.abs(predicted - deltas) / deltas
     left_out = float(errors[~included].mean()) if len(included) > 1 else None
     mape = float(errors[0].mean())
-    return Measures(float(r2), float(r2_log), mape, left_out, len(deltas), n_saturated)
+    return Measures(float(r2), float(r2_log), mape, left_out, len(deltas), n_cells, n_saturated)
 
 
 def middle_95(values: np.ndarray) -> tuple[float, float]:

@@ -64,13 +64,13 @@ def plot_law(fits: Sequence[Fit], path: Path) -> axes.Figure:
 
 
 def law_title(fit: Fit, several: bool) -> str:
-    """What was fitted, the formula, and the number of cells; several: of several ratios."""
+    """What was fitted, the formula, and the number of runs; several: of several ratios."""
     law = fit.law
     offset = f"{law.b:+.3g}" if law.b else ""
     formula = rf"$ΔL = {law.C:,.4g}\;r^{{{law.alpha:.2f}}}\;ℓ^{{{-law.beta:.2f}}}{offset}$"
     about = axes.describe(fit.key, "model", "layer", "site", "method")
-    cells = f"{law.n} cells of all ratios" if several else f"{law.n} cells"
-    return f"{about}:   {formula}\nfitted to {cells}; {law.n_saturated} saturated ones left out"
+    runs = f"{law.n} runs of all ratios" if several else f"{law.n} runs"
+    return f"{about}:   {formula}\nfitted to {runs}; {law.n_saturated} saturated ones left out"
 
 
 def against(ax: axes.Axes, rows: list[axes.Row], law: Law, x: str, series: str, note: str) -> None:

@@ -87,11 +87,11 @@ def about(fit: Fit) -> str:
 
 
 def show_power_law(fit: Fit) -> None:
-    """Prints which cells were fitted, the formula, and the intervals of its constants."""
+    """Prints which runs were fitted, the formula, and the intervals of its constants."""
     law = fit.law
     left_out = {"saturated (final loss ≤ ln 2)": law.n_saturated} | fit.skipped
     moving = f", [yellow]{fit.n_unconverged} of them not converged[/]" if fit.n_unconverged else ""
-    stdout.print(f"[bold]{about(fit)}[/]\n{law.n} cells fitted{moving}")
+    stdout.print(f"[bold]{about(fit)}[/]\n{runs(law)} fitted{moving}")
     if parts := [f"{count} {escape(reason)}" for reason, count in left_out.items() if count]:
         stdout.print(f"left out: {', '.join(parts)}")
     offset = f" {'+' if law.b >= 0 else '−'} {abs(law.b):.3f}" if fit.offset else ""
@@ -104,6 +104,11 @@ def show_power_law(fit: Fit) -> None:
     stdout.print(table)
     if law.at_bound:
         stdout.print(f"[yellow]These cells do not fix b[/]: {UNFIXED}")
+
+
+def runs(law: Law) -> str:
+    """How many runs were fitted: `15 runs`, or `45 runs in 15 cells` where cells have seeds."""
+    return f"{law.n} runs" + (f" in {law.n_cells} cells" if law.n_cells < law.n else "")
 
 
 def show_measures(fit: Fit) -> None:

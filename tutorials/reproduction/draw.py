@@ -76,9 +76,9 @@ def law_table(fit: Fit) -> str:
     lines = []
     for name, constants, law in laws:
         left_out = law.leave_one_rank_out
-        line = [name, constants, str(law.n), f"{law.r2:.3f}", f"{law.r2_log:.3f}"]
+        line = [name, constants, f"{law.n} ({law.n_cells})", f"{law.r2:.3f}", f"{law.r2_log:.3f}"]
         lines.append([*line, f"{law.mape:.1f} %", "–" if left_out is None else f"{left_out:.1f} %"])
-    head = ["law", "constants (95 % intervals)", "cells", "R² of ΔL", "R² of ln ΔL"]
+    head = ["law", "constants (95 % intervals)", "runs (cells)", "R² of ΔL", "R² of ln ΔL"]
     return table([*head, "mean error of ΔL", "of a rank left out"], lines)
 
 
@@ -136,9 +136,9 @@ def law_section(name: str, fit: Fit) -> str:
     rows, law = rows_of(name), fit.law
     parts = [
         f"## {name}: the law on {fit.key['model']}, layer {fit.key['layer']}, {fit.key['method']}",
-        f"{len(rows)} cells of {rows[0]['steps']:,} steps. {law.n} cells are fitted, "
+        f"{len(rows)} runs of {rows[0]['steps']:,} steps. {law.n} are fitted, "
         f"{law.n_saturated} are saturated (final loss at most ln 2) and left out. "
-        f"In {fit.n_unconverged} of the fitted cells the loss was still falling at the end.",
+        f"In {fit.n_unconverged} of the fitted runs the loss was still falling at the end.",
         law_table(fit),
     ]
     if not fit.by_ratio:
