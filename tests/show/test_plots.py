@@ -235,7 +235,7 @@ def test_labels_have_units_and_do_not_overlap(full, tmp_path):
 
 def test_the_title_is_the_law(full):
     formula = "$ΔL = 35\\;r^{0.40}\\;ℓ^{-0.35}$"
-    counts = "fitted to 40 cells; 35 saturated ones left out"
+    counts = "fitted to 40 runs; 35 saturated ones left out"
     assert full[1].get_suptitle() == f"tiny, layer 2, mlp, sft:   {formula}\n{counts}"
 
 
