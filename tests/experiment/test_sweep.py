@@ -32,7 +32,7 @@ from tinymem.experiment.grid import AXES, make_grid
 from tinymem.experiment.probe import memorize
 from tinymem.experiment.rows import RESULTS, read_rows
 from tinymem.experiment.sweep import hash_of, run_sweep
-from tinymem.training.recipe import Recipe
+from tinymem.training.recipe import METHODS, Recipe
 
 # --- Rows -----------------------------------------------------------------------------------------
 
@@ -40,13 +40,13 @@ from tinymem.training.recipe import Recipe
 @pytest.mark.parametrize(
     ("memories", "recipe", "methods"),
     [
-        (one_memory, Recipe(steps=12, dropout=0.1), ("sft", "memft-ot", "memft-sw")),
+        (one_memory, Recipe(steps=12, dropout=0.1), METHODS),
         (
             one_memory,
             Recipe(steps=12, sites=("q_proj",), layers=(0, 1), stop_when_certified=True),
             ("sft",),
         ),
-        (two_memories, Recipe(epochs=4, batch_size=1, lr=0.05), ("sft", "memft-sw")),
+        (two_memories, Recipe(epochs=4, batch_size=1, lr=0.05), ("sft", "memft-sw", "margin")),
     ],
 )
 def test_a_row_equals_the_report_of_a_single_run(model, tmp_path, memories, recipe, methods):

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.toy import toy_memory, toy_model
 from tinymem.data.batch import Batch
 from tinymem.training import graph
+from tinymem.training.margin import END
 from tinymem.training.recipe import METHODS, Recipe
 from tinymem.training.trainer import Trainer
 from tinymem.unit.lora import Unit
@@ -119,7 +120,27 @@ def test_a_step_never_waits_and_its_shapes_are_fixed(sites):
     trainer.gradient()
     trainer.update()
     with Recordable():
-        for _ in range(3):
-            trainer.gradient()
+        for step in range(3):
+            trainer.gradient(done=step / 3)
             trainer.update()
+    trainer.close()
+
+
+def test_a_recorded_step_reads_each_runs_temperature_from_the_same_memory():
+    """A replay would not see another tensor, nor a number that was read when it was recorded."""
+    model = toy_model()
+    recipes = [Recipe(rank=2, method=m) for m in ("sft", "margin")]
+    units = [Unit.create(model, 2) for _ in recipes]
+    batch = Batch([toy_memory(12)] * 2, model.config.context, model.device)
+    trainer = Trainer(model, units, batch, recipes)
+    memory, losses = trainer.temperature, []
+    for done in (0.0, 0.5, 1.0):
+        trainer.gradient(done=done)
+        assert trainer.temperature is memory
+        assert memory.tolist() == pytest.approx([1, END**done])
+        memory[1] = 0.5  # what a recorded step reads when it is replayed
+        losses.append(trainer._gradient().loss.item())
+    assert losses[0] == losses[1] == losses[2]
+    memory[1] = 0.25
+    assert trainer._gradient().loss.item() != losses[0]
     trainer.close()

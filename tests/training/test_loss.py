@@ -59,10 +59,37 @@ def test_losses_and_gradients_are_those_of_cross_entropy(monkeypatch, rows, expe
     assert torch.equal(ours, losses) and torch.equal(margin > 0, logits.argmax(-1) == targets)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 100])
+@pytest.mark.parametrize("expected", [None, *EXPECTED])
+def test_each_token_has_its_own_temperature(monkeypatch, rows, expected):
+    """Also where the backward pass adds the rows that were not expected to have a weight."""
+    monkeypatch.setattr(loss, "CHUNK", rows * V)
+    x, head, targets, weights = case()
+    T = torch.linspace(0.01, 1, N)
+    token_losses = token_loss(head, skip=expected is not None, compare=True)
+    if expected is not None:
+        monkeypatch.setattr(loss, "LN2", 99.0)  # otherwise a loss above ln 2 is expected too
+        token_losses.weighted = EXPECTED[expected].clone()
+    ours, losses, margin = token_losses(x, targets, temperatures=T)
+    (ours * weights).sum().backward()
+    other = x.detach().clone().requires_grad_()
+    logits = other @ head.t()
+    theirs = T * F.cross_entropy(logits / T[:, None], targets, reduction="none")
+    (theirs * weights).sum().backward()
+    assert torch.allclose(ours, theirs, atol=1e-4) and torch.allclose(x.grad, other.grad, atol=1e-4)
+    plain = F.cross_entropy(logits, targets, reduction="none")
+    assert torch.allclose(losses, plain, atol=1e-5) and not losses.requires_grad
+    assert torch.equal(margin > 0, logits.argmax(-1) == targets) and not margin.requires_grad
+
+
 def test_a_selection_of_the_tokens():
     x, head, targets, weights = case()
     token_losses, some = token_loss(head, skip=True), torch.tensor([3, 20, 7])
-    ours, _, _ = token_losses(x[some], targets[some], some)
+    T = torch.tensor([1.0, 0.5, 0.1])
+    ours, _, _ = token_losses(x[some], targets[some], some, T)
+    logits = x.detach()[some] @ head.t() / T[:, None]
+    theirs = T * F.cross_entropy(logits, targets[some], reduction="none")
+    assert torch.allclose(ours, theirs, atol=1e-5)
     (ours * weights[some]).sum().backward()
     assert torch.equal(token_losses.weighted[some], weights[some] > 0)
     assert token_losses.weighted.sum() == N - 3 + (weights[some] > 0).sum()

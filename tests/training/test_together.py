@@ -15,13 +15,13 @@ from tinymem.unit.lora import Unit
 
 MIXED = [  # rank, method
     *((1, "sft"), (3, "memft-ot"), (8, "memft-sw")),
-    *((2, "memft-sw"), (8, "sft")),
+    *((2, "memft-sw"), (8, "sft"), (3, "margin"), (8, "margin")),
 ]
 LENGTH = 60  # target tokens: more than the first window of memft-sw
 
 
 def recipes(**fields) -> list[Recipe]:
-    """Five runs with different ranks, methods, seeds, learning rates and clips."""
+    """Seven runs with different ranks, methods, seeds, learning rates and clips."""
     out = []
     for n, (rank, method) in enumerate(MIXED):
         mixed = {"rank": rank, "method": method, "seed": n % 2, "lr": (0.01, 0.02)[n % 2]}
@@ -68,20 +68,21 @@ def test_runs_of_several_memories():
     assert largest_difference(together, alone) < 1e-5
 
 
-def test_certified_runs_leave_and_the_others_go_on():
-    runs = recipes(steps=120, lr=0.05, stop_when_certified=True)
+@pytest.mark.parametrize(("stop", "field"), [("certified", "certified"), ("recited", "verbatim")])
+def test_finished_runs_leave_and_the_others_go_on(stop, field):
+    runs = recipes(steps=120, lr=0.05, **{f"stop_when_{stop}": True})
     memories = [toy_memory(12, seed=recipe.seed) for recipe in runs]
     together, alone = together_and_alone(toy_model(), memories, runs)
     steps = [result.report["steps"] for result in together]
     assert steps == [result.report["steps"] for result in alone]
     assert len(set(steps)) > 2 and max(steps) == 120
-    assert all(r.report["certified"] for r in together if r.report["steps"] < 120)
+    assert all(r.report[field] for r in together if r.report["steps"] < 120)
     assert [len(r.training.losses) for r in together] == steps
 
 
 def test_a_diverged_run_leaves_and_the_others_keep_their_windows(monkeypatch):
     """The second run becomes NaN in step 8, when the windows of memft-sw have grown."""
-    model, runs = toy_model(), recipes(method="memft-sw", steps=30)
+    model, runs = toy_model(), recipes(method="memft-sw", steps=30)[:5]
     memories = [toy_memory(110, seed=n) for n in range(5)]
     units = [Unit.create(model, r.rank, seed=r.seed) for r in runs]
     updates, real = itertools.count(), Trainer.update

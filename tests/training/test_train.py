@@ -11,7 +11,7 @@ from tests.training.test_recipe import seen
 from tinymem.base.progress import Progress
 from tinymem.data.batch import Batch
 from tinymem.experiment.probe import memorize
-from tinymem.training import memft
+from tinymem.training import margin, memft
 from tinymem.training.loss import TokenLoss
 from tinymem.training.recipe import METHODS, Recipe
 from tinymem.training.train import train
@@ -32,7 +32,7 @@ def plain_loop(model, unit, memory, recipe):
         logits = model(ids)[0, start - 1 : -1]
         losses = -logits.log_softmax(-1).gather(1, ids[0, start:, None]).squeeze(1)
         detached = losses.detach()
-        T = 0.1 ** (step / recipe.steps) if recipe.method == "margin" else 1.0
+        T = margin.END ** (step / recipe.steps) if recipe.method == "margin" else 1.0
         sharpened = -T * (logits / T).log_softmax(-1).gather(1, ids[0, start:, None]).squeeze(1)
         if recipe.method in ("sft", "margin"):
             weights = torch.ones_like(detached)
@@ -157,7 +157,7 @@ def test_minibatches_train_like_the_plain_loop(method, sites):
     for number, step in enumerate(steps):
         optimizer.zero_grad()
         means = []
-        T = 0.1 ** (number / len(steps)) if method == "margin" else 1.0
+        T = margin.END ** (number / len(steps)) if method == "margin" else 1.0
         for part in step:
             losses, sharpened = [], []
             for n in part:
