@@ -11,7 +11,7 @@ from tests.training.test_recipe import seen
 from tinymem.base.progress import Progress
 from tinymem.data.batch import Batch
 from tinymem.experiment.probe import memorize
-from tinymem.training import margin, memft
+from tinymem.training import margin, memft, trainer
 from tinymem.training.loss import TokenLoss
 from tinymem.training.recipe import METHODS, Recipe
 from tinymem.training.train import train
@@ -110,6 +110,34 @@ def test_stop_when_certified_stops_early_and_is_true():
     fast = memorize(toy_model(), toy_memory(), **options, stop_when_certified=True).report
     assert slow["steps"] == 200 and fast["steps"] < 100
     assert fast["certified"] and fast["status"] == "ok"
+
+
+def lowest_margin(model, memory, unit) -> float:
+    """Of the target's tokens, by a full forward pass in float32."""
+    unit.attach(model)
+    with torch.no_grad():
+        ids = torch.tensor([memory.prompt_ids + memory.target_ids])
+        logits = model(ids, torch.float32)[0, len(memory.prompt_ids) - 1 : -1]
+    unit.detach()
+    return margin.margins(logits, torch.tensor(memory.target_ids)).min().item()
+
+
+@pytest.mark.parametrize(("dtype", "shift"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize("method", ["sft", "margin"])
+def test_stop_when_recited_stops_early_is_true_and_waits_for_clear_margins(
+    monkeypatch, method, dtype, shift
+):
+    """shift: what the training of a base of this dtype and the verdict may differ by."""
+    options = {"rank": 4, "steps": 200, "lr": LR, "method": method, "stop_when_recited": True}
+    model, memory, steps = toy_model().to(dtype), toy_memory(24), []
+    for thin in (0.2, 1.0):
+        monkeypatch.setattr(trainer, "THIN", thin)
+        result = memorize(model, memory, **options)
+        assert result.report["status"] == "ok"
+        assert result.report["verbatim"] and result.report["recall_exact"]
+        assert lowest_margin(model, memory, result.unit) > thin - shift
+        steps.append(result.report["steps"])
+    assert steps[0] < steps[1] < 200
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch):
