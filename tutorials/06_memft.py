@@ -96,6 +96,10 @@ fig.savefig("06_memft.png", dpi=110)
 # are above one half, and memft-sw to recite as long a beginning as possible. These numbers come
 # from one seed. Two other seeds agree: at rank 7, sft reached 59 and 71 %, and memft-ot 99 and 100
 # %.
+#
+# Decoding does not need p > ½. It needs the logit of the target token above every other logit. The
+# method `margin` (tinymem/training/margin.py) trains for that. It is tinymem's own and not the
+# paper's. At rank 5, and even at rank 4, it recites the whole memory.
 if not FAST:
     reports = {cell: result.report for cell, result in results.items()}
     share = {cell: report["certified_fraction"] for cell, report in reports.items()}

@@ -81,10 +81,15 @@ tokens.
 have at most so many target tokens together; if the first one alone is longer, it is cut.
 `--ratio` replaces this percentage of a text's tokens, at random places, by random ones.
 
-`--method` decides which target tokens a step trains on. `sft` (supervised fine-tuning) trains on
-all of them, `memft-ot` only on tokens with p ≤ ½. `memft-sw` with one memory weights tokens by a
-window that starts at the first wrong one. With several memories it is memft-ot on more and more
-of them; see `--boundaries`.
+`--method` decides what a step trains. `sft` (supervised fine-tuning) trains on all target tokens,
+`memft-ot` only on tokens with p ≤ ½. `memft-sw` with one memory weights tokens by a window that
+starts at the first wrong one. With several memories it is memft-ot on more and more of them; see
+`--boundaries`. These three are the paper's.
+
+`margin` is tinymem's own. Decoding does not need p > ½: it needs the logit of the target token
+above every other one. All tokens are trained, with the cross-entropy of the logits divided by a
+temperature T, times T. T falls over the run from 1, where this is sft, towards 0, where a token
+that is already the likeliest has no gradient. The unit recites more, at a higher loss.
 """,
     "sweep": """
 The grid is the product of all lists. Cells whose memories have the same lengths train together,

@@ -13,9 +13,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
 from tinymem.errors import TinymemError
-from tinymem.show.axes import BLUE, RED, figure
+from tinymem.show.axes import BLUE, METHOD_LOOKS, RED, figure
 from tinymem.show.plots import heat_map, plot_law, plot_methods, plot_run
-from tinymem.training.memft import LN2, METHODS
+from tinymem.training.memft import LN2
+from tinymem.training.recipe import METHODS
 from tinymem.training.record import Training
 
 RANKS, LENGTHS, SEEDS = (1, 2, 4, 8, 16), (16, 32, 64, 128, 256), (0, 1, 2)
@@ -276,7 +277,7 @@ def test_of_several_ratios_the_one_with_most_rows_is_named(tmp_path):
 
 
 def compared() -> list[dict]:
-    gains = zip(METHODS, (1.0, 1.3, 1.15), strict=True)
+    gains = zip(METHODS, (1.0, 1.3, 1.15, 1.2), strict=True)
     return [
         row
         for method, gain in gains
@@ -311,6 +312,12 @@ def test_methods_side_by_side(tmp_path):
                     assert mean == pytest.approx(np.mean(values))
                     corners = [y for x, y in band.get_paths()[0].vertices if x == rank]
                     assert (min(corners), max(corners)) == pytest.approx((min(values), max(values)))
+
+
+def test_every_method_has_its_own_colour_and_marker():
+    assert METHOD_LOOKS.keys() == set(METHODS)
+    for look in zip(*METHOD_LOOKS.values(), strict=True):
+        assert len(set(look)) == len(METHODS)
 
 
 def test_the_phone_book_is_also_judged_by_whole_memories(tmp_path):

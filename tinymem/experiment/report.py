@@ -58,7 +58,7 @@ class Report:
     ratio: int | None = about("share of the target that is random tokens", "percent")
     layer: int | list[int] = about("layer of the unit, from 0; a list of several")  # noqa: RUF009
     site: str = about("mlp, or the names of Linear sites with commas between")
-    method: str = about("how the tokens were weighted: sft, memft-ot or memft-sw")
+    method: str = about("how the unit was trained: sft, memft-ot, memft-sw or margin")
     seed: int = about("seed of the random tokens and of the unit")
     steps: int = about("steps done; for lbfgs, evaluations of the gradient")
     optimizer: str = about("adamw or lbfgs")

@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 Panel = Callable[["Axes"], None]  # draws one part of a picture
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+PURPLE = "#CC79A7"
 FONTS: dict[Any, Any] = {"axes.titlesize": 10, "legend.fontsize": 8, "legend.title_fontsize": 8}
-METHOD_LOOKS = {"sft": (BLUE, "o"), "memft-ot": (RED, "s"), "memft-sw": (GREEN, "^")}
+METHOD_LOOKS = {
+    **{"sft": (BLUE, "o"), "memft-ot": (RED, "s"), "memft-sw": (GREEN, "^")},
+    "margin": (PURPLE, "D"),
+}
 PERCENT = ("exact_match", "token_accuracy", "certified_fraction", "held_out_exact_match")
 LABELS = {
     "rank": "rank r",
