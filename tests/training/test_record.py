@@ -26,7 +26,7 @@ def step(*means: float, certified: float = 0.5) -> StepResult:
 def test_a_record_by_hand(monkeypatch):
     """Three runs over four steps; the second ends after two steps, the others after three."""
     monkeypatch.setattr(records, "SNAPSHOTS", 2)  # every second step
-    record = Record(4, 3, CPU)
+    record = Record(4, ["sft"] * 3, CPU)
     record.add(step(5.0, 6.0, 7.0), whole=True)
     record.add(step(4.0, 5.0, 6.0, certified=1.0), whole=True)
     assert record.recent(2) == ([4.5, 5.5, 6.5], [0.75] * 3, [0.375] * 3)
@@ -48,7 +48,7 @@ def test_a_record_by_hand(monkeypatch):
 
 
 def test_a_step_on_some_of_the_memories_leaves_no_trace_of_tokens():
-    record = Record(2, 1, CPU)
+    record = Record(2, ["sft"], CPU)
     record.add(step(5.0), whole=False)
     (run,) = record.finish(1, "ok")
     assert run.losses == [5.0] and run.trace == []
@@ -75,3 +75,11 @@ def test_the_trace_holds_the_probability_of_every_token():
 def test_converged_means_that_the_loss_has_stopped_falling(losses, converged):
     assert Training(losses=losses, steps=len(losses)).converged is converged
     assert not Training(status="interrupted", losses=losses).converged
+
+
+def test_margin_has_converged_when_no_more_tokens_become_right():
+    """The loss at T = 1 rises while the temperature falls, and says nothing."""
+    rising, still = [n / 100 for n in range(100)], [0.9] * 100
+    assert not Training("margin", losses=still, recited=rising).converged
+    assert Training("margin", losses=rising[::-1], recited=still).converged
+    assert not Training("sft", losses=rising[::-1], recited=still).converged

@@ -74,7 +74,9 @@ class Report:
     bits_per_parameter: float | None = about("stored bits / trainable parameters", "bits")
     memorized_bits: float | None = about("max(0, H − L) · ℓ / ln 2; null where H is", "bits")
     memorized_bits_per_parameter: float | None = about("of these, per parameter", "bits")
-    converged: bool = about("the loss fell by < 0.01 nats/token over the last 30 % of the steps")
+    converged: bool = about(
+        "the loss (margin: the share of wrong tokens) fell by < 0.01 over the last 30 % of steps"
+    )
     certified_fraction: float | None = about("share of the target tokens with p > ½", "0 to 1")
     certified: bool | None = about("every target token has p > ½: proof of recall")
     verbatim: bool | None = about("every argmax is the target token, given the true prefix")

@@ -40,7 +40,7 @@ def train(
     """
     steps = list(schedule(recipes[0], len(batch.ids) // len(units)))
     trainer = Trainer(model, units, batch, recipes)
-    record = Record(len(steps), len(units), model.device)
+    record = Record(len(steps), [recipe.method for recipe in recipes], model.device)
     check = partial(stop_finished, trainer, record, len(steps), progress)
     loop = {"adamw": run_adamw, "lbfgs": run_lbfgs}[recipes[0].optimizer]
     try:
