@@ -29,6 +29,7 @@ _NAMES = {  # module -> the public names that it defines
     "experiment.rows": "read_rows",
     "law.power": "Law fit_law",
     "law.bits": "BitsLaw fit_bits",
+    "law.recall": "RecallLaw compare_loads fit_recall",
     "law.fit": "Fit fit_rows",
     "law.plan": "plan_rank plan_length",
 }
@@ -64,6 +65,11 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which do not 
     from .law.fit import Fit as Fit, fit_rows as fit_rows
     from .law.plan import plan_length as plan_length, plan_rank as plan_rank
     from .law.power import Law as Law, fit_law as fit_law
+    from .law.recall import (
+        RecallLaw as RecallLaw,
+        compare_loads as compare_loads,
+        fit_recall as fit_recall,
+    )
     from .training.recipe import Recipe as Recipe
     from .unit.adapter import load_adapter as load_adapter, save_adapter as save_adapter
     from .unit.lora import Unit as Unit

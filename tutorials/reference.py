@@ -25,6 +25,7 @@ from tinymem.law.bits import BitsLaw
 from tinymem.law.fit import Fit, fit_rows
 from tinymem.law.plan import Plan
 from tinymem.law.power import Law
+from tinymem.law.recall import RecallLaw, recall_of
 from tinymem.training.recipe import Recipe
 
 PATH = Path(__file__).with_suffix(".md")
@@ -107,6 +108,10 @@ The law is ΔL = C·r^α·ℓ^−β + b, fitted to all cells that are not satura
 when its final loss is at most ln 2 = 0.693 nats per token. Rows that differ in model, layer,
 site or method get a law each. Rows may be written by hand; a row needs `rank`, `length` and
 `delta_loss` (or `base_loss` and `final_loss`). Without `--no-offset`, b is fitted too.
+
+Rows with `trainable_parameters` and `recall_exact` also give the recall law: the load, in tokens
+per parameter, of which half of the runs recite everything. It needs runs that are recited and
+runs that are not.
 """,
     "plan": """
 Exactly one of `--length`, `--rank` and `--text` is given. The default goal is the certificate,
@@ -172,6 +177,7 @@ FIT = """
 ## The law: `fit --json`
 
 The first law stands on top; `groups` has the laws of all groups of rows, each with these fields.
+A group that only has a recall law has the `reason` in place of the fields of the power law.
 """
 
 FIT_MEANINGS = {
@@ -191,6 +197,9 @@ FIT_MEANINGS = {
     "b": "offset, nats per token; 0 with `--no-offset`",
     "offset": "whether b was fitted",
     "constant_bits": "the law with one constant, below; or `reason`, why there is none",
+    "recall": "the recall law, below; or `reason`, why there is none",
+    "recall_deviances": "if rows differ in entropy: the deviance of the recall law, with the load "
+    "in `tokens` and in `bits` per parameter; the smaller one is the better load",
     "by_ratio": "if there are several ratios: for each, a law or the `reason` why there is none",
     "grid": "the `ranks`, `lengths`, `ratios` and `seeds` of the usable rows",
     "groups": "on top only: the laws of all groups of rows, the largest group first",
@@ -202,6 +211,20 @@ BITS = """
 bits, so that ΔL = min(L₀, L₀ − H + κ·P·ln 2/ℓ). It has the fields {names}. `kappa` is κ in bits
 per parameter and `ci` its interval; the others mean the same as above.
 """
+
+RECALL = """
+`recall` is tinymem's own law of what is recited whole: P(recited) = 1 / (1 + (load / load_50)^s),
+where the load is ℓ / P, in tokens per trainable parameter. `null` as the end of an interval means
+that there is no end.
+"""
+
+RECALL_MEANINGS = {
+    "ci": "the 95 % intervals of `load_50` and `s`, from the profile likelihood",
+    "width": "the load that 10 % of the runs recite, divided by the load that 90 % recite",
+    "parameters_per_rank": "trainable parameters of a rank; null if the ranks differ in it",
+    "bits_per_parameter": "load_50 in recited bits per parameter; null if the entropy is not known",
+    "tokens_per_rank": "load_50 in tokens per rank",
+}
 
 PLAN = """
 ## The plan: `plan --json`
@@ -409,6 +432,13 @@ def fit_table() -> str:
     return table_of({name: known[name] for name in names})
 
 
+def recall_table() -> str:
+    rows = [{"rank": 1, "length": n, "trainable_parameters": 512} for n in (8, 16, 32, 64)]
+    law = recall_of([row | {"recall_exact": row["length"] < 20} for row in rows])
+    known = comments(RecallLaw) | RECALL_MEANINGS
+    return table_of({name: known[name] for name in law.as_dict()})
+
+
 def plan_table() -> str:
     known = comments(Plan) | PLAN_MEANINGS
     return table_of({name: known[name] for name in comments(Plan)})
@@ -423,6 +453,7 @@ def page() -> str:
         *(OPENING, COMMANDS, *command_sections(), REPORT, report_table()),
         *(ROWS.format(setting=setting()), FIT, fit_table()),
         BITS.format(names=", ".join(map(code, comments(BitsLaw)))),
+        *(RECALL, recall_table()),
         *(PLAN, plan_table()),
         FILES.format(pairs=body(pairs)),
         MODELS.format(families=body(families)),

@@ -83,6 +83,7 @@ def fitted(rows: list[dict], **fields) -> SimpleNamespace:
         "saturated": saturated,
         "law": power_law(),
         "bits": "not random",
+        "recall": "not judged",
     }
     return SimpleNamespace(**parts | {"by_ratio": {}} | fields)
 

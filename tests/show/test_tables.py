@@ -165,3 +165,40 @@ def test_a_plan_without_an_answer_or_a_limit(capsys):
     assert out.endswith("careful: [odd] grid\n")
     show_plan(Plan("length", 3, None, (7, None), **common), fit)
     assert capsys.readouterr().out.startswith("Rank 3 holds any length, every one certified")
+
+
+def recited(rows: list[dict], per_rank: int) -> list[dict]:
+    """The rows, of which those with at most so many tokens per rank are recited."""
+    return [row | {"recall_exact": row["length"] <= per_rank * row["rank"]} for row in rows]
+
+
+def test_what_each_method_recites(capsys):
+    """Half of the runs at √(16 · 32) = 23 tokens per rank, and more for the other method."""
+    twice = recited(planted(method="margin"), 40)
+    show_fits(*fit_rows([*recited(planted(), 16), *twice], draws=50))
+    lines = [re.split(" {2,}", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    (sft,) = (line for line in lines if line[0] == "sft")
+    (margin,) = (line for line in lines if line[0] == "margin")
+    tokens, bits, per_rank = map(float, sft[1:4])
+    assert 16 < per_rank < 32 < float(margin[3]) < 64
+    assert tokens == pytest.approx(per_rank / 512, rel=0.02)
+    assert bits == pytest.approx(tokens * 7.6 / log(2), rel=0.02)
+    assert sft[5] == "6 of 12" and margin[5] == "8 of 12"
+    (ends,) = (line for line in lines[lines.index(sft) + 1 :][:1])
+    low, high = map(float, ends[2].split(" to "))
+    assert low < 16 and high > 32
+
+
+def test_rows_without_a_power_law_show_the_recall_law(capsys):
+    show_fits(*fit_rows(recited([row for row in planted() if row["rank"] > 2], 10)))
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "tiny, layer 2, site mlp, sft\nNo power law: the law needs at least 3 dif"
+    )
+    assert "\nsft " in out and "R²" not in out
+
+
+def test_a_method_that_recites_everything_has_a_bound(capsys):
+    show_fits(*fit_rows(recited(planted(), 1000), draws=50))
+    out = " ".join(capsys.readouterr().out.split())
+    assert "sft: all 12 runs are recited: the limit is above 0.5 tokens per parameter" in out

@@ -1,9 +1,9 @@
 """Turns the rows of a sweep into laws: drops unusable rows, groups the rest, and fits each group.
 
 Rows with the same model, layer, site and method form a group. A group gets the power law over its
-unsaturated runs, one more for each ratio of random tokens if there are several, and the
-constant-bits law if the entropy of the tokens is known. A row needs rank, length and delta_loss (or
-base_loss and final_loss), and may be written by hand.
+unsaturated runs, one more for each ratio of random tokens if there are several, the constant-bits
+law if the entropy of the tokens is known, and the recall law if rows say what was recited. A row
+needs rank, length and delta_loss (or base_loss and final_loss), and may be written by hand.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from ..errors import LawError
 from .bits import BitsLaw, fit_bits
 from .power import LN2, Law, fit_law
+from .recall import RecallLaw, compare_loads, is_recited, recall_of
 
 KEY = ("model", "layer", "site", "method")
 LOSSES = ("base_loss", "final_loss", "delta_loss")
@@ -32,8 +33,10 @@ class Fit:
     key: dict[str, Any]  # what the rows have in common: model, layer, site, method
     rows: list[dict]  # the usable rows
     saturated: list[bool]  # for each of them, whether its final loss is at most ln 2
-    law: Law  # over all ratios together
+    law: Law | str  # over all ratios together
     bits: BitsLaw | str
+    recall: RecallLaw | str  # over all ratios together
+    loads: dict[str, float]  # deviance of the recall law by load, if the entropy differs in rows
     by_ratio: dict[Any, Law | str]  # empty unless there are several ratios
     skipped: dict[str, int]  # reason -> number of rows that are not usable
     n_unconverged: int  # of the unsaturated rows
@@ -49,23 +52,28 @@ class Fit:
             "n_unconverged": self.n_unconverged,
             "skipped": self.skipped,
             "constant_bits": law_dict(self.bits),
+            "recall": law_dict(self.recall),
+            "recall_deviances": self.loads,
             "by_ratio": {str(ratio): law_dict(law) for ratio, law in self.by_ratio.items()},
             "grid": {f"{name}s": distinct(self.rows, name) for name in axes},
         }
 
 
-def law_dict(law: Law | BitsLaw | str) -> dict[str, Any]:
+def law_dict(law: Law | BitsLaw | RecallLaw | str) -> dict[str, Any]:
     """A law's fields without its arrays, or the reason why there is no law."""
     if isinstance(law, str):
         return {"reason": law}
+    if isinstance(law, RecallLaw):
+        return law.as_dict()
     return {name: value for name, value in vars(law).items() if name not in ("draws", "deviations")}
 
 
 def fit_rows(
     rows: Sequence[dict], *, offset: bool = True, draws: int = 1000, seed: int = 0
 ) -> tuple[list[Fit], dict[str, str]]:
-    """Fit each group of rows. Returns the fits, largest group first, and why others have none.
+    """Fit each group of rows. Returns the fits, and why other groups have none.
 
+    Groups with a power law come before those that only have a recall law, and larger groups first.
     Raises LawError for a row that is not valid, and if no group at all can be fitted.
     """
     groups: dict[str, list[dict]] = {}
@@ -83,7 +91,7 @@ def fit_rows(
     if not fits:
         reasons = [f"{name}: {reason}" for name, reason in refused.items()]
         raise LawError("; ".join(reasons) or "no rows to fit")
-    return fits, refused
+    return sorted(fits, key=lambda fit: isinstance(fit.law, str)), refused
 
 
 def complete_row(row: dict, number: int) -> dict:
@@ -102,6 +110,8 @@ def complete_row(row: dict, number: int) -> dict:
     for name in NUMBERS:
         if row.get(name) is not None and not is_number(row[name]):
             raise LawError(f"{where}: {name} is {row[name]!r}; expected a number")
+    if not isinstance(recited := is_recited(row), bool | None):
+        raise LawError(f"{where}: recall_exact is {recited!r}; expected true or false")
     base, final, delta = (row.get(name) for name in LOSSES)
     if base is not None and final is not None and delta is None:
         row = row | {"delta_loss": base - final}
@@ -135,7 +145,10 @@ def is_saturated(row: dict) -> bool:
 
 
 def fit_group(key: dict, rows: Sequence[dict], offset: bool, **options: int) -> Fit:
-    """The laws of rows that belong together. Raises LawError if the power law cannot be fitted."""
+    """The laws of rows that belong together.
+
+    Raises LawError if neither the power law nor the recall law can be fitted.
+    """
     reasons = [reason_to_skip(row) for row in rows]
     skipped = Counter(filter(None, reasons))
     usable = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
@@ -143,8 +156,11 @@ def fit_group(key: dict, rows: Sequence[dict], offset: bool, **options: int) -> 
         found = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
         raise LawError(f"no row can be used ({found})")
     power = {"offset": offset, **options}
-    if isinstance(law := law_or_reason(fit_law, POWER, usable, **power), str):
-        raise LawError(law)
+    law = law_or_reason(fit_law, POWER, usable, **power)
+    recall = recall_or_reason(usable)
+    if isinstance(law, str) and isinstance(recall, str):
+        judged = any(is_recited(row) is not None for row in usable)
+        raise LawError(f"{law}; {recall}" if judged else law)
     ratios = distinct(usable, "ratio")
     parts = {r: [row for row in usable if row.get("ratio") == r] for r in ratios if len(ratios) > 1}
     unsaturated = [row for row in usable if not is_saturated(row)]
@@ -153,6 +169,8 @@ def fit_group(key: dict, rows: Sequence[dict], offset: bool, **options: int) -> 
         rows=usable,
         saturated=[is_saturated(row) for row in usable],
         law=law,
+        recall=recall,
+        loads={} if isinstance(recall, str) else deviances(usable),
         bits=law_or_reason(fit_bits, BITS, usable, ranks=column(usable, "rank"), **options),
         by_ratio={r: law_or_reason(fit_law, POWER, part, **power) for r, part in parts.items()},
         skipped=dict(skipped),
@@ -170,6 +188,24 @@ def law_or_reason(
         return fit(*(column(rows, name) for name in names), saturated=saturated, **options)
     except LawError as error:
         return str(error)
+
+
+def recall_or_reason(rows: Sequence[dict]) -> RecallLaw | str:
+    """The recall law of the rows, or why there is none."""
+    try:
+        return recall_of(rows)
+    except LawError as error:
+        return str(error)
+
+
+def deviances(rows: Sequence[dict]) -> dict[str, float]:
+    """How well recall follows tokens and bits per parameter, where the entropy of rows differs."""
+    if len({round(entropy, 6) for entropy in distinct(rows, "entropy")}) < 2:
+        return {}
+    try:
+        return {load: law.deviance for load, law in compare_loads(rows).items()}
+    except LawError:  # among the rows with an entropy, all are recited, or none
+        return {}
 
 
 def column(rows: Sequence[dict], name: str) -> list:

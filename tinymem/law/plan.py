@@ -125,6 +125,8 @@ def whole(asked: str, value: float) -> int | None:
 
 def law_of_ratio(fit: Fit, ratio: int | None) -> tuple[Law, list[dict], list[str]]:
     """The law and rows of a ratio, or those of all ratios with a warning where it has no law."""
+    if isinstance(fit.law, str):
+        raise LawError(fit.law)
     ratios = distinct(fit.rows, "ratio")
     if ratio is None or ratios == [ratio]:
         return fit.law, fit.rows, []

@@ -18,6 +18,7 @@ import numpy as np
 from ..law.fit import BITS, POWER, Fit
 from ..law.power import LN2, Law
 from . import axes
+from .recall import recall_panels, siblings
 
 if TYPE_CHECKING:
     from ..experiment.report import Result
@@ -42,9 +43,10 @@ def plot_law(fits: Sequence[Fit], path: Path) -> axes.Figure:
     own = fit.by_ratio.get(ratio, law)
     lines = law if isinstance(own, str) else own
     panels = list[axes.Panel | None]()
-    for x, series in (("rank", "length"), ("length", "rank")):
-        panels.append(partial(against, rows=rows, law=lines, x=x, series=series, note=note))
-    panels.append(partial(agreement, rows=cells, fit=fit))
+    if not isinstance(lines, str):
+        for x, series in (("rank", "length"), ("length", "rank")):
+            panels.append(partial(against, rows=rows, law=lines, x=x, series=series, note=note))
+        panels.append(partial(agreement, rows=cells, fit=fit))
     memorized = axes.known(rows, "memorized_bits_per_parameter")
     bits = "memorized_bits_per_parameter" if memorized else "bits_per_parameter"
     for field, kind in (("final_loss", heat_map), ("token_accuracy", heat_map), (bits, capacity)):
@@ -55,7 +57,8 @@ def plot_law(fits: Sequence[Fit], path: Path) -> axes.Figure:
         title = f"loss reduction by ratio, {axes.describe(some[0], 'length')}"
         by_ratio = partial(axes.curves, x="ratio", y="delta_loss", series="rank", title=title)
         panels.append(partial(by_ratio, rows=some))
-    others = [other for other in fits if {**other.key, "method": ""} == {**fit.key, "method": ""}]
+    others = siblings(fits)
+    panels += recall_panels(others)
     if len(others) > 1:
         some = axes.largest((row for other in others for row in other.rows), *SAME_TASK)
         panels += [*[None] * (-len(panels) % 3), *method_panels(some)]
@@ -65,10 +68,11 @@ def plot_law(fits: Sequence[Fit], path: Path) -> axes.Figure:
 
 def law_title(fit: Fit, several: bool) -> str:
     """What was fitted, the formula, and the number of runs; several: of several ratios."""
-    law = fit.law
+    law, about = fit.law, axes.describe(fit.key, "model", "layer", "site", "method")
+    if isinstance(law, str):
+        return f"{about}: no power law"
     offset = f"{law.b:+.3g}" if law.b else ""
     formula = rf"$ΔL = {law.C:,.4g}\;r^{{{law.alpha:.2f}}}\;ℓ^{{{-law.beta:.2f}}}{offset}$"
-    about = axes.describe(fit.key, "model", "layer", "site", "method")
     runs = f"{law.n} runs of all ratios" if several else f"{law.n} runs"
     return f"{about}:   {formula}\nfitted to {runs}; {law.n_saturated} saturated ones left out"
 

@@ -13,12 +13,15 @@ from ..law.bits import BitsLaw
 from ..law.fit import Fit
 from ..law.plan import Plan
 from ..law.power import Law
+from ..law.recall import is_recited, width_of
 from .axes import LABELS, PERCENT, YARDSTICKS, group
 from .report import Row, new_table, number, stdout
 
 MARKS = "green: every token certified; *: not converged; !: diverged or out of memory"
 SCALE = "For scale, bits per parameter that others measured:"
 UNFIXED = "use --no-offset, or add ranks and lengths"
+RECALL = """width: the load that 10 % of the runs recite, divided by the one that 90 % recite.
+This recall law is tinymem's own, not the paper's"""
 MEASURES = """R²: of ΔL; log R²: of ln ΔL; error: mean error of ΔL; rank left out: mean error
 of ΔL at ranks that were left out of the fit, one after another"""
 
@@ -71,10 +74,15 @@ def grid_cell(rows: Sequence[Row], field: str) -> str:
 def show_fits(fits: Sequence[Fit], refused: Mapping[str, str]) -> None:
     """Prints the laws of each group of rows, and how well they hold."""
     for fit in fits:
-        show_power_law(fit)
-        show_measures(fit)
+        if isinstance(fit.law, str):
+            stdout.print(f"[bold]{about(fit)}[/]\nNo power law: {escape(fit.law)}")
+        else:
+            show_power_law(fit, fit.law)
+            show_measures(fit)
         stdout.print()
-    stdout.print(f"[dim]{MEASURES}[/]")
+    show_recall(fits)
+    if any(not isinstance(fit.law, str) for fit in fits):
+        stdout.print(f"[dim]{MEASURES}[/]")
     for name, reason in refused.items():
         stdout.print(f"[yellow]Not fitted:[/] {escape(name)}: {escape(reason)}")
 
@@ -86,9 +94,8 @@ def about(fit: Fit) -> str:
     return escape(", ".join(parts))
 
 
-def show_power_law(fit: Fit) -> None:
+def show_power_law(fit: Fit, law: Law) -> None:
     """Prints which runs were fitted, the formula, and the intervals of its constants."""
-    law = fit.law
     left_out = {"saturated (final loss ≤ ln 2)": law.n_saturated} | fit.skipped
     moving = f", [yellow]{fit.n_unconverged} of them not converged[/]" if fit.n_unconverged else ""
     stdout.print(f"[bold]{about(fit)}[/]\n{runs(law)} fitted{moving}")
@@ -135,6 +142,50 @@ def constants(law: Law | BitsLaw, offset: bool) -> str:
         return "κ {:.3f} ({:.3f} to {:.3f})".format(law.kappa, *law.ci)
     b = f", b {round(law.b, 2) + 0.0:.2f}" if offset else ""
     return f"α {law.alpha:.2f}, β {law.beta:.2f}{b}"
+
+
+def show_recall(fits: Sequence[Fit]) -> None:
+    """Prints the 50 % point of each recall law in three units, or the bound that its rows give."""
+    judged = [fit for fit in fits if any(is_recited(row) is not None for row in fit.rows)]
+    if not judged:
+        return
+    table = new_table(
+        "", "tokens/parameter", "bits/parameter", "tokens/rank", "width", "recited", left=1
+    )
+    for fit in judged:
+        if isinstance(law := fit.recall, str):
+            continue
+        low, high = law.ci["load_50"]
+        units = [1.0, law.bits_per_token, law.parameters_per_rank]
+        points = [f"{law.load_50 * unit:.3g}" if unit else "–" for unit in units]
+        ends = [span(low * unit, high * unit) if unit else "" for unit in units]
+        narrow, wide = (width_of(s) for s in reversed(law.ci["s"]))
+        table.add_row(
+            recall_name(fit, judged), *points, f"{law.width:.3g}", f"{law.n_recited} of {law.n}"
+        )
+        table.add_row("", *(f"[dim]{text}[/]" for text in (*ends, span(narrow, wide))))
+    stdout.print(
+        "[bold]The load that half of the runs recite whole[/] [dim](95 % interval)[/]", table
+    )
+    for fit in judged:
+        if isinstance(fit.recall, str):
+            stdout.print(f"[dim]{recall_name(fit, judged)}: {escape(fit.recall)}[/]")
+        if fit.loads:
+            deviances = " and ".join(f"{value:.1f} by {name}" for name, value in fit.loads.items())
+            stdout.print(
+                f"[dim]Deviance of {recall_name(fit, judged)}: {deviances} per parameter[/]"
+            )
+    stdout.print(f"[dim]{RECALL}[/]\n")
+
+
+def span(low: float, high: float) -> str:
+    return f"{low:.3g} to {high:.3g}".replace("inf", "∞")
+
+
+def recall_name(fit: Fit, fits: Sequence[Fit]) -> str:
+    """The method, if nothing else distinguishes the fits; otherwise all that does."""
+    others = {str({**one.key, "method": None}) for one in fits}
+    return escape(str(fit.key["method"])) if len(others) == 1 and fit.key["method"] else about(fit)
 
 
 # --- A plan --------------------------------------------------------------------------------------
