@@ -1,4 +1,7 @@
-"""The verdict. Oracles: decoding without a cache, and the definition of the certificate."""
+"""The verdict. Oracles: decoding without a cache, and the definitions of margin and certificate.
+
+Margins are also compared with those of transformers' logits, in test_readout.py.
+"""
 
 import math
 
@@ -11,6 +14,7 @@ from tinymem.data.batch import Batch
 from tinymem.data.memory import Memory
 from tinymem.experiment.probe import memorize
 from tinymem.experiment.recall import Verdict, judge, judge_units, teacher_forced
+from tinymem.training.margin import THIN
 from tinymem.unit.lora import Unit
 
 
@@ -36,20 +40,36 @@ def test_decoding_equals_decoding_without_a_cache():
         assert judge(model, memory) == verdict
 
 
-def test_certified_means_verbatim_means_exact():
-    """Certified implies verbatim, and verbatim means exact recall: bases, ranks and lengths."""
+def test_margins_above_zero_mean_exact_recall_and_nothing_else_does():
+    """Over bases, ranks and steps, converged or not; and certified implies recited."""
     seen = set()
-    for seed in range(4):
-        for rank in (1, 8):
-            model = toy_model(seed)
-            verdict = memorize(
-                model, toy_memory(16, seed=seed), rank=rank, steps=60, lr=0.05
-            ).verdict
-            seen.add((verdict.certified, verdict.recall_exact))
-            assert verdict.recall_exact or not verdict.certified
-            assert verdict.verbatim == verdict.recall_exact
-            assert verdict.certified == (verdict.certified_fraction == 1) == (not verdict.stubborn)
-    assert {(True, True), (False, False)} <= seen  # both extremes occur
+    for seed, rank, steps in [(s, r, n) for s in range(3) for r in (1, 2, 4) for n in (25, 80)]:
+        model, memory = toy_model(seed), toy_memory(16, seed=seed)
+        verdict = memorize(model, memory, rank=rank, steps=steps, lr=0.05).verdict
+        above = [m > 0 for m in verdict.margins]
+        assert all(above) == verdict.verbatim == verdict.recall_exact
+        assert above == [a == b for a, b in zip(verdict.predicted, verdict.targets, strict=True)]
+        assert verdict.first_error == (None if all(above) else above.index(False))
+        assert verdict.recall_exact or not verdict.certified
+        assert verdict.certified == (verdict.certified_fraction == 1) == (not verdict.stubborn)
+        seen.add((verdict.recall_exact, verdict.certified))
+    assert seen == {(True, True), (True, False), (False, False)}
+
+
+def test_a_tie_is_not_recited():
+    """Two tokens with the same row of the head have the same logit, and decoding takes the first.
+
+    The verdict must not depend on which of the two that is.
+    """
+    model = toy_model()
+    memory = memorize(model, toy_memory(1), rank=8, steps=60, lr=0.05)
+    unit, (low, high) = memory.unit.attach(model), sorted((memory.verdict.targets[0], 50))
+    model.lm_head.weight[50] = model.lm_head.weight[memory.verdict.targets[0]]
+    for token in (low, high):
+        verdict = judge(model, Memory(memory.memories[0].prompt_ids, [token]))
+        assert verdict.margins == [0] and not verdict.verbatim and not verdict.certified
+        assert verdict.recall_exact == (token == low) and verdict.wrong == verdict.stubborn == [0]
+    unit.detach()
 
 
 def test_losses_are_those_of_the_whole_pass():
@@ -73,14 +93,17 @@ def test_losses_of_a_bfloat16_base_are_in_float32():
 def test_chunks_do_not_change_the_verdict(monkeypatch):
     model, batch = toy_model(), Batch([toy_memory(30)], 128, torch.device("cpu"))
     whole = teacher_forced(model, batch)
+    assert len(whole.states) == len(whole.margins) == 30
     monkeypatch.setattr("tinymem.training.loss.CHUNK", 97 * 7)  # 7 rows at a time
     parts = teacher_forced(model, batch)
-    assert torch.allclose(whole[0], parts[0], atol=1e-6) and torch.equal(whole[1], parts[1])
+    for one, other in zip(whole, parts, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
 
 
 def verdict(**fields) -> Verdict:
     given = dict(
         losses=[0.1, 0.2, 0.3, 0.4],
+        margins=[3.0, 2.0, 1.0, 0.5],
         predicted=[5, 6, 7, 8],
         decoded=[5, 6, 7, 8],
         targets=[5, 6, 7, 8],
@@ -95,12 +118,30 @@ def test_by_hand():
     assert good.certified and good.verbatim and good.recall_exact and good.first_error is None
     assert good.loss == 0.25 and good.min_probability == 0.6 and good.token_accuracy == 1
 
+    assert good.min_margin == 0.5 and good.argmax_accuracy == 1 and good.first_uncertified is None
+
     derailed = verdict(
-        decoded=[5, 0, 7, 0], predicted=[5, 0, 7, 8], probabilities=[0.9, 0.4, 0.5, 0.6]
+        **{"decoded": [5, 0, 7, 0], "predicted": [5, 0, 7, 8]},
+        **{"margins": [3.0, -0.2, 0.1, 0.5], "probabilities": [0.9, 0.4, 0.5, 0.6]},
     )
+    assert derailed.wrong == [1] and derailed.argmax_accuracy == 0.75 and not derailed.verbatim
     assert derailed.stubborn == [1, 2]  # p = ½ is not enough, because two tokens may have it
-    assert derailed.certified_fraction == 0.5 and not derailed.certified and not derailed.verbatim
+    assert derailed.certified_fraction == 0.5 and not derailed.certified
     assert derailed.token_accuracy == 0.5 and derailed.first_error == 1
+    assert derailed.min_margin == -0.2 and derailed.first_uncertified == 1
+
+
+def test_wrong_tokens_come_before_those_that_only_lack_the_certificate():
+    """Tokens 0 and 3 are wrong; 1 and 2 are the likeliest although p ≤ ½; 4 is certified."""
+    margins, p = [-0.1, 0.2, 0.1, -2.0, 5.0], [0.3, 0.25, 0.4, 0.35, 0.9]
+    five = verdict(margins=margins, probabilities=p, lengths=[5])
+    assert five.wrong == [3, 0] and five.stubborn == [3, 0, 1, 2]
+
+
+def test_thin_is_recited_by_a_hair():
+    for lowest, thin in ((THIN, True), (1.01 * THIN, False), (0.0, False), (-1.0, False)):
+        assert verdict(margins=[3.0, lowest, 1.0, 0.5]).thin == thin
+    assert THIN > 0
 
 
 def test_one_half_itself_is_not_certified():
@@ -113,17 +154,22 @@ def test_one_half_itself_is_not_certified():
 
 def test_sufficient_but_not_necessary():
     recited = verdict(probabilities=[0.9, 0.3, 0.7, 0.6])
+    assert recited.stubborn == [1] and not recited.wrong
     assert recited.recall_exact and recited.verbatim and not recited.certified
 
 
-def test_first_error_counts_within_its_memory():
-    assert verdict(lengths=[1, 3], decoded=[5, 6, 0, 8]).first_error == 1
+def test_positions_count_within_each_memory():
+    two = verdict(lengths=[1, 3], decoded=[5, 6, 0, 8], probabilities=[0.9, 0.9, 0.9, 0.2])
+    assert two.positions == [0, 0, 1, 2]
+    assert two.first_error == 1 and two.first_uncertified == 2
+    assert two.exact_match == 0.5 and verdict(lengths=[2, 2]).exact_match == 1
 
 
-def test_nan_is_never_certified():
+def test_nan_is_never_certified_and_never_recited():
     nan = float("nan")
     assert not verdict(probabilities=[nan, 0.9, 0.9, 0.9]).certified
     assert verdict(probabilities=[0.9, nan, 0.9, 0.9]).stubborn == [1]
+    assert not verdict(margins=[1.0, 1.0, nan, 1.0]).verbatim
 
 
 def test_prompts_of_different_lengths_decode_as_if_alone():
@@ -162,6 +208,10 @@ def test_units_judged_together_get_the_same_verdicts_as_alone(monkeypatch, posit
         assert (verdict.predicted, verdict.decoded) == (alone.predicted, alone.decoded)
         assert (verdict.targets, verdict.lengths) == (alone.targets, alone.lengths)
         assert verdict.probabilities == pytest.approx(alone.probabilities, abs=1e-5, nan_ok=True)
+        assert verdict.margins == pytest.approx(alone.margins, abs=1e-4, nan_ok=True)
+        assert verdict.calibrated_loss == pytest.approx(
+            alone.calibrated_loss, abs=1e-4, nan_ok=True
+        )
     assert n == 4
 
 

@@ -38,7 +38,7 @@ CONTRACT = """
     model rank length ratio layer site method seed steps lr device dtype trainable_parameters
     base_loss final_loss delta_loss stored_bits bits_per_parameter memorized_bits converged
     certified_fraction certified verbatim recall_exact token_accuracy first_error min_probability
-    status wall_seconds version
+    min_margin first_uncertified readout_temperature calibrated_loss status wall_seconds version
 """
 FIELDS = set(re.findall(r"\w+", CONTRACT))
 IDS = torch.arange(24)[None]
@@ -101,22 +101,24 @@ def test_a_report_is_json_without_nan(monkeypatch, broken):
     report = result.report
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     judged = ("final_loss", "delta_loss", "stored_bits", "memorized_bits", *VERDICT_FIELDS)
+    judged += ("calibrated_bits_per_parameter",)
     unknown = {name for name in judged if report[name] is None}
     if broken:
         assert unknown == set(judged)
         assert (report["status"], report["converged"]) == ("diverged", False)
     else:
         assert unknown <= {"first_error"} and report["status"] == "ok"
+        assert report["argmax_accuracy"] < 1 and not report["thin"]
 
 
 # --- Bits ----------------------------------------------------------------------------------------
 
 
 def test_bits_by_hand():
-    """10 tokens, L₀ = 5 ln 2, L = 2 ln 2, H = 4 ln 2, 60 parameters."""
+    """10 tokens, L₀ = 5 ln 2, L = 2 ln 2 and at best 1 ln 2, H = 4 ln 2, 60 parameters."""
     ln2 = math.log(2)
     memory = dataclasses.replace(toy_memory(10), ratio=100, entropy=4 * ln2)
-    bits = count_bits([memory], 60, base_loss=5 * ln2, loss=2 * ln2)
+    bits = count_bits([memory], 60, base_loss=5 * ln2, loss=2 * ln2, best_loss=ln2)
     assert bits == {
         "length": 10,
         "trainable_parameters": 60,
@@ -126,14 +128,16 @@ def test_bits_by_hand():
         "bits_per_parameter": pytest.approx(0.5),
         "memorized_bits": pytest.approx(20),
         "memorized_bits_per_parameter": pytest.approx(1 / 3),
+        "calibrated_bits_per_parameter": pytest.approx(1 / 2),
     }
 
 
 def test_memorized_bits_are_never_below_zero():
     """Above H the unit knows nothing about the memory, though it has unlearned a part of L₀ − H."""
     memory = dataclasses.replace(toy_memory(10), ratio=100, entropy=math.log(97))
-    bits = count_bits([memory], 60, base_loss=7.0, loss=6.0)
+    bits = count_bits([memory], 60, base_loss=7.0, loss=6.0, best_loss=5.0)
     assert bits["memorized_bits"] == bits["memorized_bits_per_parameter"] == 0
+    assert bits["calibrated_bits_per_parameter"] == 0
     assert bits["stored_bits"] > 0
     report = memorize(toy_model(), memory, rank=1, steps=1).report
     assert report["final_loss"] > report["entropy"] and report["memorized_bits"] == 0
@@ -141,16 +145,17 @@ def test_memorized_bits_are_never_below_zero():
 
 def test_entropy_of_several_memories_is_their_mean_by_length():
     memories = [dataclasses.replace(toy_memory(n), entropy=float(n)) for n in (2, 6)]
-    assert count_bits(memories, 1, 9.0, 1.0)["entropy"] == pytest.approx((2 * 2 + 6 * 6) / 8)
-    mixed = count_bits([memories[0], toy_memory(6)], 1, 9.0, 1.0)
+    assert count_bits(memories, 1, 9.0, 1.0, 0.0)["entropy"] == pytest.approx((2 * 2 + 6 * 6) / 8)
+    mixed = count_bits([memories[0], toy_memory(6)], 1, 9.0, 1.0, 0.0)
     assert math.isnan(mixed["entropy"]) and math.isnan(mixed["memorized_bits"])
+    assert math.isnan(mixed["calibrated_bits_per_parameter"])
     assert mixed["stored_bits"] == pytest.approx(8 * 8 / math.log(2))
 
 
 def test_bits_of_a_run_that_was_not_judged_are_unknown():
     memory = dataclasses.replace(toy_memory(10), entropy=3.0)
-    for base_loss, loss, unknown in ((5.0, math.nan, 5), (math.nan, 1.0, 3)):
-        bits = count_bits([memory], 60, base_loss, loss)
+    for base_loss, loss, unknown in ((5.0, math.nan, 6), (math.nan, 1.0, 3)):
+        bits = count_bits([memory], 60, base_loss, loss, loss)
         assert sum(map(math.isnan, bits.values())) == unknown and bits["entropy"] == 3.0
 
 
@@ -163,7 +168,19 @@ def test_bits_of_a_run():
     assert report["bits_per_parameter"] == pytest.approx(report["stored_bits"] / 256)
     known = max(0, math.log(97) - report["final_loss"]) * 10 / math.log(2)
     assert report["memorized_bits"] == pytest.approx(known) and known > 0
+    best = max(0, math.log(97) - report["calibrated_loss"]) * 10 / math.log(2) / 256
+    assert report["calibrated_bits_per_parameter"] == pytest.approx(best) and best > known / 256
     assert memorize(toy_model(), toy_memory(10), rank=2, steps=2).report["memorized_bits"] is None
+
+
+def test_a_memory_that_is_recited_is_there_whole():
+    """ℓ · H / ln 2 bits, although the loss at T = 1 is not 0."""
+    _, _, result = finished_run(rank=8, steps=150)
+    report = result.report
+    assert report["verbatim"] and report["final_loss"] > 0 and report["calibrated_loss"] is None
+    whole = 10 * math.log(97) / math.log(2) / (2 * 64 * 8)
+    assert report["calibrated_bits_per_parameter"] == pytest.approx(whole)
+    assert report["memorized_bits_per_parameter"] < whole
 
 
 # --- Saved runs ----------------------------------------------------------------------------------
@@ -241,10 +258,25 @@ def test_a_run_without_a_usable_unit_saves_its_report_alone(tmp_path, broken):
 def test_recall_agrees_unless_the_verdict_or_the_loss_is_another():
     model, _, result = finished_run(rank=8, steps=150)
     assert result.report["certified"]
-    again = recall_report(result.report, result.verdict, model)
+    again = recall_report(result.report, result.memories, result.verdict, model)
     assert again == result.report | {"agrees": True}
-    worse = memorize(model, result.memories, rank=1, steps=1).verdict
-    again = recall_report(result.report, worse, model)
-    assert not again["agrees"] and not again["certified"] and again["final_loss"] == worse.loss
+    other = memorize(model, result.memories, rank=8, steps=1)
+    again = recall_report(result.report, result.memories, other.verdict, model)
+    assert not again["agrees"] and not again["certified"]
+    for name in ("final_loss", "stored_bits", "calibrated_bits_per_parameter", *VERDICT_FIELDS):
+        assert again[name] == other.report[name]
     near = result.report | {"final_loss": result.report["final_loss"] + 0.002}
-    assert not recall_report(near, result.verdict, model)["agrees"]
+    assert not recall_report(near, result.memories, result.verdict, model)["agrees"]
+
+
+def test_a_report_from_before_there_were_margins_is_recalled(tmp_path):
+    """Version 0.1.0 wrote no margins and nothing of a readout temperature."""
+    model, recipe, result = finished_run(rank=8, steps=150)
+    newer = ("min_margin", "thin", "argmax_accuracy", "first_uncertified")
+    newer += ("readout_temperature", "calibrated_loss", "calibrated_bits_per_parameter")
+    older = {name: value for name, value in result.report.items() if name not in newer}
+    save_run(dataclasses.replace(result, report=older), model, recipe, tmp_path)
+    memories, report = read_run(tmp_path)
+    assert report == older
+    again = recall_report(report, memories, result.verdict, model)
+    assert again == result.report | {"agrees": True}

@@ -53,7 +53,7 @@ def recall(options: opt.Recall) -> int:
         base = checkpoint.weights(options.device, precision, bars)
         load_adapter(base, options.run)
         verdict = judge(base, memories, bars)
-    again = recall_report(report, verdict, base)
+    again = recall_report(report, memories, verdict, base)
     if options.json:
         print_json(again)
     else:

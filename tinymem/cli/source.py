@@ -140,8 +140,8 @@ def measure_text(options: opt.Plan, path: Path, row: dict[str, Any]) -> tuple[in
     (memory,) = check_fits(make(None, None, 0), config)
     with Bars() as bars:
         base = checkpoint.weights(options.device, row.get("dtype", "auto"), bars)
-    losses, _ = teacher_forced(base, Batch([memory], config.context, base.device))
-    return memory.length, losses.mean().item()
+    found = teacher_forced(base, Batch([memory], config.context, base.device))
+    return memory.length, found.losses.mean().item()
 
 
 def read_content(path: Path) -> str:

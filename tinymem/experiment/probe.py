@@ -88,7 +88,7 @@ def memorize_together(
         judged, training = result.verdict, result.training
         if judged is None:
             training.status = status
-        elif training.status == "ok" and not (judged.certified or judged.loss <= base_loss):
+        elif training.status == "ok" and not (judged.verbatim or judged.loss <= base_loss):
             training.status = "diverged"  # also where the loss is a number
         result.report = make_report(model, recipe, result, base_loss, seconds)
     return results
@@ -99,5 +99,5 @@ def measure_base(model: Model, memories: Sequence[list[Memory]]) -> list[float]:
     known = {}
     for own in dict.fromkeys(map(tuple, memories)):
         batch = Batch(own, model.config.context, model.device)
-        known[own] = teacher_forced(model, batch)[0].mean().item()
+        known[own] = teacher_forced(model, batch).losses.mean().item()
     return [known[tuple(own)] for own in memories]

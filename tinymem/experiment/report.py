@@ -1,4 +1,4 @@
-"""What a run leaves behind: its result, the fields of its report, and the folder it is saved in.
+"""The result of a run, the fields of its report, and the folder it is saved in.
 
 Bits (ΔL is the paper's, arXiv 2605.30260; stored and memorized bits are tinymem's)
     L₀, L       mean loss of the target without and with the unit, nats per token
@@ -8,6 +8,8 @@ Bits (ΔL is the paper's, arXiv 2605.30260; stored and memorized bits are tinyme
     memorized   max(0, H − L) · ℓ / ln 2, bits, where the target is random: what the unit knows
                 about the memory itself. Stored bits also count the unlearning of the base model's
                 prior, L₀ − H
+    calibrated  the same at the readout temperature, where L is lowest (readout.py). A memory that
+                is recited is there whole: ℓ · H / ln 2
 """
 
 import math
@@ -74,17 +76,27 @@ class Report:
     bits_per_parameter: float | None = about("stored bits / trainable parameters", "bits")
     memorized_bits: float | None = about("max(0, H − L) · ℓ / ln 2; null where H is", "bits")
     memorized_bits_per_parameter: float | None = about("of these, per parameter", "bits")
+    calibrated_bits_per_parameter: float | None = about(
+        "memorized bits at the readout temperature, per parameter; all of ℓ · H / ln 2 if recited",
+        "bits",
+    )
     converged: bool = about(
         "the loss (margin: the share of wrong tokens) fell by < 0.01 over the last 30 % of steps"
     )
     certified_fraction: float | None = about("share of the target tokens with p > ½", "0 to 1")
-    certified: bool | None = about("every target token has p > ½: proof of recall")
-    verbatim: bool | None = about("every argmax is the target token, given the true prefix")
+    certified: bool | None = about("every target token has p > ½: the paper's proof of recall")
+    verbatim: bool | None = about("every margin is above 0: recited, proof from one pass")
+    argmax_accuracy: float | None = about("share of the tokens with a margin above 0", "0 to 1")
     recall_exact: bool | None = about("greedy decoding yields the whole target")
     exact_match: float | None = about("share of the memories that decoding recites", "0 to 1")
     token_accuracy: float | None = about("share of the tokens that decoding got right", "0 to 1")
     first_error: int | None = about("position of the first token that decoding got wrong")
     min_probability: float | None = about("lowest p of a target token", "0 to 1")
+    min_margin: float | None = about("lowest logit of a target less the largest other", "logits")
+    thin: bool | None = about("recited, but another arithmetic can reverse the lowest margin")
+    first_uncertified: int | None = about("position of the first token with p ≤ ½")
+    readout_temperature: float | None = about("T at which the loss is lowest; null if recited")
+    calibrated_loss: float | None = about("the mean loss there; null if recited", "nats/token")
     held_out_memories: int = about("memories that were judged, but not trained on")
     held_out_loss: float | None = about("mean loss of the held-out targets", "nats/token")
     held_out_exact_match: float | None = about("share of them that decoding recites", "0 to 1")
@@ -94,8 +106,11 @@ class Report:
     version: str = about("version of tinymem")
 
 
-# Those that are properties of a verdict, from certified_fraction to min_probability.
+# Those of a verdict, from certified_fraction to calibrated_loss.
 VERDICT_FIELDS = tuple(name for name in Report.__annotations__ if hasattr(Verdict, name))
+AGREEMENT = ("certified", "verbatim", "recall_exact")  # what a reloaded unit must have again
+# What a report must have, so that its unit can be recalled. Older reports lack newer fields.
+NEEDED = {"model", "dtype", "trainable_parameters", "base_loss", "final_loss", *AGREEMENT}
 HELD_OUT_FIELDS = ("loss", "exact_match", "token_accuracy")
 
 
@@ -115,6 +130,7 @@ def make_report(model: Model, recipe: Recipe, run: Result, base_loss: float, too
     """
     judged = run.verdict if run.verdict and math.isfinite(run.verdict.loss) else None
     others, loss = (run.held_out, judged.loss) if judged else (None, math.nan)
+    best_loss = (judged.calibrated_loss or 0.0) if judged else math.nan
     ratios, layers = {m.ratio for m in run.memories}, run.unit.layers
     report = Report(
         **pick(model, "revision"),
@@ -122,7 +138,7 @@ def make_report(model: Model, recipe: Recipe, run: Result, base_loss: float, too
         **pick(run.training, "steps", "status"),
         **pick(judged, *VERDICT_FIELDS),
         **{f"held_out_{k}": v for k, v in pick(others, *HELD_OUT_FIELDS).items()},
-        **count_bits(run.memories, run.unit.trainable_parameters(), base_loss, loss),
+        **count_bits(run.memories, run.unit.trainable_parameters(), base_loss, loss, best_loss),
         **place_of(model),
         model=model.name,
         memories=len(run.memories),
@@ -140,18 +156,25 @@ def make_report(model: Model, recipe: Recipe, run: Result, base_loss: float, too
     return {name: without_nan(value) for name, value in asdict(report).items()}
 
 
-def count_bits(memories: Sequence[Memory], parameters: int, base_loss: float, loss: float) -> dict:
-    """The fields from length to bits, by the definitions at the top; NaN stands for unknown."""
+def count_bits(
+    memories: Sequence[Memory], parameters: int, base_loss: float, loss: float, best_loss: float
+) -> dict:
+    """The fields from length to bits, by the definitions at the top; NaN stands for unknown.
+
+    best_loss: at the best temperature; 0 if the memories are recited.
+    """
     length = sum(m.length for m in memories)
     known = [math.nan if m.entropy is None else m.entropy * m.length for m in memories]
     entropy, delta_loss = sum(known) / length, base_loss - loss
     stored = delta_loss * length / LN2
     memorized = max(entropy - loss, 0.0) * length / LN2  # max(NaN, 0.0), in this order, is NaN
+    calibrated = max(entropy - best_loss, 0.0) * length / LN2
     return {
         **{"length": length, "trainable_parameters": parameters},
         **{"entropy": entropy, "delta_loss": delta_loss},
         **{"stored_bits": stored, "bits_per_parameter": stored / parameters},
         **{"memorized_bits": memorized, "memorized_bits_per_parameter": memorized / parameters},
+        **{"calibrated_bits_per_parameter": calibrated / parameters},
     }
 
 
@@ -175,7 +198,7 @@ def read_run(folder: Path) -> tuple[list[Memory], dict[str, Any]]:
     _, about = read_unit(folder)
     try:
         memories, report = [Memory(**fields) for fields in about["memories"]], about["report"]
-        if not memories or not {"model", "dtype", "final_loss", *VERDICT_FIELDS} <= set(report):
+        if not memories or not set(report) >= NEEDED:
             raise KeyError("memories")
         return memories, dict(report)
     except (KeyError, TypeError, ValueError) as error:
@@ -183,11 +206,18 @@ def read_run(folder: Path) -> tuple[list[Memory], dict[str, Any]]:
         raise AdapterError(f"{folder}: {problem}") from error
 
 
-def recall_report(report: Mapping[str, Any], verdict: Verdict, model: Model) -> dict[str, Any]:
-    """The verdict on a reloaded unit, and in `agrees` whether the run's own report says the
-    same."""
-    again = {name: without_nan(getattr(verdict, name)) for name in VERDICT_FIELDS}
-    again["final_loss"] = without_nan(verdict.loss)
-    same = all(again[name] == report[name] for name in ("certified", "verbatim", "recall_exact"))
+def recall_report(
+    report: Mapping[str, Any], memories: Sequence[Memory], verdict: Verdict, model: Model
+) -> dict[str, Any]:
+    """The report with the verdict on a reloaded unit, the loss and the bits that follow from it.
+
+    `agrees` says whether the run's own report has the same verdict, and nearly the same loss.
+    """
+    base_loss = math.nan if report["base_loss"] is None else report["base_loss"]
+    losses = base_loss, verdict.loss, verdict.calibrated_loss or 0.0
+    again = {"final_loss": verdict.loss, **pick(verdict, *VERDICT_FIELDS), **place_of(model)}
+    again |= count_bits(memories, report["trainable_parameters"], *losses)
+    same = all(again[name] == report[name] for name in AGREEMENT)
     close = report["final_loss"] is not None and abs(verdict.loss - report["final_loss"]) < 1e-3
-    return {**report, **again, **place_of(model), "agrees": same and close}
+    known = {name: without_nan(value) for name, value in again.items()}
+    return {**report, **known, "agrees": same and close}

@@ -174,13 +174,14 @@ def method_panels(rows: list[axes.Row]) -> list[axes.Panel]:
 
 
 def plot_run(result: Result, path: Path) -> axes.Figure:
-    """Loss by step; p of every target token by step; p of every token in the verdict."""
+    """Loss by step; p of every target token by step; margin of every token in the verdict."""
     training, verdict = result.training, result.verdict
     panels = [partial(losses, mean=training.losses, certified=training.certified)]
     if training.trace:
         panels.append(partial(token_paths, trace=training.trace))
     if verdict is not None:
-        panels.append(partial(final_tokens, p=np.array(verdict.probabilities)))
+        arrays = np.array(verdict.margins), np.array(verdict.probabilities)
+        panels.append(partial(final_tokens, margins=arrays[0], p=arrays[1]))
     about = axes.describe(result.report, "model", "rank", "length", "method")
     return axes.draw(panels, 3, path, about)
 
@@ -216,14 +217,21 @@ def token_paths(ax: axes.Axes, trace: list[tuple[int, list[float]]]) -> None:
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
 
 
-def final_tokens(ax: axes.Axes, p: np.ndarray) -> None:
-    """p of every target token in the verdict, in the colours of above ½, 0.1 to ½, below 0.1."""
-    for colour, low, high in ((axes.BLUE, 0.5, 2), (axes.ORANGE, 0.1, 0.5), (axes.RED, -1, 0.1)):
-        inside = (p > low) & (p <= high)
+def final_tokens(ax: axes.Axes, margins: np.ndarray, p: np.ndarray) -> None:
+    """Margin of every target token in the verdict; by colour: p > ½, likeliest, and wrong."""
+    right = margins > 0
+    kinds = {
+        "p > ½": (axes.BLUE, right & (p > 0.5)),
+        "likeliest, p ≤ ½": (axes.ORANGE, right & ~(p > 0.5)),
+        "another is likelier": (axes.RED, ~right),
+    }
+    for name, (colour, some) in kinds.items():
         if len(p) <= MOST_LINES:
-            ax.stairs(np.where(inside, p, 0), np.arange(len(p) + 1) - 0.5, fill=True, color=colour)
+            values, edges = np.where(some, margins, 0), np.arange(len(p) + 1) - 0.5
+            ax.stairs(values, edges, fill=True, color=colour, label=name)
         else:
-            ax.plot(np.flatnonzero(inside), p[inside], ".", color=colour, ms=2)
-    axes.threshold(ax, 0.5, "")
-    title = f"{(p > 0.5).sum():,} of {len(p):,} tokens above ½ (dashed)"
-    ax.set(xlabel="position in the target", ylabel="p of the token", ylim=(0, 1), title=title)
+            ax.plot(np.flatnonzero(some), margins[some], ".", color=colour, ms=2, label=name)
+    ax.axhline(0, color="black", lw=0.8)
+    title = f"{right.sum():,} of {len(p):,} margins above 0, lowest {margins.min():.3g}"
+    ax.set(xlabel="position in the target", ylabel="margin (logits)", title=title)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)

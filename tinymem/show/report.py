@@ -1,4 +1,4 @@
-"""What a person sees of one run on stdout: losses, bits, recall, the target, stubborn tokens."""
+"""What a person sees of one run on stdout: losses, bits, verdict, the target, stubborn tokens."""
 
 from __future__ import annotations
 
@@ -29,10 +29,16 @@ DIFFERS = "[bold red]Not as reported[/]: the verdict differs from that of the ru
 HEADLINES = {
     "diverged": "[bold red]Diverged[/]: the loss ended above where it began; use a lower --lr",
     "oom": "[bold red]Out of memory[/]: use a shorter target or a smaller base model",
-    "proof": "[bold green]Certified[/]: every token has p > ½, so greedy decoding recites them all",
-    "exact": "[bold green]Recalled[/], not certified: decoding is exact, but some p are ≤ ½",
-    "failed": "[bold yellow]Not certified[/]: decoding fails; the stubborn tokens have p ≤ ½",
+    "recited": "[bold green]Recited[/]: proof from one pass, lowest margin {lowest} logits",
+    "thin": "[bold yellow]Recited, but thin[/]: "
+    "rounding can reverse the lowest margin, {lowest} logits",
+    "rounding": "[bold yellow]Undecided[/]: "
+    "pass and decoding differ by rounding, lowest margin {lowest} logits",
+    "failed": "[bold yellow]Not recited[/]: "
+    "{wrong:,} of {length:,} argmaxes are wrong, first error at position {first_error}",
 }
+CERTIFIED = "\n[bold green]Certified[/]: every p > ½, the paper's stronger proof"
+LEGEND = "[green]p > ½[/]  [yellow]likeliest, p ≤ ½[/]  [bold red]‹another is likelier›[/]"
 
 
 def number(value: float | None) -> str:
@@ -58,6 +64,7 @@ def row_line(row: Row) -> str:
     if row["status"] != "ok":
         return f"{text}[bold red]{row['status']}[/]"
     text += f"loss {row['base_loss']:.2f} → [bold]{number(row['final_loss'])}[/]"
+    text += ", [green]recited[/]" if row["verbatim"] else ""
     text += ", [green]certified[/]" if row["certified"] else ""
     text += "" if row["converged"] else ", [yellow]not converged[/]"
     bits = row["memorized_bits_per_parameter"]
@@ -66,7 +73,7 @@ def row_line(row: Row) -> str:
 
 
 def show_report(report: Row) -> None:
-    """Prints what was trained, then losses, bits and recall, and last the verdict in one line."""
+    """Prints what was trained, then losses, bits and recall, and last the verdict."""
     layer, length, ratio = report["layer"], report["length"], report["ratio"]
     several = f"layers {', '.join(map(str, layer))}" if isinstance(layer, list) else ""
     words = {"model": escape(report["model"]), "where": several or f"layer {layer}"}
@@ -74,19 +81,16 @@ def show_report(report: Row) -> None:
     words["many"] = f" in {report['memories']:,} memories" if report["memories"] > 1 else ""
     words["rate"] = "L-BFGS" if report["lr"] is None else f"learning rate {report['lr']:.3g}"
     stdout.print(RUN.format_map(report | words))
-    loss = f"{number(report['base_loss'])} → [bold]{number(report['final_loss'])}[/]"
-    moving = "" if report["converged"] else ", [yellow]not converged[/]"
-    stdout.print(f"loss        {loss} nats per token{moving}")
-    for name, prefix in (("stored", ""), ("memorized", "memorized_")):
-        if (bits := report[f"{name}_bits"]) is not None:
-            each = f"[bold]{report[f'{prefix}bits_per_parameter']:.2f}[/]"
-            stdout.print(f"{name:<12}{bits:,.0f} bits, {each} bits per parameter")
+    show_bits(report)
     if report["certified_fraction"] is not None:
-        sure, right = (round(report[f] * length) for f in ("certified_fraction", "token_accuracy"))
-        lowest, error = number(report["min_probability"]), report["first_error"]
+        shares = "argmax_accuracy", "certified_fraction", "token_accuracy"
+        above, sure, right = (f"{round(report[f] * length):,} of {length:,} tokens" for f in shares)
+        margin, p = number(report["min_margin"]), number(report["min_probability"])
+        error = report["first_error"]
         recall = "[green]exact[/]" if error is None else f"first error at position {error}"
-        stdout.print(f"p > ½       {sure:,} of {length:,} tokens, lowest p {lowest}")
-        stdout.print(f"recall      {right:,} of {length:,} tokens right when decoding, {recall}")
+        stdout.print(f"margin > 0  {above}, lowest {margin} logits")
+        stdout.print(f"p > ½       {sure}, lowest p {p}")
+        stdout.print(f"recall      {right} right when decoding, {recall}")
         for name, prefix, least in (("memories", "", 2), ("held out", "held_out_", 1)):
             if (count := report[f"{prefix}memories"]) >= least:
                 whole = round(count * report[f"{prefix}exact_match"])
@@ -94,20 +98,40 @@ def show_report(report: Row) -> None:
     stdout.print(headline(report))
 
 
+def show_bits(report: Row) -> None:
+    """Prints the losses, and the bits that follow from them."""
+    loss = f"{number(report['base_loss'])} → [bold]{number(report['final_loss'])}[/]"
+    moving = "" if report["converged"] else ", [yellow]not converged[/]"
+    stdout.print(f"loss        {loss} nats per token{moving}")
+    names = {"stored": "", "memorized": "memorized_", "recited": "calibrated_"}
+    each = {name: report[f"{prefix}bits_per_parameter"] for name, prefix in names.items()}
+    best, T = each["recited"], report["readout_temperature"]
+    if T is not None:
+        del each["recited"]
+    for name, bits in each.items():
+        if bits is not None:
+            total = f"{bits * report['trainable_parameters']:,.0f} bits"
+            stdout.print(f"{name:<12}{total}, [bold]{bits:.2f}[/] bits per parameter")
+    if T is not None:
+        bits = "" if best is None else f", [bold]{best:.2f}[/] bits per parameter"
+        loss = f"{number(report['calibrated_loss'])} nats per token at temperature {number(T)}"
+        stdout.print(f"readout     {loss}{bits}")
+
+
 def headline(report: Row) -> str:
-    """The verdict in one line."""
+    """The verdict in one line, and the certificate in another."""
     if (status := report["status"]) in HEADLINES:
         return HEADLINES[status]
     early = status == "interrupted"
     start = f"[yellow]Interrupted[/] after {report['steps']:,} steps. " if early else ""
     if report["certified_fraction"] is None:
         return f"{start}There is no verdict"
-    decoding = "exact" if report["recall_exact"] else "failed"
-    return start + HEADLINES["proof" if report["certified"] else decoding]
-
-
-def colour(p: float) -> str:
-    return "green" if p > 0.5 else "yellow" if p > 0.1 else "bold red"
+    wrong = round((1 - report["argmax_accuracy"]) * report["length"])
+    words = report | {"wrong": wrong, "lowest": number(report["min_margin"])}
+    recited = "thin" if report["thin"] else "recited"
+    kind = recited if report["verbatim"] else "failed"
+    kind = kind if report["verbatim"] == report["recall_exact"] else "rounding"
+    return start + HEADLINES[kind].format_map(words) + CERTIFIED * report["certified"]
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
@@ -117,22 +141,28 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
 
 
 def show_tokens(verdict: Verdict, tokenizer: Tokenizer) -> None:
-    """Prints the target, coloured by p, and a table of the most stubborn tokens."""
+    """Prints the target, coloured by how each token fares, and a table of the stubborn ones."""
     if target := target_text(verdict, tokenizer):
-        colours = "[green]above ½[/]  [yellow]‹0.1 to ½›[/]  [bold red]‹below 0.1›[/]"
-        stdout.print(f"\n[dim]The target, coloured by p:[/]  {colours}", target, sep="\n")
-    if count := len(verdict.stubborn):
-        few = f"; the {MOST_STUBBORN} with the lowest p" if count > MOST_STUBBORN else ""
-        stdout.print(f"\n[dim]{count:,} stubborn token{'s' * (count > 1)}{few}:[/]")
+        stdout.print(f"\n[dim]The target:[/]  {LEGEND}", target, sep="\n")
+    wrong, count = len(verdict.wrong), len(verdict.stubborn)
+    kinds = {"wrong argmaxes": wrong, "right tokens with p ≤ ½ (not certified)": count - wrong}
+    if parts := [f"{number:,} {kind}" for kind, number in kinds.items() if number]:
+        few = f"; the first {MOST_STUBBORN}" if count > MOST_STUBBORN else ""
+        stdout.print(f"\n[dim]{', '.join(parts)}{few}:[/]")
         stdout.print(stubborn_table(verdict, tokenizer))
 
 
+def colour(verdict: Verdict, t: int) -> str:
+    """Of token t: is its argmax wrong, right, or even certified?"""
+    certified = "green" if verdict.probabilities[t] > 0.5 else "yellow"
+    return certified if verdict.margins[t] > 0 else "bold red"
+
+
 def target_text(verdict: Verdict, tokenizer: Tokenizer) -> Text:
-    """The target, one memory a line, stubborn tokens in ‹ ›; if long, only what is near them."""
-    count = len(verdict.targets)
-    shown = list(range(count))
-    if count > SHOW_ALL:
-        near = {t + n for t in verdict.stubborn[:SHOW_ALL] for n in range(-AROUND, AROUND + 1)}
+    """The target, one memory a line, wrong tokens in ‹ ›; if long, only what is near them."""
+    shown, wrong = list(range(len(verdict.targets))), set(verdict.wrong)
+    if len(shown) > SHOW_ALL:
+        near = {t + n for t in verdict.wrong[:SHOW_ALL] for n in range(-AROUND, AROUND + 1)}
         shown = sorted(near.intersection(shown))
     starts = set(accumulate(verdict.lengths))
     text = Text()
@@ -141,24 +171,24 @@ def target_text(verdict: Verdict, tokenizer: Tokenizer) -> Text:
             text.append("\n")
         if t != last + 1:
             text.append(" … ", "dim")
-        p, token = verdict.probabilities[t], token_text(tokenizer, verdict.targets[t])
-        text.append(token if p > 0.5 else f"‹{token}›", colour(p))
-    if shown and shown[-1] < count - 1:
+        token = token_text(tokenizer, verdict.targets[t])
+        text.append(f"‹{token}›" if t in wrong else token, colour(verdict, t))
+    if shown and shown[-1] < len(verdict.targets) - 1:
         text.append(" …", "dim")
     return text
 
 
 def stubborn_table(verdict: Verdict, tokenizer: Tokenizer) -> Table:
-    """The stubborn tokens with the lowest p, and what the model would rather say."""
-    table = new_table("position", "token", "likeliest token there", "p", left=3)
-    many, lengths = len(verdict.lengths) > 1, enumerate(verdict.lengths)
-    places = [f"{t} of memory {n}" if many else str(t) for n, size in lengths for t in range(size)]
-    lowest = sorted(verdict.stubborn, key=verdict.probabilities.__getitem__)
-    for t in lowest[:MOST_STUBBORN]:
-        p, target, predicted = verdict.probabilities[t], verdict.targets[t], verdict.predicted[t]
+    """The first stubborn tokens, and what the model would rather say."""
+    table = new_table("position", "token", "likeliest token there", "margin", "p", left=3)
+    memories = [n for n, length in enumerate(verdict.lengths) for _ in range(length)]
+    for t in verdict.stubborn[:MOST_STUBBORN]:
+        place = f"{verdict.positions[t]} of memory {memories[t]}" if memories[-1] else str(t)
+        target, predicted = verdict.targets[t], verdict.predicted[t]
         token, other = (token_text(tokenizer, i).replace(" ", "␣") for i in (target, predicted))
         instead = Text("the same", "dim") if predicted == target else Text(other)
-        table.add_row(places[t], Text(token), instead, Text(number(p), colour(p)))
+        margin, p = number(verdict.margins[t]), number(verdict.probabilities[t])
+        table.add_row(place, Text(token), instead, margin, Text(p, colour(verdict, t)))
     return table
 
 

@@ -17,7 +17,8 @@ from ..law.recall import is_recited, width_of
 from .axes import LABELS, PERCENT, YARDSTICKS, group
 from .report import Row, new_table, number, stdout
 
-MARKS = "green: every token certified; *: not converged; !: diverged or out of memory"
+MARKS = """green: recited (every margin > 0); bold: certified too (every p > ½); *: not converged;
+!: diverged or out of memory"""
 SCALE = "For scale, bits per parameter that others measured:"
 UNFIXED = "use --no-offset, or add ranks and lengths"
 RECALL = """width: the load that 10 % of the runs recite, divided by the one that 90 % recite.
@@ -65,7 +66,10 @@ def grid_cell(rows: Sequence[Row], field: str) -> str:
     mean = fmean(row[field] for row in good)
     share = f"{100 * mean:.0f}" if field in PERCENT else f"{mean:.2f}"
     text = (number(mean) if field == "final_loss" else share) + (marks or " ")
-    return f"[green]{text}[/]" if all(row["certified"] for row in good) else text
+    if not all(row["verbatim"] for row in good):
+        return text
+    bold = "bold " * all(row["certified"] for row in good)
+    return f"[{bold}green]{text}[/]"
 
 
 # --- Laws ----------------------------------------------------------------------------------------
