@@ -91,7 +91,7 @@ def test_the_base_model_of_a_run_and_of_its_recall(tinymem, tmp_path, monkeypatc
 
 def test_stubborn_tokens_are_shown(tinymem):
     _, shown, _ = tinymem("probe", "--rank", "1", "--length", "64", "--steps", "60")
-    assert "Not certified" in shown and "stubborn tokens" in shown and "‹" in shown
+    assert "Not recited" in shown and "wrong argmaxes" in shown and "‹" in shown
 
 
 def test_linear_sites_text_and_picture(tinymem, tmp_path):

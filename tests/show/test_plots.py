@@ -13,7 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
 from tinymem.errors import TinymemError
-from tinymem.show.axes import BLUE, METHOD_LOOKS, RED, figure
+from tinymem.show.axes import BLUE, METHOD_LOOKS, ORANGE, RED, figure
 from tinymem.show.plots import heat_map, plot_law, plot_methods, plot_run
 from tinymem.training.memft import LN2
 from tinymem.training.recipe import METHODS
@@ -342,7 +342,7 @@ def run_of(p: np.ndarray) -> SimpleNamespace:
     trace = [(10 * n, row.tolist()) for n, row in enumerate(p)]
     training = Training(losses=[3.0, 2.0, 1.0], certified=[0.0, 0.5, 1.0], trace=trace)
     report = {"model": "tiny", "rank": 4, "length": p.shape[1], "method": "sft"}
-    verdict = SimpleNamespace(probabilities=p[-1].tolist())
+    verdict = SimpleNamespace(probabilities=p[-1].tolist(), margins=(10 * p[-1] - 2).tolist())
     return SimpleNamespace(report=report, training=training, verdict=verdict)
 
 
@@ -355,15 +355,20 @@ def test_every_token_crosses_one_half_for_itself(tmp_path):
     (tokens,) = [part for part in ax.collections if isinstance(part, LineCollection)]
     assert np.allclose([path[:, 1] for path in tokens.get_segments()], p.T)
     assert [to_hex(c).upper() for c in tokens.get_colors()] == [
-        BLUE if q > 0.5 else RED for q in p[-1]
+        BLUE if q > 0.5 else ORANGE for q in p[-1]
     ]
     assert curve(ax, "lowest at the end").get_ydata().tolist() == p[:, 0].tolist()
     assert curve(ax, "median").get_ydata()[-1] == pytest.approx(0.5)
     assert [0.5, 0.5] in [list(line.get_ydata()) for line in ax.lines]
     assert any(text.get_text() == "p = ½" and text.xy[1] == 0.5 for text in ax.texts)
-    last = panel(fig, "15 of 30 tokens above ½")
-    heights = np.sum([patch.get_data().values for patch in last.patches], axis=0)
-    assert np.allclose(heights, p[-1])
+    last = panel(fig, "26 of 30 margins above 0, lowest −1")
+    heights = [patch.get_data().values for patch in last.patches]
+    margins = 10 * p[-1] - 2
+    assert np.allclose(np.sum(heights, axis=0), margins)
+    right = (margins > 0) & (p[-1] > 0.5), (margins > 0) & (p[-1] <= 0.5), margins <= 0
+    for patch, colour, some in zip(last.patches, (BLUE, ORANGE, RED), right, strict=True):
+        assert to_hex(patch.get_facecolor()).upper() == colour
+        assert (patch.get_data().values[~some] == 0).all() and some.any()
 
 
 def test_thousands_of_tokens_are_bands(tmp_path):

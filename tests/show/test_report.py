@@ -25,6 +25,14 @@ REPORT = {
     **{"memorized_bits_per_parameter": 0.331, "certified_fraction": 1.0, "certified": True},
     **{"recall_exact": True, "exact_match": 1.0, "token_accuracy": 1.0, "first_error": None},
     **{"min_probability": 0.609, "held_out_memories": 0, "held_out_exact_match": None},
+    **{"verbatim": True, "thin": False, "argmax_accuracy": 1.0, "min_margin": 0.716},
+    **{"readout_temperature": None, "calibrated_loss": None},
+    **{"calibrated_bits_per_parameter": 0.344},
+}
+FAILED = {
+    **{"certified": False, "verbatim": False, "recall_exact": False, "first_error": 3},
+    **{"certified_fraction": 0.5, "argmax_accuracy": 0.75, "token_accuracy": 0.25},
+    **{"min_margin": -1.5, "readout_temperature": 0.4222, "calibrated_loss": 1.5786},
 }
 
 
@@ -38,11 +46,13 @@ class Words:
         return "".join(self.special.get(i, f" w{i}") for i in ids)
 
 
-def verdict(p: list[float], predicted: list[int] | None = None, lengths=()) -> Verdict:
-    """Token t of the target is t."""
-    ids = list(range(len(p)))
+def verdict(p: list[float], instead: dict[int, int] | None = None, lengths=()) -> Verdict:
+    """Token t of the target is t. instead: the wrong argmaxes; margins are p, or p − 1 there."""
+    ids, instead = list(range(len(p))), instead or {}
+    margins = [value - (t in instead) for t, value in enumerate(p)]
     parts = {"losses": [0.0] * len(p), "targets": ids, "probabilities": p, "decoded": ids}
-    return Verdict(predicted=predicted or ids, lengths=list(lengths) or [len(p)], **parts)
+    parts |= {"predicted": [instead.get(t, t) for t in ids], "margins": margins}
+    return Verdict(lengths=list(lengths) or [len(p)], **parts)
 
 
 @pytest.mark.parametrize(
@@ -61,23 +71,39 @@ def test_a_report_by_hand(capsys):
         "loss        12.545 → 0.279 nats per token",
         "stored      2,265 bits, 0.55 bits per parameter",
         "memorized   1,356 bits, 0.33 bits per parameter",
+        "recited     1,409 bits, 0.34 bits per parameter",
+        "margin > 0  128 of 128 tokens, lowest 0.716 logits",
         "p > ½       128 of 128 tokens, lowest p 0.609",
         "recall      128 of 128 tokens right when decoding, exact",
-        "Certified: every token has p > ½, so greedy decoding recites them all",
+        "Recited: proof from one pass, lowest margin 0.716 logits",
+        "Certified: every p > ½, the paper's stronger proof",
+    ]
+
+
+def test_a_report_of_a_run_that_failed(capsys):
+    """Bits at the readout temperature too; no more is said of the certificate than a count."""
+    show_report(REPORT | FAILED)
+    assert capsys.readouterr().out.splitlines()[4:] == [
+        "memorized   1,356 bits, 0.33 bits per parameter",
+        "readout     1.579 nats per token at temperature 0.422, 0.34 bits per parameter",
+        "margin > 0  96 of 128 tokens, lowest -1.500 logits",
+        "p > ½       64 of 128 tokens, lowest p 0.609",
+        "recall      32 of 128 tokens right when decoding, first error at position 3",
+        "Not recited: 32 of 128 argmaxes are wrong, first error at position 3",
     ]
 
 
 def test_a_report_of_many_memories_of_text(capsys):
     many = {"memories": 20, "exact_match": 0.75, "ratio": 0, "layer": [1, 3], "lr": None}
-    many |= {"held_out_memories": 5, "held_out_exact_match": 0.2, "memorized_bits": None}
-    many |= {"certified": False, "recall_exact": False, "first_error": 0, "converged": False}
-    many |= {"certified_fraction": 0.5, "token_accuracy": 0.25, "final_loss": 2.5}
-    show_report(REPORT | many)
+    many |= {"held_out_memories": 5, "held_out_exact_match": 0.2, "converged": False}
+    many |= {"memorized_bits_per_parameter": None, "calibrated_bits_per_parameter": None}
+    show_report(REPORT | FAILED | many | {"first_error": 0, "final_loss": 2.5})
     out = capsys.readouterr().out
     assert "layers 1, 3, site mlp" in out and "128 tokens of text in 20 memories" in out
     assert "L-BFGS" in out and "memorized" not in out and "2.500 nats per token, not conv" in out
     assert "64 of 128 tokens, lowest p" in out
     assert "32 of 128 tokens right when decoding, first error at position 0\n" in out
+    assert "readout     1.579 nats per token at temperature 0.422\n" in out
     assert "memories    15 of 20 memories recited whole\n" in out
     assert "held out    1 of 5 memories recited whole\n" in out
 
@@ -85,9 +111,21 @@ def test_a_report_of_many_memories_of_text(capsys):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({}, "Certified[/]: every token has p > ½"),
-        ({"certified": False}, "Recalled[/], not certified"),
-        ({"certified": False, "recall_exact": False}, "Not certified[/]: decoding fails"),
+        (
+            {},
+            "Recited[/]: proof from one pass, lowest margin 0.716 logits\n[bold green]Certified[/]",
+        ),
+        ({"certified": False}, "Recited[/]: proof from one pass, lowest margin 0.716 logits"),
+        (
+            {"thin": True, "min_margin": 2e-5},
+            "Recited, but thin[/]: rounding can reverse the lowest",
+        ),
+        (FAILED, "Not recited[/]: 32 of 128 argmaxes are wrong, first error at position 3"),
+        ({"recall_exact": False, "min_margin": 2e-7}, "Undecided[/]"),
+        (
+            {"verbatim": False, "min_margin": -2e-7},
+            "decoding differ by rounding, lowest margin -2e-07",
+        ),
         ({"status": "diverged", "certified_fraction": None}, "Diverged"),
         ({"status": "oom", "certified_fraction": None}, "Out of memory"),
         ({"status": "interrupted", "certified_fraction": None}, "There is no verdict"),
@@ -97,10 +135,19 @@ def test_the_headline(fields, words):
     line = headline(REPORT | fields)
     assert words in line
     assert ("Interrupted[/] after 2,000 steps. " in line) == ("interrupted" in fields.values())
+    assert "certified" not in line and len(line.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("fields", [{}, {"thin": True}, FAILED, {"recall_exact": False}])
+def test_no_line_of_a_report_is_wider_than_a_terminal(capsys, fields):
+    long = {"length": 12800, "min_margin": -12.345678, "first_error": 12799}
+    show_report(REPORT | fields | long)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 def test_a_run_without_a_verdict_shows_only_the_base_loss(capsys):
-    names = ("stored_bits", "memorized_bits", "certified_fraction", "final_loss")
+    names = ("bits_per_parameter", "memorized_bits_per_parameter", "certified_fraction")
+    names += ("calibrated_bits_per_parameter", "final_loss")
     show_report(REPORT | dict.fromkeys(names) | {"status": "oom", "converged": False})
     lines = capsys.readouterr().out.splitlines()
     assert lines[2:] == [
@@ -114,12 +161,13 @@ def test_model_names_are_not_read_as_colours(capsys):
     assert capsys.readouterr().out.startswith("[red]x[/], layer 2")
 
 
-def test_tokens_are_coloured_by_p_and_stubborn_ones_bracketed():
-    text = target_text(verdict([0.9, 0.5, 0.1, 0.51]), Words())
-    assert text.plain == " w0‹ w1›‹ w2› w3"
+def test_tokens_are_coloured_and_wrong_ones_bracketed():
+    text = target_text(verdict([0.9, 0.5, 0.1, 0.51, 0.3], {2: 77, 3: 77}), Words())
+    assert text.plain == " w0 w1‹ w2›‹ w3› w4"
     colours = {text.plain[span.start : span.end]: span.style for span in text.spans}
-    assert colours[" w0"] == colours[" w3"] == "green"  # p of exactly ½ is not certified
-    assert colours["‹ w1›"] == "yellow" and colours["‹ w2›"] == "bold red"
+    assert colours[" w0"] == "green"
+    assert colours[" w1"] == colours[" w4"] == "yellow"  # right, with p ≤ ½
+    assert colours["‹ w2›"] == colours["‹ w3›"] == "bold red"
 
 
 def test_each_memory_has_a_line_and_control_characters_are_visible():
@@ -127,37 +175,38 @@ def test_each_memory_has_a_line_and_control_characters_are_visible():
     assert target_text(verdict([0.9] * 5, lengths=(2, 3)), words).plain == " w0⏎\n·[31m w3 w4"
 
 
-def test_of_a_long_target_only_the_surroundings_of_stubborn_tokens_are_shown():
+def test_of_a_long_target_only_the_surroundings_of_wrong_tokens_are_shown():
     p = [0.9] * (SHOW_ALL + 44)
+    p[50] = 0.2  # right, so that nothing of it need be shown
     assert target_text(verdict(p), Words()).plain == ""
-    p[100] = 0.2
-    text = target_text(verdict(p), Words()).plain
+    text = target_text(verdict(p, {100: 7}), Words()).plain
     assert text.startswith(" …  w92") and text.endswith(" w108 …") and "‹ w100›" in text
 
 
-def test_the_most_stubborn_tokens_come_first(capsys):
+def test_wrong_tokens_come_first_those_with_the_lowest_margin_before_all(capsys):
     p = [0.9, *(0.4 - 0.01 * t for t in range(12))]
-    show_tokens(verdict(p, predicted=[0, 1, 77, *range(3, 13)]), Words())
+    show_tokens(verdict(p, {2: 77, 5: 1}), Words())
     out = capsys.readouterr().out
-    assert "12 stubborn tokens; the 10 with the lowest p:" in out
+    title = "2 wrong argmaxes, 10 right tokens with p ≤ ½ (not certified); the first 10:"
+    assert title in out.splitlines()
     rows = [line.split() for line in out.splitlines()[-MOST_STUBBORN:]]
-    assert [row[0] for row in rows] == [str(t) for t in range(12, 2, -1)]
-    assert rows[0] == ["12", "␣w12", "the", "same", "0.290"]
-    show_tokens(verdict([0.9, 0.3], predicted=[0, 77]), Words())
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["1", "␣w1", "␣w77", "0.300"]
+    assert [row[0] for row in rows] == ["5", "2", *map(str, (12, 11, 10, 9, 8, 7, 6, 4))]
+    assert rows[1] == ["2", "␣w2", "␣w77", "-0.610", "0.390"]
+    assert rows[2] == ["12", "␣w12", "the", "same", "0.290", "0.290"]
 
 
-def test_positions_count_within_each_memory(capsys):
+def test_of_a_recited_target_the_table_has_what_is_not_certified(capsys):
     show_tokens(verdict([0.9, 0.9, 0.9, 0.3], lengths=(2, 2)), Words())
     out = capsys.readouterr().out
-    assert "1 stubborn token:" in out
-    assert out.splitlines()[-1].split() == ["1", "of", "memory", "1", "␣w3", "the", "same", "0.300"]
+    assert "\n1 right tokens with p ≤ ½ (not certified):\n" in out and "wrong" not in out
+    row = out.splitlines()[-1].split()
+    assert row == ["1", "of", "memory", "1", "␣w3", "the", "same", "0.300", "0.300"]
 
 
 def test_certified_targets_have_no_table(capsys):
     show_tokens(verdict([0.9, 0.8]), Words())
     out = capsys.readouterr().out
-    assert " w0 w1" in out and "stubborn" not in out
+    assert " w0 w1" in out and "position" not in out
 
 
 @pytest.mark.parametrize(("agrees", "words"), [(True, "As reported"), (False, "Not as reported")])
@@ -167,6 +216,14 @@ def test_recall_shows_what_was_recited_and_whether_it_agrees(capsys, agrees, wor
     out = capsys.readouterr().out
     assert f"\n{words}:" in out
     assert out.endswith("prompt   ' w7 w8'\nrecited  ' w0 w1'\n")
+
+
+def test_a_cell_says_whether_it_is_recited_and_certified():
+    for certified, word in ((True, "certified"), (False, "recited")):
+        line = row_line(REPORT | {"certified": certified, "wall_seconds": 1})
+        assert f"→ [bold]0.279[/], [green]{word}[/], 1 s" in line
+    line = row_line(REPORT | FAILED | {"wall_seconds": 1})
+    assert "recited" not in line and "certified" not in line
 
 
 def test_a_cell_that_failed_says_how():

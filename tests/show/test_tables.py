@@ -12,6 +12,7 @@ from tinymem.show.tables import grid_cell, show_fits, show_grid, show_plan
 
 CELL = {"rank": 1, "length": 32, "method": "sft", "ratio": 100, "seed": 0, "memories": 1}
 CELL |= {"status": "ok", "converged": True, "certified": False, "held_out_memories": 0}
+CELL |= {"verbatim": False}
 CELL |= {"final_loss": 1.25, "memorized_bits": 10.0, "memorized_bits_per_parameter": 0.5}
 CELL |= {"bits_per_parameter": 0.75, "exact_match": 0.5, "held_out_exact_match": None}
 
@@ -63,8 +64,10 @@ def test_memories_recited_whole_and_held_out_ones(capsys):
         ([{}, {"status": "diverged", "final_loss": 99.0}], "1.250!"),
         ([{"status": "oom", "final_loss": None}], "!"),
         ([], "– "),
-        ([{"certified": True}], "[green]1.250 [/]"),
-        ([{"certified": True}, {}], "1.250 "),
+        ([{"verbatim": True}], "[green]1.250 [/]"),
+        ([{"verbatim": True, "certified": True}], "[bold green]1.250 [/]"),
+        ([{"verbatim": True, "certified": True}, {"verbatim": True}], "[green]1.250 [/]"),
+        ([{"verbatim": True, "certified": True}, {}], "1.250 "),
     ],
 )
 def test_marks_of_a_cell(fields, text):

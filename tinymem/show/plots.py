@@ -204,14 +204,14 @@ def token_paths(ax: axes.Axes, trace: list[tuple[int, list[float]]]) -> None:
     steps, p = np.array([step for step, _ in trace]), np.array([p for _, p in trace])
     if p.shape[1] <= MOST_LINES:  # p is [steps, tokens]
         paths = [np.column_stack([steps, token]) for token in p.T]
-        colours = [axes.BLUE if last > 0.5 else axes.RED for last in p[-1]]
+        colours = [axes.BLUE if last > 0.5 else axes.ORANGE for last in p[-1]]
         ax.add_collection(LineCollection(paths, colors=colours, lw=0.7, alpha=0.4))
     else:
         for low, colour in ((1, "#CCE3F0"), (10, "#99C7E1"), (25, "#66ABD1")):
             ends = np.percentile(p, (low, 100 - low), axis=1)
             ax.fill_between(steps, *ends, color=colour, lw=0, label=f"{100 - 2 * low} % of tokens")
     ax.plot(steps, np.median(p, axis=1), color="black", lw=1.8, label="median")
-    ax.plot(steps, p[:, p[-1].argmin()], color=axes.ORANGE, lw=1.8, label="lowest at the end")
+    ax.plot(steps, p[:, p[-1].argmin()], color=axes.RED, lw=1.8, label="lowest at the end")
     axes.threshold(ax, 0.5, "p = ½")
     ax.set(xlabel="step", ylabel="p of each target token", ylim=(0, 1), xmargin=0)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
@@ -232,6 +232,7 @@ def final_tokens(ax: axes.Axes, margins: np.ndarray, p: np.ndarray) -> None:
         else:
             ax.plot(np.flatnonzero(some), margins[some], ".", color=colour, ms=2, label=name)
     ax.axhline(0, color="black", lw=0.8)
-    title = f"{right.sum():,} of {len(p):,} margins above 0, lowest {margins.min():.3g}"
+    lowest = f"{margins.min():.3g}".replace("-", "−")
+    title = f"{right.sum():,} of {len(p):,} margins above 0, lowest {lowest}"
     ax.set(xlabel="position in the target", ylabel="margin (logits)", title=title)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)

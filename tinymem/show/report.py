@@ -64,8 +64,8 @@ def row_line(row: Row) -> str:
     if row["status"] != "ok":
         return f"{text}[bold red]{row['status']}[/]"
     text += f"loss {row['base_loss']:.2f} → [bold]{number(row['final_loss'])}[/]"
-    text += ", [green]recited[/]" if row["verbatim"] else ""
-    text += ", [green]certified[/]" if row["certified"] else ""
+    if row["certified"] or row["verbatim"]:  # the first implies the second
+        text += f", [green]{'certified' if row['certified'] else 'recited'}[/]"
     text += "" if row["converged"] else ", [yellow]not converged[/]"
     bits = row["memorized_bits_per_parameter"]
     memorized = "" if bits is None else f", {bits:.2f} memorized bits per parameter"
