@@ -119,6 +119,14 @@ def test_a_run_that_ends_above_its_base_loss_has_diverged():
     assert report["final_loss"] > report["base_loss"]
 
 
+def test_a_run_that_recites_has_not_diverged_whatever_its_loss(monkeypatch):
+    monkeypatch.setattr(probe, "measure_base", lambda *_: [0.0])
+    options = {"rank": 4, "steps": 25, "lr": LR}
+    report = memorize(toy_model(2), toy_memory(16, seed=2), **options).report
+    assert report["verbatim"] and not report["certified"] and report["final_loss"] > 0
+    assert report["status"] == "ok"
+
+
 def test_out_of_memory_is_a_status(monkeypatch):
     def fail(*args, **options):
         raise torch.OutOfMemoryError("CUDA out of memory")

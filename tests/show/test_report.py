@@ -134,7 +134,7 @@ def test_a_report_of_many_memories_of_text(capsys):
 def test_the_headline(fields, words):
     line = headline(REPORT | fields)
     assert words in line
-    assert ("Interrupted[/] after 2,000 steps. " in line) == ("interrupted" in fields.values())
+    assert ("Interrupted[/] after 2,000 steps\n" in line) == ("interrupted" in fields.values())
     assert "certified" not in line and len(line.splitlines()) <= 2
 
 

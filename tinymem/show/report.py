@@ -119,11 +119,11 @@ def show_bits(report: Row) -> None:
 
 
 def headline(report: Row) -> str:
-    """The verdict in one line, and the certificate in another."""
+    """The verdict in one line; an interruption and the certificate have lines of their own."""
     if (status := report["status"]) in HEADLINES:
         return HEADLINES[status]
     early = status == "interrupted"
-    start = f"[yellow]Interrupted[/] after {report['steps']:,} steps. " if early else ""
+    start = f"[yellow]Interrupted[/] after {report['steps']:,} steps\n" if early else ""
     if report["certified_fraction"] is None:
         return f"{start}There is no verdict"
     wrong = round((1 - report["argmax_accuracy"]) * report["length"])
