@@ -14,7 +14,6 @@ from tinymem.data.batch import Batch
 from tinymem.data.memory import Memory
 from tinymem.experiment.probe import memorize
 from tinymem.experiment.recall import Verdict, judge, judge_units, teacher_forced
-from tinymem.training.margin import THIN
 from tinymem.unit.lora import Unit
 
 
@@ -136,12 +135,6 @@ def test_wrong_tokens_come_before_those_that_only_lack_the_certificate():
     margins, p = [-0.1, 0.2, 0.1, -2.0, 5.0], [0.3, 0.25, 0.4, 0.35, 0.9]
     five = verdict(margins=margins, probabilities=p, lengths=[5])
     assert five.wrong == [3, 0] and five.stubborn == [3, 0, 1, 2]
-
-
-def test_thin_is_recited_by_a_hair():
-    for lowest, thin in ((THIN, True), (1.01 * THIN, False), (0.0, False), (-1.0, False)):
-        assert verdict(margins=[3.0, lowest, 1.0, 0.5]).thin == thin
-    assert THIN > 0
 
 
 def test_one_half_itself_is_not_certified():

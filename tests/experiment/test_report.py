@@ -22,6 +22,7 @@ from tinymem.experiment.report import (
     recall_report,
     save_run,
 )
+from tinymem.training.margin import THIN, THIN_IN_BFLOAT16
 from tinymem.training.recipe import Recipe
 from tinymem.unit.adapter import (
     OWN_FILE,
@@ -255,6 +256,18 @@ def test_a_run_without_a_usable_unit_saves_its_report_alone(tmp_path, broken):
     assert json.loads((tmp_path / "report.json").read_text()) == result.report
 
 
+def test_thin_is_recited_by_less_than_rounding_in_the_bases_dtype():
+    model, _, result = finished_run(rank=8, steps=150)
+    margins, half = result.verdict.margins, toy_model().to(torch.bfloat16)
+    for lowest, base, thin in (
+        *((THIN, model, True), (1.01 * THIN, model, False), (0.0, model, False)),
+        *((THIN_IN_BFLOAT16, half, True), (1.01 * THIN_IN_BFLOAT16, half, False)),
+        *((0.0, half, False), (-1.0, half, False)),
+    ):
+        verdict = dataclasses.replace(result.verdict, margins=[*margins[:-1], lowest])
+        assert recall_report(result.report, result.memories, verdict, base)["thin"] == thin
+
+
 def test_recall_agrees_unless_the_verdict_or_the_loss_is_another():
     model, _, result = finished_run(rank=8, steps=150)
     assert result.report["certified"]
@@ -279,4 +292,4 @@ def test_a_report_from_before_there_were_margins_is_recalled(tmp_path):
     memories, report = read_run(tmp_path)
     assert report == older
     again = recall_report(report, memories, result.verdict, model)
-    assert again == result.report | {"agrees": True}
+    assert again == result.report | {"agrees": True} and not again["thin"]

@@ -118,7 +118,7 @@ def test_a_report_of_many_memories_of_text(capsys):
         ({"certified": False}, "Recited[/]: proof from one pass, lowest margin 0.716 logits"),
         (
             {"thin": True, "min_margin": 2e-5},
-            "Recited, but thin[/]: rounding can reverse the lowest",
+            "Recited, but thin[/]: float32 rounding can undo the lowest",
         ),
         (FAILED, "Not recited[/]: 32 of 128 argmaxes are wrong, first error at position 3"),
         ({"recall_exact": False, "min_margin": 2e-7}, "Undecided[/]"),
@@ -140,7 +140,7 @@ def test_the_headline(fields, words):
 
 @pytest.mark.parametrize("fields", [{}, {"thin": True}, FAILED, {"recall_exact": False}])
 def test_no_line_of_a_report_is_wider_than_a_terminal(capsys, fields):
-    long = {"length": 12800, "min_margin": -12.345678, "first_error": 12799}
+    long = {"length": 12800, "min_margin": 0.54321, "first_error": 12799, "dtype": "bfloat16"}
     show_report(REPORT | fields | long)
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 

@@ -14,7 +14,8 @@ Glossary
     m_t         margin of target token t, in logits
     p_t         its probability, given the prompt and the target before it
     verbatim    every m_t > 0, in short: recited. Necessary and sufficient for recall
-    thin        the lowest m_t is so small that another arithmetic can reverse it (THIN, margin.py)
+    thin        recited, but rounding in the dtype of the base can reverse the lowest m_t (THIN in
+                margin.py): the base itself may decode differently, or in another batch shape
     certified   every p_t > ½: sufficient for recall
     decoded     what greedy decoding, with a KV cache, really yields: the cross-check
     stubborn    a token with m_t ≤ 0, at which decoding fails; or one that only the certificate
@@ -43,7 +44,7 @@ from ..base.progress import SILENT, Progress
 from ..data.batch import Batch, sequences_per_pass
 from ..data.memory import Memories, Memory, check_fits
 from ..training.loss import log_probabilities
-from ..training.margin import THIN, margins
+from ..training.margin import margins
 from ..unit.lora import Unit
 from ..unit.stack import Stack
 from .readout import readout
@@ -90,11 +91,6 @@ class Verdict:
     def min_margin(self) -> float:
         """The lowest m_t."""
         return min(self.margins)
-
-    @property
-    def thin(self) -> bool:
-        """It is recited, but another arithmetic can reverse the lowest margin."""
-        return self.verbatim and self.min_margin <= THIN
 
     @property
     def wrong(self) -> list[int]:

@@ -23,6 +23,7 @@ from ..base.model import Model
 from ..data.memory import Memory
 from ..errors import AdapterError
 from ..files import json_text, without_nan, write_text_atomically
+from ..training.margin import thin_for
 from ..training.memft import LN2
 from ..training.recipe import Recipe
 from ..training.record import Training
@@ -93,7 +94,7 @@ class Report:
     first_error: int | None = about("position of the first token that decoding got wrong")
     min_probability: float | None = about("lowest p of a target token", "0 to 1")
     min_margin: float | None = about("lowest logit of a target less the largest other", "logits")
-    thin: bool | None = about("recited, but another arithmetic can reverse the lowest margin")
+    thin: bool | None = about("recited, but rounding in `dtype` can reverse the lowest margin")
     first_uncertified: int | None = about("position of the first token with p ≤ ½")
     readout_temperature: float | None = about("T at which the loss is lowest; null if recited")
     calibrated_loss: float | None = about("the mean loss there; null if recited", "nats/token")
@@ -119,6 +120,11 @@ def pick(source: object, *names: str) -> dict[str, Any]:
     return {name: getattr(source, name, None) for name in names}
 
 
+def is_thin(verdict: Verdict, model: Model) -> bool:
+    """It is recited, but arithmetic in the base model's dtype can reverse the lowest margin."""
+    return verdict.verbatim and verdict.min_margin <= thin_for(model.dtype)
+
+
 def place_of(model: Model) -> dict[str, Any]:
     return {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
 
@@ -140,6 +146,7 @@ def make_report(model: Model, recipe: Recipe, run: Result, base_loss: float, too
         **{f"held_out_{k}": v for k, v in pick(others, *HELD_OUT_FIELDS).items()},
         **count_bits(run.memories, run.unit.trainable_parameters(), base_loss, loss, best_loss),
         **place_of(model),
+        thin=is_thin(judged, model) if judged else None,
         model=model.name,
         memories=len(run.memories),
         ratio=ratios.pop() if len(ratios) == 1 else None,
@@ -216,6 +223,7 @@ def recall_report(
     base_loss = math.nan if report["base_loss"] is None else report["base_loss"]
     losses = base_loss, verdict.loss, verdict.calibrated_loss or 0.0
     again = {"final_loss": verdict.loss, **pick(verdict, *VERDICT_FIELDS), **place_of(model)}
+    again |= {"thin": is_thin(verdict, model)}
     again |= count_bits(memories, report["trainable_parameters"], *losses)
     same = all(again[name] == report[name] for name in AGREEMENT)
     close = report["final_loss"] is not None and abs(verdict.loss - report["final_loss"]) < 1e-3

@@ -31,7 +31,7 @@ HEADLINES = {
     "oom": "[bold red]Out of memory[/]: use a shorter target or a smaller base model",
     "recited": "[bold green]Recited[/]: proof from one pass, lowest margin {lowest} logits",
     "thin": "[bold yellow]Recited, but thin[/]: "
-    "rounding can reverse the lowest margin, {lowest} logits",
+    "{dtype} rounding can undo the lowest margin, {lowest} logits",
     "rounding": "[bold yellow]Undecided[/]: "
     "pass and decoding differ by rounding, lowest margin {lowest} logits",
     "failed": "[bold yellow]Not recited[/]: "
