@@ -32,7 +32,7 @@ def plain_loop(model, unit, memory, recipe):
         logits = model(ids)[0, start - 1 : -1]
         losses = -logits.log_softmax(-1).gather(1, ids[0, start:, None]).squeeze(1)
         detached = losses.detach()
-        T = margin.END ** (step / recipe.steps) if recipe.method == "margin" else 1.0
+        T = margin.END ** (step / recipe.steps) ** 2 if recipe.method == "margin" else 1.0
         sharpened = -T * (logits / T).log_softmax(-1).gather(1, ids[0, start:, None]).squeeze(1)
         if recipe.method in ("sft", "margin"):
             weights = torch.ones_like(detached)
@@ -185,7 +185,7 @@ def test_minibatches_train_like_the_plain_loop(method, sites):
     for number, step in enumerate(steps):
         optimizer.zero_grad()
         means = []
-        T = margin.END ** (number / len(steps)) if method == "margin" else 1.0
+        T = margin.END ** (number / len(steps)) ** 2 if method == "margin" else 1.0
         for part in step:
             losses, sharpened = [], []
             for n in part:
