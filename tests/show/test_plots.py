@@ -340,7 +340,8 @@ def test_methods_where_fields_are_missing(tmp_path):
 def run_of(p: np.ndarray) -> SimpleNamespace:
     """A run with this p [looks, tokens]."""
     trace = [(10 * n, row.tolist()) for n, row in enumerate(p)]
-    training = Training(losses=[3.0, 2.0, 1.0], certified=[0.0, 0.5, 1.0], trace=trace)
+    shares = {"certified": [0.0, 0.5, 1.0], "recited": [np.nan, np.nan, np.nan]}
+    training = Training(losses=[3.0, 2.0, 1.0], trace=trace, **shares)
     report = {"model": "tiny", "rank": 4, "length": p.shape[1], "method": "sft"}
     verdict = SimpleNamespace(probabilities=p[-1].tolist(), margins=(10 * p[-1] - 2).tolist())
     return SimpleNamespace(report=report, training=training, verdict=verdict)
@@ -369,6 +370,17 @@ def test_every_token_crosses_one_half_for_itself(tmp_path):
     for patch, colour, some in zip(last.patches, (BLUE, ORANGE, RED), right, strict=True):
         assert to_hex(patch.get_facecolor()).upper() == colour
         assert (patch.get_data().values[~some] == 0).all() and some.any()
+
+
+def test_the_share_of_recited_tokens_is_drawn_where_it_was_measured(tmp_path):
+    run = run_of(np.full((1, 4), 0.7))
+    for recited, names in (([np.nan] * 3, ["p > ½"]), ([0.2, 0.4, 1.0], ["p > ½", "margin > 0"])):
+        run.training.recited = recited
+        fig = plot_run(run, tmp_path / "a.png")
+        shares = next(ax for ax in fig.axes if "share" in ax.get_ylabel())
+        assert [line.get_label() for line in shares.lines] == names
+        assert np.allclose(shares.lines[0].get_ydata(), [0, 50, 100])
+    assert np.allclose(shares.lines[1].get_ydata(), [20, 40, 100])
 
 
 def test_thousands_of_tokens_are_bands(tmp_path):

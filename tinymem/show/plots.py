@@ -176,7 +176,8 @@ def method_panels(rows: list[axes.Row]) -> list[axes.Panel]:
 def plot_run(result: Result, path: Path) -> axes.Figure:
     """Loss by step; p of every target token by step; margin of every token in the verdict."""
     training, verdict = result.training, result.verdict
-    panels = [partial(losses, mean=training.losses, certified=training.certified)]
+    shares = {"p > ½": training.certified, "margin > 0": training.recited}
+    panels = [partial(losses, mean=training.losses, shares=shares)]
     if training.trace:
         panels.append(partial(token_paths, trace=training.trace))
     if verdict is not None:
@@ -186,15 +187,19 @@ def plot_run(result: Result, path: Path) -> axes.Figure:
     return axes.draw(panels, 3, path, about)
 
 
-def losses(ax: axes.Axes, mean: list[float], certified: list[float]) -> None:
-    """The mean loss, and the share of tokens with p > ½ on a scale of its own."""
+def losses(ax: axes.Axes, mean: list[float], shares: dict[str, list[float]]) -> None:
+    """The mean loss, and the shares of tokens on a scale of its own; NaN: not measured."""
     ax.plot(mean, color=axes.BLUE, lw=1.2)
     ax.set(xlabel="step", ylabel="mean loss (nats per token)", ylim=(0, None))
     ax.yaxis.label.set_color(axes.BLUE)
     right = ax.twinx()
-    right.plot([100 * share for share in certified], color=axes.GREEN, lw=1.2)
-    right.set(ylabel=axes.LABELS["certified_fraction"], ylim=(0, 105))
+    for (name, values), line in zip(shares.items(), ("-", "--"), strict=True):
+        if not np.isnan(values).all():  # also true of no values
+            percent = 100 * np.array(values)
+            right.plot(percent, color=axes.GREEN, ls=line, lw=1.2, label=name)
+    right.set(ylabel="share of the tokens (%)", ylim=(0, 105))
     right.yaxis.label.set_color(axes.GREEN)
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
 
 
 def token_paths(ax: axes.Axes, trace: list[tuple[int, list[float]]]) -> None:
