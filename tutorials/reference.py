@@ -26,6 +26,7 @@ from tinymem.law.fit import Fit, fit_rows
 from tinymem.law.plan import Plan
 from tinymem.law.power import Law
 from tinymem.law.recall import RecallLaw, recall_of
+from tinymem.training.margin import THIN, THIN_IN_BFLOAT16
 from tinymem.training.recipe import Recipe
 
 PATH = Path(__file__).with_suffix(".md")
@@ -155,7 +156,13 @@ REPORT = """
 `tinymem probe --json` prints it, and `--out` writes it to `report.json`. `null` stands for what
 is not known, or was not reached. `tinymem recall --json` prints the report with the verdict
 computed again, and adds `agrees`: whether both verdicts are the same and the losses are within
-1e-3 nats per token.
+1e-3 nats per token. Reports of older versions, which lack some fields, can be recalled too.
+
+The margin of a target token is its logit less the largest other one, given the prompt and the
+true target before it. Greedy decoding recites the target if and only if every margin is above 0,
+in the same arithmetic. `thin` warns of rounding: the lowest margin is above 0, but at most {thin:g}
+logits on a float32 base, or {thin_half:g} on a bfloat16 base. At an exact tie decoding takes the
+token with the lowest id, and the verdict is that the target is not recited.
 """
 
 ROWS = """
@@ -449,8 +456,9 @@ def page() -> str:
     pairs = [(*map(code, pair), "text") for pair in TEXT_PAIRS]
     pairs.append((*map(code, ID_PAIR), "lists of token ids of the base model"))
     families = [(code(name), FAMILY_MODELS[name]) for name in FAMILIES]
+    report = REPORT.format(thin=THIN, thin_half=THIN_IN_BFLOAT16)
     sections = [
-        *(OPENING, COMMANDS, *command_sections(), REPORT, report_table()),
+        *(OPENING, COMMANDS, *command_sections(), report, report_table()),
         *(ROWS.format(setting=setting()), FIT, fit_table()),
         BITS.format(names=", ".join(map(code, comments(BitsLaw)))),
         *(RECALL, recall_table()),
