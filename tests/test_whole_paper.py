@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import tinymem as tm
+from tinymem.training import margin
 from tinymem.training.memft import memft_ot_weights
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
@@ -26,6 +27,8 @@ RUNS = {  # method, rank, steps, seed, certified, recited
     "sft certified": ("sft", 8, 40, 3, True, True),
     "memft-ot recited": ("memft-ot", 4, 60, 0, False, True),
     "memft-ot certified": ("memft-ot", 8, 40, 3, True, True),
+    "margin too small": ("margin", 1, 40, 0, False, False),
+    "margin recited": ("margin", 3, 60, 0, False, True),
 }
 
 
@@ -37,6 +40,10 @@ def load_page():
 
 
 page = load_page()
+
+
+def test_the_last_temperature_is_the_librarys():
+    assert page.END == margin.END
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +126,7 @@ def test_the_page_recovers_planted_constants():
 def test_the_page_is_short_and_takes_only_the_base_model_from_the_library():
     text = PAGE.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    assert len(text.splitlines()) <= 220
+    assert len(text.splitlines()) <= 235
     used = {
         node.attr
         for node in ast.walk(tree)
