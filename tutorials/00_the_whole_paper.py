@@ -4,7 +4,7 @@ You need       Python, a little torch, and python tutorials/00_the_whole_paper.p
 You will see   a LoRA that learns random tokens by heart, one forward pass that proves it, a
                training method that helps the weakest tokens, and the law of twelve experiments
 Explains       "How LoRA Remembers? A Parametric Memory Law for LLM Finetuning", arXiv 2605.30260
-Time           40 seconds to run on one core, 30 minutes to read
+Time           45 seconds to run on one core, 30 minutes to read
 """
 
 # %% Idea
