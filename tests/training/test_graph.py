@@ -137,7 +137,7 @@ def test_a_recorded_step_reads_each_runs_temperature_from_the_same_memory():
     for done in (0.0, 0.5, 1.0):
         trainer.gradient(done=done)
         assert trainer.temperature is memory
-        assert memory.tolist() == pytest.approx([1, END**done])
+        assert memory.tolist() == pytest.approx([1, END ** (done * done)])
         memory[1] = 0.5  # what a recorded step reads when it is replayed
         losses.append(trainer._gradient().loss.item())
     assert losses[0] == losses[1] == losses[2]

@@ -20,7 +20,7 @@ def step(*means: float, certified: float = 0.5) -> StepResult:
     mean = torch.tensor(means)
     losses = torch.stack([mean - 0.25, mean + 0.25], 1)
     shares = torch.full_like(mean, certified)
-    return StepResult(losses, torch.ones_like(losses), mean, shares, shares / 2, mean.sum())
+    return StepResult(losses, torch.ones_like(losses), mean, shares, shares / 2, -mean, mean.sum())
 
 
 def test_a_record_by_hand(monkeypatch):
@@ -29,12 +29,12 @@ def test_a_record_by_hand(monkeypatch):
     record = Record(4, ["sft"] * 3, CPU)
     record.add(step(5.0, 6.0, 7.0), whole=True)
     record.add(step(4.0, 5.0, 6.0, certified=1.0), whole=True)
-    assert record.recent(2) == ([4.5, 5.5, 6.5], [0.75] * 3, [0.375] * 3)
+    assert record.recent(2) == ([4.5, 5.5, 6.5], [0.75] * 3, [0.375] * 3, [-5, -6, -7])
     assert record.recent(1)[0] == [4, 5, 6]
     record.stop([1], 2, "diverged")
     assert record.running == [0, 2]
     record.add(step(3.0, 5.0), whole=True)
-    assert record.recent(1) == ([3.0, 5.0], [0.5, 0.5], [0.25, 0.25])
+    assert record.recent(1) == ([3.0, 5.0], [0.5, 0.5], [0.25, 0.25], [-3, -5])
     first, second, third = record.finish(3, "interrupted")
     assert (first.losses, third.losses) == ([5.0, 4.0, 3.0], [7.0, 6.0, 5.0])
     assert second.losses == [6.0, 5.0] and second.certified == [0.5, 1.0]

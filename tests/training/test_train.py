@@ -11,7 +11,7 @@ from tests.training.test_recipe import seen
 from tinymem.base.progress import Progress
 from tinymem.data.batch import Batch
 from tinymem.experiment.probe import memorize
-from tinymem.training import margin, memft, trainer
+from tinymem.training import margin, memft, train as loop
 from tinymem.training.loss import TokenLoss
 from tinymem.training.recipe import METHODS, Recipe
 from tinymem.training.train import train
@@ -131,7 +131,7 @@ def test_stop_when_recited_stops_early_is_true_and_waits_for_clear_margins(
     options = {"rank": 4, "steps": 200, "lr": LR, "method": method, "stop_when_recited": True}
     model, memory, steps = toy_model().to(dtype), toy_memory(24), []
     for thin in (0.2, 1.0):
-        monkeypatch.setattr(trainer, "THIN", thin)
+        monkeypatch.setattr(loop, "thin_for", lambda dtype, thin=thin: thin)
         result = memorize(model, memory, **options)
         assert result.report["status"] == "ok"
         assert result.report["verbatim"] and result.report["recall_exact"]

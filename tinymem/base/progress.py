@@ -22,9 +22,9 @@ class Progress:
         """Called every few steps of training.
 
         done: share of the steps, 0 to 1. loss: mean over the target tokens, nats per token.
-        certified: share of the target tokens with p > ½. recited: share whose logit is clearly
-        above all others; NaN if the run does not need it. For several runs at once, these are means
-        over the runs.
+        certified: share of the target tokens with p > ½. recited: share of them that are the
+        likeliest; NaN if the run does not need it. For several runs at once, these are means over
+        the runs.
         """
 
     def sweep(self, finished: int, cells: int, cost: float) -> None:

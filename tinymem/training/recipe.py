@@ -57,7 +57,7 @@ class Recipe:
     clip: float = 1.0  # largest norm of the gradient
     zero_active: str = "sft"  # of memft-ot when no token is above the threshold: "sft" or "zero"
     stop_when_certified: bool = False
-    stop_when_recited: bool = False  # at margins above margin.THIN
+    stop_when_recited: bool = False  # with margins that are not thin (margin.py)
 
     def __post_init__(self) -> None:
         """Raises RecipeError for values that no run could use."""

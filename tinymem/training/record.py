@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class Training:
     steps: int = 0  # done
     losses: list[float] = field(default_factory=list)  # mean ℓ_t before each step, nats
     certified: list[float] = field(default_factory=list)  # share of tokens with p_t > ½, likewise
-    recited: list[float] = field(default_factory=list)  # … with m_t > margin.THIN; NaN: not watched
+    recited: list[float] = field(default_factory=list)  # … with m_t > 0; NaN: not watched
     trace: list[tuple[int, list[float]]] = field(default_factory=list)  # (step, p_t of every token)
 
     @property
@@ -47,6 +48,15 @@ class Training:
         return sum(before) / window - sum(falling[-window:]) / window < CONVERGED
 
 
+class Recent(NamedTuple):
+    """Measures of each running run over some steps."""
+
+    losses: list[float]  # mean ℓ_t, nats
+    certified: list[float]  # share of tokens with p_t > ½
+    recited: list[float]  # share of tokens with m_t > 0; NaN where nothing needs the margins
+    lowest: list[float]  # lowest m_t, logits, likewise
+
+
 class Record:
     """What was measured in each step of several runs, one for each of the methods."""
 
@@ -55,22 +65,21 @@ class Record:
         self.runs = [Training(method) for method in methods]
         self.running = list(range(runs))
         self._columns = torch.arange(runs, device=device)  # of the running ones
-        self._metrics = torch.zeros(3, steps, runs, device=device)  # loss, certified, recited
+        self._metrics = torch.zeros(4, steps, runs, device=device)  # of StepResult, from `mean`
         self._traces: list[tuple[int, list[int], Tensor]] = []
 
     def add(self, found: StepResult, whole: bool) -> None:
         """Of the running runs; whole: the step saw all memories, so that p_t of all is known."""
-        metrics = torch.stack([found.mean, found.certified, found.recited])
+        metrics = torch.stack([found.mean, found.certified, found.recited, found.lowest])
         self._metrics[:, self.count].index_copy_(1, self._columns, metrics)
         if whole and self.count % max(1, self._metrics.shape[1] // SNAPSHOTS) == 0:
             self._traces.append((self.count, self.running, (-found.losses).exp()))
         self.count += 1
 
-    def recent(self, steps: int) -> tuple[list[float], list[float], list[float]]:
-        """Mean loss, certified and recited share of each running run, over the last `steps`."""
-        first = max(0, self.count - steps)
-        losses, *shares = self._metrics[:, first : self.count, self._columns].mean(1).tolist()
-        return losses, shares[0], shares[1]
+    def recent(self, steps: int) -> "Recent":
+        """The measures of each running run over the last so many steps."""
+        some = self._metrics[:, max(0, self.count - steps) : self.count, self._columns]
+        return Recent(*torch.cat([some[:3].mean(1), some[3:].amin(1)]).tolist())
 
     def stop(self, runs: Sequence[int], steps: int, status: str) -> None:
         """These runs end here, after so many steps."""
@@ -84,7 +93,7 @@ class Record:
         self.stop(self.running, steps, status)
         metrics = self._metrics.cpu()
         for n, run in enumerate(self.runs):
-            run.losses, run.certified, run.recited = metrics[:, : run.steps, n].tolist()
+            run.losses, run.certified, run.recited = metrics[:3, : run.steps, n].tolist()
         for step, running, p in self._traces:
             for n, row in zip(running, p.tolist(), strict=True):
                 self.runs[n].trace.append((step, row))

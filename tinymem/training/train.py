@@ -18,6 +18,7 @@ from ..base.progress import SILENT, Progress
 from ..data.batch import Batch
 from ..unit.lora import Unit
 from .lbfgs import Evaluation, Variables, minimize
+from .margin import thin_for
 from .recipe import Minibatches, Recipe, schedule
 from .record import Record, Training
 from .trainer import Trainer
@@ -72,13 +73,14 @@ def run_adamw(trainer: Trainer, record: Record, steps: Steps, check: Check) -> t
 def stop_finished(trainer: Trainer, record: Record, steps: int, progress: Progress) -> bool:
     """Ends the runs that diverged or reached what they stop at; returns whether any goes on."""
     done, recipes, running = record.count - 1, trainer.recipes, record.running
-    losses, certified, recited = record.recent(recipes[0].steps_per_epoch(trainer.memories))
-    progress.training(done / steps, fmean(losses), fmean(certified), fmean(recited))
+    recent = record.recent(recipes[0].steps_per_epoch(trainer.memories))
+    progress.training(done / steps, *map(fmean, recent[:3]))
+    clear = thin_for(trainer.model.dtype)
     left = []
     for n, recipe in enumerate(recipes):
-        reached = recipe.stop_when_certified and certified[n] > 1 - 1e-6
-        reached |= recipe.stop_when_recited and recited[n] > 1 - 1e-6
-        if not math.isfinite(losses[n]):
+        reached = recipe.stop_when_certified and recent.certified[n] > 1 - 1e-6
+        reached |= recipe.stop_when_recited and recent.lowest[n] > clear
+        if not math.isfinite(recent.losses[n]):
             record.stop([running[n]], done, "diverged")
         elif reached:
             record.stop([running[n]], done, "ok")

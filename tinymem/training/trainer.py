@@ -23,7 +23,7 @@ from ..unit.stack import Stack
 from .adamw import AdamW, clip_gradients
 from .graph import GraphedStep
 from .loss import TokenLoss
-from .margin import THIN, temperature
+from .margin import temperature
 from .memft import LN2, Weigher, weighted_mean
 from .prefix import Prefix
 from .recipe import Minibatches, Recipe
@@ -36,7 +36,8 @@ class StepResult(NamedTuple):
     weights: Tensor  # w_t [K, N], likewise
     mean: Tensor  # [K], mean loss of each run, nats, over all minibatches
     certified: Tensor  # [K], share of each run's tokens with p_t > ½, likewise
-    recited: Tensor  # [K], share with m_t > THIN, likewise; NaN where nothing needs the margins
+    recited: Tensor  # [K], share with m_t > 0, likewise; NaN where nothing needs the margins
+    lowest: Tensor  # [K], lowest m_t, likewise
     loss: Tensor  # [], what was back-propagated, summed over the runs
 
 
@@ -106,8 +107,10 @@ class Trainer:
             p.grad = None
         share = 1 / len(minibatches)
         found = [self._add_gradient(indices, share, weights) for indices in minibatches]
-        sums = (torch.stack(parts).sum(0) for parts in list(zip(*found, strict=True))[2:])
-        return StepResult(found[-1].losses, found[-1].weights, *sums)
+        *sums, lowest, loss = map(torch.stack, list(zip(*found, strict=True))[2:])
+        mean, certified, recited = (parts.sum(0) for parts in sums)
+        last = found[-1].losses, found[-1].weights
+        return StepResult(*last, mean, certified, recited, lowest.amin(0), loss.sum(0))
 
     def _add_gradient(
         self, indices: np.ndarray | None, share: float, weights: Tensor | None = None
@@ -126,9 +129,11 @@ class Trainer:
         loss.backward()  # each run's unit is in one term of the sum only
 
         mean, certified = losses.mean(1), (losses < LN2).float().mean(1)
-        recited = mean * torch.nan if margins is None else (margins > THIN).float().mean(1)
+        recited = lowest = torch.full_like(mean, torch.nan)
+        if margins is not None:
+            recited, lowest = (margins > 0).float().mean(1), margins.amin(1)
         mean, certified, recited = mean * share, certified * share, recited * share
-        return StepResult(losses, weights, mean, certified, recited, loss.detach())
+        return StepResult(losses, weights, mean, certified, recited, lowest, loss.detach())
 
     def update(self, share: float = 1.0) -> None:
         """Clip the gradients; one step of AdamW at this share of each run's learning rate."""
