@@ -43,6 +43,32 @@ def test_every_picture_is_shown_and_is_there():
     assert pictures and all(f"]({name})" in text for name in pictures)
 
 
+def test_the_page_about_the_paper_is_that_of_the_rows(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    import paper
+
+    text = (FOLDER / "paper.md").read_text(encoding="utf-8")
+    assert paper.page() == text and "nan" not in text
+    assert all(f"`{name}`" in text for name in ("tiny-methods", "tiny-transition", "tiny-places"))
+
+
+def test_the_rank_correlation(monkeypatch):
+    """By hand, with 1 − 6 Σ d² / (n (n² − 1)), and with equal values sharing their mean rank."""
+    monkeypatch.syspath_prepend(FOLDER)
+    from paper import spearman
+
+    def of(firsts, errors, length=100):
+        pairs = zip(firsts, errors, strict=True)
+        rows = [{"first_uncertified": a, "first_error": b, "length": length} for a, b in pairs]
+        return spearman(rows)
+
+    assert of([1, 2, 3, 9], [0, 50, 70, 80]) == pytest.approx(1)
+    assert of([1, 2, 3, 4], [2, 1, 4, 3]) == pytest.approx(1 - 6 * 4 / 60)
+    assert of([1, 2, 3, None], [4, 3, 2, 1]) == pytest.approx(-1)  # none counts as the end
+    assert of([0, 0, 1], [5, 7, None]) == pytest.approx(3**0.5 / 2)  # ranks 1.5, 1.5, 3
+    assert np.isnan(of([0, 0, 0], [1, 2, 3])) and np.isnan(of([1, 2], [1, 2]))
+
+
 def test_the_picture_of_learning_rates(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     from draw import plot_rates

@@ -4,7 +4,7 @@
 
 The rows (rows/*.jsonl) were written by `tinymem sweep`, with the commands in README.md; this script
 trains nothing. It writes the laws to laws.json, the tables (tables.py) into README.md below a mark,
-and the pictures beside it.
+paper.md from its template (paper.py), and the pictures beside them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from paper import page as paper_page
 from tables import HERE, grid_table, law_table, method_table, rate_table, rows_of
 
 from tinymem.files import json_text
@@ -21,8 +22,12 @@ from tinymem.show import axes
 from tinymem.show.plots import plot_law, plot_methods
 
 MARK = "<!-- Below this line, draw.py writes. -->"
-GRIDS = ("tiny", "tiny-from-64", "tiny-lbfgs", "tiny-ratios", "smollm2")
-NO_OFFSET = ("tiny-lbfgs", "smollm2")  # their few unsaturated cells do not determine b
+GRIDS = ("tiny", "tiny-from-64", "tiny-lbfgs", "tiny-ratios", "tiny-book-law", "smollm2")
+WITH_B = (
+    "tiny",
+    "tiny-from-64",
+    "tiny-book-law",
+)  # enough cells to try a law with b beside the one without
 METHODS = ("tiny-methods", "tiny-phonebook", "smollm2-phonebook")
 RULES = ("tiny-rule", "smollm2-rule")
 RATES = ("tiny-rates", "smollm2-rates")
@@ -31,7 +36,8 @@ DEFAULTS = {"tiny": 0.1, "SmolLM2-135M-Instruct": 1e-2 * 4096 / 576}
 
 
 def fit_all() -> dict[str, list[Fit]]:
-    return {name: fit_rows(rows_of(name), offset=name not in NO_OFFSET)[0] for name in GRIDS}
+    """The laws of each grid, all with b = 0: no grid of random tokens determines b."""
+    return {name: fit_rows(rows_of(name), offset=False)[0] for name in GRIDS}
 
 
 # --- Sections of the page ------------------------------------------------------------------------
@@ -39,21 +45,26 @@ def fit_all() -> dict[str, list[Fit]]:
 
 def law_section(name: str, fit: Fit) -> str:
     rows, law = rows_of(name), fit.law
+    steps = [f"{count:,}" for count in sorted({row["steps"] for row in rows})]
+    with_b = fit_rows(rows)[0][0].law if name in WITH_B else None
     parts = [
         f"## {name}: the law on {fit.key['model']}, layer {fit.key['layer']}, {fit.key['method']}",
-        f"{len(rows)} runs of {rows[0]['steps']:,} steps. {law.n} are fitted, "
-        f"{law.n_saturated} are saturated (final loss at most ln 2) and left out. "
+        f"{len(rows)} runs of {' or '.join(steps)} steps. {law.n} are fitted; "
+        f"{law.n_saturated} with a final loss of at most ln 2 (saturated) are left out. "
         f"In {fit.n_unconverged} of the fitted runs the loss was still falling at the end.",
-        law_table(fit),
+        law_table(fit, with_b),
     ]
-    if not fit.by_ratio:
+    if fit.by_ratio:
+        parts.append("A law of one ratio fits three constants to few cells: a high R² says little.")
+    else:
         parts += [
             "Final loss in nats per token, mean over the seeds. Bold: every seed is certified. "
             "\\*: in at least one seed the loss was still falling.",
             grid_table(rows, "final_loss"),
-            "Memorized bits per parameter:",
-            grid_table(rows, "memorized_bits_per_parameter"),
         ]
+    if not fit.by_ratio and rows[0]["entropy"] is not None:
+        bits = grid_table(rows, "memorized_bits_per_parameter")
+        parts += ["Memorized bits per parameter:", bits]
     return "\n\n".join([*parts, f"![{name}]({name}.png)"])
 
 
@@ -135,6 +146,7 @@ def main() -> None:
     prose = page.read_text(encoding="utf-8").split(MARK)[0]
     text = "\n\n".join([prose + MARK, *sections, "![rates](rates.png)\n"])
     page.write_text(text, encoding="utf-8")
+    (HERE / "paper.md").write_text(paper_page(), encoding="utf-8")
     for name, group in fits.items():
         plot_law(group, HERE / f"{name}.png")
     for name in METHODS:

@@ -29,14 +29,20 @@ def with_interval(symbol: str, value: float, ends: tuple[float, float], digits: 
 
 
 def power_constants(law: Law) -> str:
+    """The constants with their intervals. A b that is fixed at 0 is left out."""
     symbols = zip(CONSTANTS, ("C", "α", "β", "b"), law.constants, strict=True)
-    return "; ".join(with_interval(symbol, value, law.ci[name]) for name, symbol, value in symbols)
+    return "; ".join(
+        with_interval(symbol, value, law.ci[name])
+        for name, symbol, value in symbols
+        if law.ci[name] != (0, 0)
+    )
 
 
-def law_table(fit: Fit) -> str:
-    """The laws of a grid side by side."""
+def law_table(fit: Fit, with_b: Law | None) -> str:
+    """The laws of a grid side by side: those of the fit, and one with an offset b."""
     laws: list[tuple[str, str, Law | BitsLaw]] = [
         ("power law", power_constants(fit.law), fit.law),
+        *([("power law with b", power_constants(with_b), with_b)] if with_b else []),
         *(
             (f"power law, {ratio} % random tokens", power_constants(law), law)
             for ratio, law in fit.by_ratio.items()
