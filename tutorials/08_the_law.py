@@ -17,9 +17,9 @@ Time           2 seconds to run, 60 minutes with the exercise
 # squares has the closed-form solution θ = (XᵀX)⁻¹ Xᵀy. With b, the fit is a search over this one
 # number, and each step of the search uses the closed form.
 #
-# A cell whose final loss is at most ln 2 is called *saturated*. Its unit could have stored more,
-# but the memory had no more to store. Such a cell gives only a lower bound for the capacity of the
-# unit, so it is left out of the fit.
+# A cell whose final loss is at most ln 2 is called *saturated* and is left out of the fit. This is
+# a convention of the paper. A loss of ln 2 can still fall, but by no more than ln 2, however large
+# the unit is, so ΔL hardly depends on the rank any more.
 
 # %% Shapes
 #   X [cells, 3]: 1, ln r, −ln ℓ        y [cells]: ln ΔL        θ [3]: ln C, α, β

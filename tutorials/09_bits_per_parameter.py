@@ -1,9 +1,9 @@
 """Lesson 9. Bits per parameter
 
 You need       lesson 8, and `python tutorials/09_bits_per_parameter.py`
-You will see   the grid of lesson 8 and its cells of 32 tokens, counted in bits; the difference
-               between stored and memorized bits; and another law, with a single constant, which
-               nearly holds on one model and fails on another
+You will see   the grid of lesson 8, counted in bits; the difference between stored and memorized
+               bits; and another law, with a single constant, which nearly holds on one model and
+               fails on another
 Explains       tinymem/law/bits.py, tinymem/experiment/report.py
 Time           1 second to run, 45 minutes with the exercise
 """
@@ -42,14 +42,15 @@ folder = Path(__file__).parent / "reproduction" / "rows"
 FIELDS = ("rank", "length", "trainable_parameters", "base_loss", "entropy", "final_loss")
 
 
-def read(name: str) -> dict[str, np.ndarray]:
-    """The columns of a recorded grid, without its saturated cells."""
+def read(name: str, shortest: int = 0) -> dict[str, np.ndarray]:
+    """The columns of a recorded grid, without its saturated and its shorter runs."""
     lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if row["final_loss"] > LN2]
+    rows = [row for row in map(json.loads, lines) if row["length"] >= shortest]
+    rows = [row for row in rows if row["final_loss"] > LN2]
     return {field: np.array([row[field] for row in rows], float) for field in FIELDS}
 
 
-grids = {"tiny, width 256": read("tiny"), "SmolLM2-135M, width 576": read("smollm2")}
+grids = {"tiny, width 256": read("tiny", shortest=64), "SmolLM2-135M, width 576": read("smollm2")}
 
 # %% Run: one cell by hand
 g = grids["tiny, width 256"]
@@ -73,7 +74,7 @@ for ax, (name, g) in zip(axes, grids.items(), strict=True):
     bits = tm.fit_bits(P, length, base, H, base - loss, ranks=rank)
     power = tm.fit_law(rank, length, base - loss, offset=False)
     fits[name] = bits, power, per_parameter
-    print(f"\n{name}: {len(loss)} cells that are not saturated")
+    print(f"\n{name}: {len(loss)} runs that are not saturated")
     print(f"  memorized bits per parameter: {per_parameter.min():.2f} to {per_parameter.max():.2f}")
     print(f"  constant bits, κ {bits.kappa:.2f}: R² {bits.r2:.3f}, mean error {bits.mape:.1f} %")
     constants = f"α {power.alpha:.2f}, β {power.beta:.2f}"
@@ -97,18 +98,18 @@ axes[0].set_ylabel("memorized bits per parameter")
 fig.savefig("09_bits_per_parameter.png", dpi=110)
 
 # %% What you should see
-# On SmolLM2 the seven cells that are not saturated hold 0.8 to 1.0 memorized bits per parameter at
-# every rank and length. A law with this one constant comes close to the power law, which has three.
-# On `tiny` the law with one constant fails: the cells hold 0.2 to 0.9 bits per parameter, and R² is
-# 0.68 (0.82 without the cells of 32 tokens). Small base models are probably limited by something
-# else as well: by how high a probability they can give to one token, and because training stopped
-# after 400 steps. Both results count, and neither law is *the* law.
+# On SmolLM2 the seven runs that are not saturated hold 0.8 to 1.0 memorized bits per parameter at
+# every rank and length (one seed). A law with this one constant comes close to the power law, which
+# has three. On `tiny`, with the grid of lesson 8, the law with one constant fails: the runs hold
+# 0.15 to 0.94 bits per parameter, and its mean error is three times as large. With memories of 32
+# tokens its R² is even lower (reproduction/README.md). Both results count, and neither law is *the*
+# law.
 #
 # For comparison: pretraining stores 2 bits per parameter (the line in the picture), one trained
 # input vector holds 0.7 to 1.7 (the band), and a whole model memorizes about 3.6 (Morris et al.
 # 2025).
 small, large = fits["tiny, width 256"], fits["SmolLM2-135M, width 576"]
-assert large[0].r2 > 0.95 > 0.75 > small[0].r2
+assert large[0].r2 > 0.95 > 0.85 > small[0].r2
 assert large[2].min() > 0.75 and large[2].max() < 1.1 and small[2].max() / small[2].min() > 3
 assert small[1].r2 > 0.95
 

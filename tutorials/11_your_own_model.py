@@ -131,8 +131,8 @@ if MODEL == "tiny" and not FAST:
 #
 # The paper uses layer 24 of 36 of Qwen3-8B, 2,000 steps and a learning rate of 1e-2. At that depth
 # and width these are tinymem's defaults. tutorials/reproduction has the grids of this project
-# together with their commands. You can start from these; exponents for your model have probably not
-# been published.
+# together with their commands. You can start from these, but measure the exponents of your own
+# model: they differ between models.
 
 # %% Exercise: the capstone
 # Choose a text of 40 to 200 tokens (MY_TEXT). From sweeps of *other* memories or of pieces of the
