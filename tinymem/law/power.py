@@ -120,8 +120,8 @@ def fit_law(
     """Fit ΔL = C r^α ℓ^−β + b to runs; offset=False fixes b at 0.
 
     Runs of equal rank and length are the seeds of a cell.
-    saturated: for each run, whether its final loss was at most ln 2. Such runs are left out: their
-    ΔL says how much there was to remember, not how much the unit could hold. This biases the fit
+    saturated: for each run, whether its final loss was at most ln 2. By the paper's convention such
+    runs are left out: their ΔL is close to L₀ and says little about the rank. This biases the fit
     slightly, because close to saturation the runs with the larger ΔL are the ones left out.
     draws, seed: of the bootstrap, from which the intervals come.
     Raises LawError, which says what is missing, for cells that do not determine the constants.
