@@ -241,13 +241,17 @@ PLAN = """
 
 PLAN_MEANINGS = {
     "parameters": "trainable parameters of a unit of that rank",
-    "constant_bits": "the answer of the law with one constant",
+    "constant_bits": "the answer of the law with one constant; null if the goal is the certificate",
     "certificate": "whether the goal is the certificate, which is every token with p > ½",
-    "right": "share of the grid's own cells about which the law is right",
+    "right_left_out": "share of the runs that a law fitted without their cell judges correctly",
+    "probability": "that a fresh run of this rank and length reaches the goal",
+    "by_rank": "this probability at the planned rank and its neighbours; empty if it was given",
+    "base_loss": "L₀ of the memory, nats per token; null where a certificate is planned without it",
+    "loss": "the final loss L* to reach, nats per token; null if the goal is the certificate",
     "asked": "what was asked for: `rank` or `length`",
-    "rank": "the smallest rank for the length, or the rank that was given",
-    "length": "the largest length for the rank, or the length that was given, in tokens",
-    "interval": "95 % interval of the number that was asked for",
+    "rank": "the smallest rank with at least `--probability`, or the rank that was given",
+    "length": "the largest length with at least `--probability`, or the length that was given",
+    "interval": "the ranks that 95 % of fresh runs need, or the lengths that they hold",
     "bytes": "size of that unit in float32",
     "warnings": "sentences, such as that the answer lies outside the measured grid",
 }

@@ -121,6 +121,8 @@ def test_plan_for_a_length_a_rank_and_a_loss(tinymem, grid):
     assert plan["bytes"] == 4 * plan["parameters"] == 2048 * plan["rank"]
     back = json.loads(tinymem("plan", grid, "--rank", plan["rank"], "--loss", 5.0, "--json")[1])
     assert back["length"] >= 100
+    surer = ["plan", grid, "--rank", plan["rank"], "--loss", 5.0, "--probability", 0.999, "--json"]
+    assert json.loads(tinymem(*surer)[1])["length"] < back["length"]
     code, out, _ = tinymem("plan", grid, "--length", 4000)
     assert code == 0 and "careful" in out and "outside the measured 16 to 128" in out
 
@@ -175,6 +177,7 @@ def test_a_plan_without_the_offset_is_another(tinymem, grid):
         (["--length", "0"], "--length is 0"),
         (["--length", "9", "--method", "memft-ot"], "no law of method 'memft-ot'"),
         (["--length", "9", "--loss", "-1"], "nats per token"),
+        (["--length", "9", "--probability", "1"], "probability is 1.0; expected a number between"),
     ],
 )
 def test_plans_that_make_no_sense(tinymem, grid, args, words):

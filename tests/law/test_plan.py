@@ -3,13 +3,25 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from tinymem.errors import LawError
 from tinymem.law.fit import fit_rows
-from tinymem.law.plan import base_loss_at, plan_length, plan_rank, target_loss, whole
+from tinymem.law.plan import (
+    base_loss_at,
+    plan_length,
+    plan_rank,
+    probability_of,
+    reached,
+    whole,
+)
 
 C, ALPHA, BETA, B, BASE, ENTROPY = 20.0, 0.6, 0.5, 0.5, 12.0, 7.6
+
+
+def rank_to_certify(length):
+    return (length / 13) ** 0.8
 
 
 def planted_row(rank, length, ratio=100, **fields):
@@ -21,7 +33,9 @@ def planted_row(rank, length, ratio=100, **fields):
         "base_loss": BASE,
         "final_loss": BASE - delta,
     }
-    row |= {"trainable_parameters": 512 * rank, "entropy": ENTROPY, "certified": BASE - delta < 0.6}
+    row |= {"trainable_parameters": 512 * rank, "entropy": ENTROPY}
+    p = 1 / (1 + (rank_to_certify(length) / rank) ** 6)
+    row |= {"min_probability": p, "certified": p > 0.5}
     return row | {"delta_loss": delta, "model": "planted", "method": "sft"} | fields
 
 
@@ -54,7 +68,9 @@ def test_the_rank_for_a_length_at_a_loss(planted, length, loss):
     assert plan.rank == rank_by_hand(length, loss)
     assert plan.interval[0] <= plan.rank <= plan.interval[1]
     assert (plan.parameters, plan.bytes) == (512 * plan.rank, 2048 * plan.rank)
-    assert plan.loss == loss and not plan.certificate and plan.right == 1.0 and not plan.warnings
+    assert plan.loss == loss and not plan.certificate and not plan.warnings
+    assert plan.probability == 1.0 == plan.right_left_out
+    assert plan.by_rank[plan.rank] == 1.0 and plan.by_rank.get(plan.rank - 1, 0.0) == 0.0
     # the smallest: the law reaches the loss there, and not one rank below
     assert BASE - planted.law.predict(plan.rank, length) <= loss + 1e-6
     assert plan.rank == 1 or BASE - planted.law.predict(plan.rank - 1, length) > loss
@@ -74,19 +90,91 @@ def test_the_two_are_each_others_inverse(planted):
         assert rank == 1 or plan_length(planted, rank - 1, 3.0).length < length
 
 
-def test_the_certificate_is_the_loss_below_which_all_cells_are_certified(planted):
-    sure = max(row["final_loss"] for row in ROWS if row["certified"])
-    plan = plan_rank(planted, 60)
-    assert plan.certificate and plan.loss == sure == target_loss(ROWS, None)[0]
-    assert plan.rank == rank_by_hand(60, sure)
+@pytest.mark.parametrize("length", [20, 60, 150])
+def test_the_certificate_begins_where_the_least_certain_token_passes_one_half(planted, length):
+    plan = plan_rank(planted, length)
+    assert plan.certificate and plan.rank == math.ceil(rank_to_certify(length))
+    assert (plan.loss, plan.base_loss, plan.constant_bits) == (None, None, None)
+    assert plan.probability == 1.0 == plan.right_left_out and not plan.warnings
+    back = plan_length(planted, plan.rank)
+    assert back.length == math.floor(13 * plan.rank**1.25) and back.by_rank == {}
 
 
-def test_one_uncertified_cell_lowers_what_counts_as_certified():
-    losses = {0.3: True, 0.4: True, 0.45: False, 0.5: True, 3.0: False}
-    rows = [{"final_loss": loss, "certified": sure} for loss, sure in losses.items()]
-    assert target_loss(rows, None) == (0.4, [])
-    loss, (warning,) = target_loss(rows[2:], None)  # none certified below the first that is not
-    assert loss == math.log(2) and "no certificate" in warning
+def test_without_a_certificate_in_the_rows_the_plan_is_for_ln_2(planted):
+    """No run is certified, or the rows do not say so: planned for ln 2, with a warning."""
+    unknown = [{k: v for k, v in row.items() if k != "min_probability"} for row in ROWS]
+    for rows in (unknown, [row | {"certified": False} for row in ROWS]):
+        plan = plan_rank(fit_of(rows), 60)
+        assert not plan.certificate and plan.loss == math.log(2)
+        assert any("which is no certificate" in warning for warning in plan.warnings)
+        assert plan.rank == rank_by_hand(60, math.log(2))
+
+
+# --- Probabilities -------------------------------------------------------------------------------
+
+
+def scattered_fit(seed, seeds=3):
+    """ΔL of the planted law, cells off by 3 % and runs by 2 %."""
+    random, rows = np.random.default_rng(seed), []
+    for rank in (1, 2, 4, 8):
+        for length in (32, 64, 128, 256):
+            cell = 0.03 * random.normal()
+            for noise in cell + 0.02 * random.normal(size=seeds):
+                delta = C * rank**ALPHA * length**-BETA * math.exp(noise)
+                rows.append({"rank": rank, "length": length, "delta_loss": delta})
+                rows[-1] |= {"base_loss": BASE, "final_loss": BASE - delta}
+    (fit,), _ = fit_rows(rows, draws=200, offset=False)
+    return fit
+
+
+def test_what_is_promised_comes_true_as_often():
+    """For each plan the probability, by the planted law, that a fresh run gets there."""
+    for seeds in (1, 3):
+        promised, came_true = [], []
+        for seed in range(60):
+            fit = scattered_fit(seed, seeds)
+            for plan in (plan_rank(fit, 50, 5.0), plan_rank(fit, 200, 7.0), plan_length(fit, 6, 7)):
+                margin = math.log(C * plan.rank**ALPHA * plan.length**-BETA / (BASE - plan.loss))
+                came_true.append((1 + math.erf(margin / math.hypot(0.03, 0.02) / 2**0.5)) / 2)
+                promised.append(plan.probability)
+        assert min(promised) >= 0.9
+        assert np.mean(came_true) == pytest.approx(np.mean(promised), abs=0.025)
+
+
+def test_a_higher_probability_needs_more_rank_or_less_length():
+    fit = scattered_fit(0)
+    ranks = [plan_rank(fit, 200, 5.0, probability=p) for p in (0.05, 0.5, 0.9, 0.999)]
+    assert [plan.rank for plan in ranks] == sorted({plan.rank for plan in ranks})
+    assert all(plan.interval == ranks[0].interval for plan in ranks)
+    assert ranks[0].interval[0] <= ranks[1].rank <= ranks[0].interval[1]
+    assert ranks[1].by_rank[ranks[1].rank + 1] == ranks[2].by_rank[ranks[1].rank + 1]
+    lengths = [plan_length(fit, 4, 5.0, probability=p).length for p in (0.05, 0.5, 0.9, 0.999)]
+    assert lengths == sorted(set(lengths), reverse=True)
+    for bad in (0, 1, -0.5, math.nan):
+        with pytest.raises(LawError, match="expected a number between 0 and 1"):
+            plan_rank(fit, 200, 5.0, probability=bad)
+
+
+def test_quantiles_by_hand():
+    runs = np.array([1.5, 2.5, 3.5, math.inf])
+    assert [reached("rank", runs, p) for p in (0.25, 0.26, 0.75, 0.76)] == [1.5, 2.5, 3.5, math.inf]
+    assert [reached("length", runs, p) for p in (0.25, 0.26, 1)] == [math.inf, 3.5, 1.5]
+    assert [probability_of("rank", runs, n) for n in (1, 2, 4, None)] == [0, 0.25, 0.75, 0.75]
+    assert [probability_of("length", runs, n) for n in (1, 2, 4, None)] == [1, 0.75, 0.25, 0.25]
+    assert probability_of("rank", np.array([3 + 1e-12]), 3) == 1
+
+
+def test_right_left_out_by_hand():
+    """ΔL = 8 √(r / ℓ), and one run with 3.6 nats instead of 4: the others say it reaches 3.8."""
+    rows = [
+        {"rank": r, "length": n, "delta_loss": 8 * (r / n) ** 0.5, "base_loss": BASE}
+        for r in (1, 4, 16)
+        for n in (16, 64, 256)
+    ]
+    rows[7]["delta_loss"] = 3.6
+    (fit,), _ = fit_rows(rows, draws=20, offset=False)
+    assert plan_rank(fit, 64, BASE - 3.8).right_left_out == 8 / 9
+    assert plan_rank(fit, 64, BASE - 3.2).right_left_out == 1.0
 
 
 def test_extrapolation_is_warned_of(planted):

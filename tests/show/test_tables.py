@@ -137,36 +137,40 @@ def test_a_plan_for_a_rank(capsys):
     lines = capsys.readouterr().out.splitlines()
     truth = ((12 - 5 - 0.8) / 14 * 100**0.4) ** 2  # 7.8
     assert plan.rank == 8 == round(truth + 0.5)
-    assert lines[0] == "Rank 8 holds 100 tokens, at 5 nats per token (95 % interval: 8 to 8)"
-    assert lines[1] == f"{512 * 8:,} parameters, {4 * 512 * 8:,} bytes in float32"
-    assert lines[2] == "loss 12.000 → 5.000 nats per token"
-    assert lines[3] == "by the law of tiny, layer 2, site mlp, sft"
-    assert lines[4] == f"The constant-bits law gives rank {plan.constant_bits}"
-    assert (
-        lines[5] == "For 100 % of the measured cells, the law says correctly whether they succeed"
-    )
+    assert lines[0] == "Rank 8 holds 100 tokens, at 5 nats per token, in 100 % of fresh runs"
+    assert lines[1] == "rank 6: 0 %, rank 7: 0 %, rank 8: 100 %, rank 9: 100 %, rank 10: 100 %"
+    assert lines[2] == "95 % of fresh runs need rank 8 to 8"
+    assert lines[3] == f"{512 * 8:,} parameters, {4 * 512 * 8:,} bytes in float32"
+    assert lines[4] == "loss 12.000 → 5.000 nats per token"
+    assert lines[5] == "by the law of tiny, layer 2, site mlp, sft"
+    assert lines[6] == f"The constant-bits law gives rank {plan.constant_bits}"
+    assert lines[7] == "Without its own cell, it is right about 100 % of the measured runs"
 
 
 def test_a_plan_for_a_length_with_the_certificate(capsys):
-    fit = fit_rows(planted(), draws=50)[0][0]
-    plan = plan_length(fit, 4)
+    rows = planted()
+    for row in rows:  # certified if the rank is above √(tokens / 8)
+        row["min_probability"] = 1 / (1 + (row["length"] / 8 / row["rank"] ** 2) ** 2)
+        row["certified"] = row["min_probability"] > 0.5
+    fit = fit_rows(rows, draws=50)[0][0]
+    plan = plan_length(fit, 3)
     show_plan(plan, fit)
     out = capsys.readouterr().out
-    assert out.startswith(
-        f"Rank 4 holds {plan.length:,} tokens, every one certified (95 % interval"
-    )
-    assert f"The constant-bits law gives {plan.constant_bits} tokens\n" in out
+    assert plan.length == 8 * 9
+    assert out.startswith("Rank 3 holds 72 tokens, every one certified, in 100 % of fresh runs\n")
+    assert "95 % of fresh runs hold 72 to 72 tokens\n" in out
+    assert "→" not in out and "constant-bits" not in out
 
 
 def test_a_plan_without_an_answer_or_a_limit(capsys):
     fit = fit_rows(planted(), draws=50)[0][0]
-    nothing = {"parameters": None, "bytes": None, "constant_bits": None, "right": None}
-    common = {"base_loss": 12.0, "loss": 0.1, "certificate": True} | nothing
-    show_plan(Plan("rank", None, 9, (7, None), **common, warnings=["[odd] grid"]), fit)
+    names = ["parameters", "bytes", "base_loss", "loss", "constant_bits", "right_left_out"]
+    common = dict.fromkeys(names) | {"certificate": True, "by_rank": {}, "interval": (7, None)}
+    show_plan(Plan("rank", None, 9, 0.25, **common, warnings=["[odd] grid"]), fit)
     out = capsys.readouterr().out
-    assert out.startswith("No rank holds 9 tokens, every one certified (95 % interval: 7 to ∞)\n")
-    assert out.endswith("careful: [odd] grid\n")
-    show_plan(Plan("length", 3, None, (7, None), **common), fit)
+    assert out.startswith("No rank holds 9 tokens, every one certified, that often: even")
+    assert "95 % of fresh runs need rank 7 to ∞\n" in out and out.endswith("careful: [odd] grid\n")
+    show_plan(Plan("length", 3, None, 1.0, **common), fit)
     assert capsys.readouterr().out.startswith("Rank 3 holds any length, every one certified")
 
 

@@ -36,16 +36,19 @@ def plan(options: opt.Plan) -> int:
             raise LawError(f"{flag} is {value}; expected 1 or more")
     law = choose_fit(options)
     length, ratio, base_loss = options.length, options.ratio, None
+    chance = options.probability
     if options.text is not None:
         from .source import measure_text
 
         length, base_loss = measure_text(options, options.text, law.rows[0])
         ratio = ratio or 0
     if options.rank is not None:
-        answer = plan_length(law, options.rank, options.loss, ratio=ratio)
+        answer = plan_length(law, options.rank, options.loss, ratio=ratio, probability=chance)
     else:
         assert length is not None  # one of the three is given
-        answer = plan_rank(law, length, options.loss, ratio=ratio, base_loss=base_loss)
+        answer = plan_rank(
+            law, length, options.loss, ratio=ratio, base_loss=base_loss, probability=chance
+        )
     if options.json:
         print_json(answer.as_dict())
     else:

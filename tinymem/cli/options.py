@@ -182,6 +182,7 @@ class Plan(LawOptions):
     loss: Annotated[
         float | None, option("Final loss to reach, nats per token.", default="all tokens certified")
     ] = None
+    probability: Annotated[float, option("Probability that a fresh run gets there.")] = 0.9
     method: Annotated[str | None, option("Use the law of this method.")] = None
     ratio: Annotated[int | None, option("Use the law of this percentage.")] = None
     model: MovedModel = ""

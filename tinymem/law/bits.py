@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import LawError
-from .cells import all_and_without_each, cells_of, scattered, unsaturated_runs, without_itself
+from .cells import all_and_without_each, cells_of, left_out, scattered, unsaturated_runs
 from .power import LN2, Measures, Numbers, measure, middle_95
 
 
@@ -78,7 +78,7 @@ def fit_bits(
     kappas = included @ np.bincount(cell, u * v) / (included @ weight)  # of each fit
     kappa = kappas[0].item()
     residuals = np.bincount(cell, v * (u - kappa * v)) / weight  # in bits per parameter
-    deviations = without_itself(residuals, weight / weight.sum())
+    deviations = left_out(residuals, weight / weight.sum())
     drawn = kappa + scattered(deviations, 1, draws, seed) @ weight / weight.sum()
     predicted = np.array([ConstantBits(one).predict(P, length, base, entropy) for one in kappas])
     measures = measure(delta, predicted, included[:, cell], len(rank), n_saturated)

@@ -69,14 +69,14 @@ def all_and_without_each(ranks: np.ndarray) -> np.ndarray:
     return np.stack([ranks > 0, *(ranks != rank for rank in np.unique(ranks))])
 
 
-def without_itself(residuals: np.ndarray, leverage: np.ndarray) -> np.ndarray:
+def left_out(residuals: np.ndarray, leverage: np.ndarray) -> np.ndarray:
     """How far each cell lies from a fit without it, to first order: residual / (1 − leverage).
 
-    leverage: the share of a cell's own noise that the fit follows, from 0 to 1. It makes residuals
-    smaller than the noise; a cell that a constant rests on alone has none, and gets the mean size.
+    leverage: the share of a cell's own noise that the fit follows, from 0 to 1. A constant that
+    rests on a single cell leaves it no residual; it then gets the typical size.
     """
-    typical = np.sqrt((residuals**2).mean() / max(1 - leverage.mean(), 1e-9))
     alone = leverage > 1 - 1e-6
+    typical = np.sqrt((residuals**2).mean() / max(1 - leverage.mean(), 1e-9))
     return np.where(alone, typical, residuals / np.where(alone, 1, 1 - leverage))
 
 
@@ -86,7 +86,7 @@ def scattered(deviations: np.ndarray, constants: int, draws: int, seed: int) -> 
     The wild bootstrap by cells (Wu 1986; Cameron, Gelbach and Miller 2008): each cell keeps the
     size of its own deviation, times a random number of a standard normal distribution. This allows
     any scatter, also one that depends on the rank, and keeps the seeds of a cell together.
-    deviations: those of `without_itself` (HC3, MacKinnon and White 1985).
+    deviations: those of `left_out` (HC3, MacKinnon and White 1985).
     A few cells do not determine their scatter well, so each draw has a factor of its own, as in
     Student's t distribution: √(f / χ²) with f = cells − constants degrees of freedom.
     """

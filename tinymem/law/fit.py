@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from ..errors import LawError
 from .bits import BitsLaw, fit_bits
 from .power import LN2, Law, fit_law
@@ -65,7 +67,7 @@ def law_dict(law: Law | BitsLaw | RecallLaw | str) -> dict[str, Any]:
         return {"reason": law}
     if isinstance(law, RecallLaw):
         return law.as_dict()
-    return {name: value for name, value in vars(law).items() if name not in ("draws", "deviations")}
+    return {name: value for name, value in vars(law).items() if not isinstance(value, np.ndarray)}
 
 
 def fit_rows(

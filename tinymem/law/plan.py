@@ -1,9 +1,13 @@
 """The planner: inverts a law, to find the rank for a length or the length for a rank.
 
-A plan is made for a final loss L*, that is, for the loss reduction ΔL = L₀ − L*. The default goal
-is the certificate, p > ½ for every token, and L* is then the loss below which every cell of the
-grid was certified. Such cells are saturated, and the law was not fitted to them. So a plan also
-says for how many of the grid's own cells the law is right, and what the constant-bits law gives.
+A plan speaks about a run: it gives the rank at which a fresh run, with a memory and a seed of its
+own, reaches the goal with at least a given probability. Runs differ in the rank that they need, for
+three reasons: the constants of the law are uncertain (the draws of the bootstrap), a cell deviates
+from the law, and so do its runs (`deviations`). Every draw is combined with every deviation, which
+gives the ranks that fresh runs need, and the plan is a quantile of them.
+
+The default goal is the certificate, p > ½ for every token, by the plane of certificate.py. The
+other goal is a final loss L*, that is, a loss reduction ΔL = L₀ − L*, by the power law.
 """
 
 import math
@@ -13,29 +17,34 @@ from typing import Any
 import numpy as np
 
 from ..errors import LawError
-from .fit import Fit, column, distinct
-from .power import LN2, Law, PowerLaw, middle_95
+from .certificate import FIELDS, fit_certificate
+from .fit import Fit, column, distinct, is_saturated
+from .power import LN2, Law, PowerLaw
+
+PROBABILITY = 0.9
+LARGEST = 10**12  # a rank or length above it counts as infinite
 
 
 @dataclass(frozen=True)
 class Plan:
     """The smallest whole rank for a length, or the largest whole length for a rank.
 
-    None stands for "no rank is enough" or "no limit to the length". `interval` is the 95 % interval
-    of the number that was asked for.
+    None stands for "no rank is enough" or "no limit to the length".
     """
 
     asked: str  # "rank" or "length"
     rank: int | None
     length: int | None
-    interval: tuple[int | None, int | None]
+    probability: float  # that a fresh run of this rank and length reaches the goal
+    by_rank: dict[int, float]  # the probability at that rank and its neighbours, if asked for
+    interval: tuple[int | None, int | None]  # the ranks that 95 % of fresh runs need, or lengths
     parameters: int | None  # of a unit of that rank
     bytes: int | None
-    base_loss: float  # L₀, in nats per token
-    loss: float  # L*, in nats per token
     certificate: bool  # whether the goal is the certificate
-    constant_bits: int | None  # the answer of the constant-bits law
-    right: float | None  # share of the grid's own cells for which the law's answer is right
+    base_loss: float | None  # L₀, in nats per token; a plan for the certificate needs none
+    loss: float | None  # L*, in nats per token; None for the certificate
+    constant_bits: int | None  # the answer of the constant-bits law; None for the certificate
+    right_left_out: float | None  # share of runs that a law without their cell judges correctly
     warnings: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -48,74 +57,123 @@ def plan_rank(
     length: int,
     loss: float | None = None,
     *,
+    probability: float = PROBABILITY,
     ratio: int | None = None,
     base_loss: float | None = None,
 ) -> Plan:
-    """The smallest rank that brings `length` tokens to `loss` (default: to the certificate).
+    """The smallest rank at which `length` tokens reach `loss` (default: the certificate).
 
+    probability: that a fresh run gets there, at least.
     ratio: use the law of that percentage of random tokens, if there is one.
-    base_loss: L₀ of the memory; default: as in the grid.
+    base_loss: L₀ of the memory, for a plan with a loss; default: as in the grid.
     Raises LawError if the rows do not have what the answer needs.
     """
-    return make_plan(fit, "rank", length, loss, ratio, base_loss)
+    return make_plan(fit, "rank", length, loss, probability, ratio, base_loss)
 
 
 def plan_length(
-    fit: Fit, rank: int, loss: float | None = None, *, ratio: int | None = None
+    fit: Fit,
+    rank: int,
+    loss: float | None = None,
+    *,
+    probability: float = PROBABILITY,
+    ratio: int | None = None,
 ) -> Plan:
     """The largest length that a rank brings to `loss` (default: to the certificate)."""
-    return make_plan(fit, "length", rank, loss, ratio, base_loss=None)
+    return make_plan(fit, "length", rank, loss, probability, ratio, base_loss=None)
 
 
 def make_plan(
-    fit: Fit, asked: str, given: int, loss: float | None, ratio: int | None, base_loss: float | None
+    fit: Fit,
+    asked: str,
+    given: int,
+    loss: float | None,
+    probability: float,
+    ratio: int | None,
+    base_loss: float | None,
 ) -> Plan:
     """The plan for the number that is asked for, "rank" or "length", where the other is given."""
-    law, rows, unknown_ratio = law_of_ratio(fit, ratio)
-    target, no_certificate = target_loss(rows, loss)
-    warnings = [*unknown_ratio, *no_certificate]
-    inverse = PowerLaw.rank_for if asked == "rank" else PowerLaw.length_for
-    at_length = given if asked == "rank" else float(np.median(column(rows, "length")))
-    for _ in range(50):  # L₀ depends slightly on the length: iterate until the two agree
-        base = base_loss_at(rows, at_length) if base_loss is None else base_loss
-        real = float(inverse(law, given, base - target))
-        if asked == "rank" or not math.isfinite(real):
-            break
-        at_length = real
-    drawn = [inverse(PowerLaw(*constants), given, base - target) for constants in law.draws]
-    ends = middle_95(np.array(drawn))
-    answer = whole(asked, real)
+    if not 0 < probability < 1:
+        raise LawError(f"probability is {probability}; expected a number between 0 and 1")
+    law, rows, warnings = law_of_ratio(fit, ratio)
+    judged = with_fields(rows, *FIELDS)
+    plane = fit_certificate(judged) if loss is None and judged else None
+    base, target, bits = base_loss, None, None
+    if plane is None:
+        target, problem = target_loss(loss)
+        base = base_loss or base_loss_for(law, rows, asked, given, target)
+        runs = runs_by_law(law, asked, given, base - target)
+        right, held = share_right(law, rows, target), tokens_per_rank(fit, rows, target)
+        bits = whole(asked, given / held if asked == "rank" else given * held)
+        warnings = [*warnings, *problem]
+    else:
+        runs = plane.ranks(given) if asked == "rank" else plane.lengths(given)
+        right = plane.right_left_out
+    answer = whole(asked, reached(asked, runs, probability))
+    ends = (whole(asked, reached(asked, runs, share)) for share in (0.025, 0.975))
+    low, high = ends if asked == "rank" else reversed([*ends])
     rank, length = (answer, given) if asked == "rank" else (given, answer)
+    near = range(max(1, answer - 2), answer + 3) if asked == "rank" and answer else ()
+    per_rank = parameters_per_rank(rows)
+    parameters = rank * per_rank if rank and per_rank else None
+    return Plan(
+        asked=asked,
+        rank=rank,
+        length=length,
+        probability=probability_of(asked, runs, answer),
+        by_rank={one: probability_of(asked, runs, one) for one in near},
+        interval=(low, high),
+        parameters=parameters,
+        bytes=4 * parameters if parameters else None,  # float32
+        certificate=plane is not None,
+        base_loss=base,
+        loss=target,
+        constant_bits=bits,
+        right_left_out=right,
+        warnings=[*warnings, *extrapolations(rows, rank, length)],
+    )
+
+
+def runs_by_law(law: Law, asked: str, given: int, delta_loss: float) -> np.ndarray:
+    """The ranks that fresh runs need for this loss reduction, or the lengths that they hold.
+
+    A run that deviates by e has ΔL = law · exp(e), so the law itself has to reach ΔL · exp(−e).
+    """
+    drawn = PowerLaw(*law.draws.T[:, :, None])
+    inverse = drawn.rank_for if asked == "rank" else drawn.length_for
+    return np.ravel(inverse(given, delta_loss * np.exp(-law.deviations)))
+
+
+def reached(asked: str, runs: np.ndarray, probability: float) -> float:
+    """The smallest rank, or the largest length, with which that share of the runs gets there."""
+    sign = 1 if asked == "rank" else -1
+    return sign * float(np.quantile(sign * runs, probability, method="inverted_cdf"))
+
+
+def probability_of(asked: str, runs: np.ndarray, number: int | None) -> float:
+    """The share of the runs that need no more than this rank, or hold this length."""
+    number = LARGEST if number is None else number
+    margin = 1e-9 * number
+    return float(np.mean(runs <= number + margin if asked == "rank" else runs >= number - margin))
+
+
+def extrapolations(rows: list[dict], rank: int | None, length: int | None) -> list[str]:
+    """A warning for a rank or length outside the measured ones."""
+    warnings = []
     for name, value in (("rank", rank), ("length", length)):
         low, high = min(column(rows, name)), max(column(rows, name))
         if value is None or not low <= value <= high:
             what = f"no {name}" if value is None else f"{name} {value:,}"
             warnings.append(f"{what} is outside the measured {low:,} to {high:,}: an extrapolation")
-    per_rank = parameters_per_rank(rows)
-    parameters = rank * per_rank if rank and per_rank else None
-    held = tokens_per_rank(fit, rows, target)
-    return Plan(
-        asked=asked,
-        rank=rank,
-        length=length,
-        interval=(whole(asked, ends[0]), whole(asked, ends[1])),
-        parameters=parameters,
-        bytes=4 * parameters if parameters else None,  # float32
-        base_loss=base,
-        loss=target,
-        certificate=loss is None,
-        constant_bits=whole(asked, given / held if asked == "rank" else given * held),
-        right=share_right(law, rows, loss, target),
-        warnings=warnings,
-    )
+    return warnings
 
 
 def whole(asked: str, value: float) -> int | None:
-    """A rank rounded up to at least 1, or a length rounded down; None above 1e12.
+    """A rank rounded up to at least 1, or a length rounded down; None above LARGEST.
 
     Within 1e-9 of an integer counts as that integer.
     """
-    if not value <= 1e12:  # also NaN
+    if not value <= LARGEST:  # also NaN
         return None
     nearest = round(value)
     if not math.isclose(value, nearest, rel_tol=1e-9):
@@ -137,21 +195,14 @@ def law_of_ratio(fit: Fit, ratio: int | None) -> tuple[Law, list[dict], list[str
     return fit.law, fit.rows, [f"the grid was measured on {known} random tokens, not on {ratio} %"]
 
 
-def target_loss(rows: list[dict], loss: float | None) -> tuple[float, list[str]]:
+def target_loss(loss: float | None) -> tuple[float, list[str]]:
     """The final loss L* to plan for, and warnings about it."""
-    if loss is not None:
-        if not 0 <= loss < math.inf:
-            raise LawError(f"loss is {loss}; expected nats per token, 0 or more")
-        return loss, [] if loss > LN2 else [f"loss {loss:g} is below ln 2, where no cell is fitted"]
-    judged = with_fields(rows, "final_loss", "certified")
-    lowest = min((row["final_loss"] for row in judged if not row["certified"]), default=math.inf)
-    sure = [row["final_loss"] for row in judged if row["certified"] and row["final_loss"] < lowest]
-    if sure:
-        return max(sure), []
-    return LN2, [
-        "the grid shows no loss below which all cells are certified; "
-        "planned for a mean loss of ln 2, which is no certificate"
-    ]
+    if loss is None:
+        what = "the runs do not determine where the certificate begins"
+        return LN2, [f"{what}; planned for a mean loss of ln 2, which is no certificate"]
+    if not 0 <= loss < math.inf:
+        raise LawError(f"loss is {loss}; expected nats per token, 0 or more")
+    return loss, [] if loss > LN2 else [f"loss {loss:g} is below ln 2, where no run is fitted"]
 
 
 def base_loss_at(rows: list[dict], length: float) -> float:
@@ -162,6 +213,19 @@ def base_loss_at(rows: list[dict], length: float) -> float:
     lengths = distinct(known, "length")
     means = [np.mean([row["base_loss"] for row in known if row["length"] == n]) for n in lengths]
     return float(np.interp(math.log(length), np.log(lengths), means))
+
+
+def base_loss_for(law: Law, rows: list[dict], asked: str, given: int, target: float) -> float:
+    """L₀ at the length that is given, or at the one that the law gives for this rank."""
+    if asked == "rank":
+        return base_loss_at(rows, given)
+    length = float(np.median(column(rows, "length")))
+    for _ in range(50):  # L₀ depends slightly on the length: iterate until the two agree
+        base = base_loss_at(rows, length)
+        length = float(law.length_for(given, base - target))
+        if not math.isfinite(length):
+            break
+    return base
 
 
 def parameters_per_rank(rows: list[dict]) -> int | None:
@@ -180,13 +244,18 @@ def tokens_per_rank(fit: Fit, rows: list[dict], target: float) -> float:
     return fit.bits.kappa * per_rank / bits_per_token
 
 
-def share_right(law: Law, rows: list[dict], loss: float | None, target: float) -> float | None:
-    """The share of measured cells that reached the target, or did not, as the law predicts."""
-    goal = "final_loss" if loss is not None else "certified"
+def share_right(law: Law, rows: list[dict], target: float) -> float | None:
+    """The share of runs about which the law is right: whether their loss reached the target.
+
+    Each unsaturated run is judged by a law without its cell; saturated ones were not fitted.
+    """
+    without = np.array([law.predict(row["rank"], row["length"]) for row in rows])
+    seen = np.array([not is_saturated(row) for row in rows])
+    without[seen] = law.without_cell
     right = [
-        (law.rank_for(row["length"], row["base_loss"] - target) <= row["rank"])
-        == (row["certified"] if loss is None else row["final_loss"] <= target)
-        for row in with_fields(rows, "base_loss", "final_loss", goal)
+        (row["base_loss"] - delta <= target) == (row["final_loss"] <= target)
+        for row, delta in zip(rows, without, strict=True)
+        if row.get("base_loss") is not None and row.get("final_loss") is not None
     ]
     return float(np.mean(right)) if right else None
 

@@ -33,10 +33,10 @@ from ..errors import LawError
 from .cells import (
     all_and_without_each,
     cells_of,
+    left_out,
     scattered,
     unsaturated_runs,
     what_is_missing,
-    without_itself,
 )
 from .offset import leverages, solve
 
@@ -103,8 +103,10 @@ class Law(Measures, PowerLaw):
     ci: dict[str, tuple[float, float]]  # the interval of each constant
     at_bound: bool  # the cells do not determine b: the search ended at the edge of its interval
     draws: np.ndarray = field(repr=False, compare=False)  # bootstrap constants [draws, 4]
-    # How far ln ΔL of each unsaturated run lies from a law that was fitted without its cell.
+    # For each unsaturated run: how far its ln ΔL lies from the law, residual / √(1 − leverage), and
+    # the ΔL by a law that was fitted without its cell.
     deviations: np.ndarray = field(repr=False, compare=False)
+    without_cell: np.ndarray = field(repr=False, compare=False)
 
 
 def fit_law(
@@ -148,7 +150,7 @@ def fit_law(
     # The bootstrap fits cells that the law might have given.
     log_predicted = np.log(np.maximum(predicted[0], 1e-3 * np.exp(log_deltas)))
     leverage = leverages(columns, constants[0], seeds, offset)
-    deviations = without_itself(log_deltas - log_predicted, leverage)
+    deviations = left_out(log_deltas - log_predicted, leverage)
     noise = scattered(deviations, n_constants, draws, seed)
     log_drawn, weights = log_predicted + np.clip(noise, -20, 20), np.tile(seeds, (draws, 1))
     drawn, drawn_at_edge = solve(columns, log_drawn, weights, offset, rough=True)
@@ -158,7 +160,8 @@ def fit_law(
         ci={name: middle_95(values) for name, values in zip(CONSTANTS, drawn.T, strict=True)},
         at_bound=bool(at_edge[0] or drawn_at_edge.mean() > 0.025),
         draws=drawn,
-        deviations=(deviations - log_deltas)[cell] + np.log(deltas),
+        deviations=(deviations * np.sqrt(1 - leverage) - log_deltas)[cell] + np.log(deltas),
+        without_cell=np.exp(log_deltas - deviations)[cell],
     )
 
 

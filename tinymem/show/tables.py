@@ -202,17 +202,25 @@ def show_plan(plan: Plan, fit: Fit) -> None:
     rank = "No rank" if plan.rank is None else f"Rank {plan.rank:,}"
     length = "any length" if plan.length is None else f"{plan.length:,} tokens"
     answer = "[bold green]{}[/] holds {}" if for_rank else "{} holds [bold green]{}[/]"
-    goal = "every one certified" if plan.certificate else f"at {plan.loss:.3g} nats per token"
-    stdout.print(f"{answer.format(rank, length)}, {goal} [dim](95 % interval: {low} to {high})[/]")
+    goal = f"at {plan.loss:.3g} nats per token" if plan.loss is not None else "every one certified"
+    share = f"{100 * plan.probability:.0f} % of fresh runs"
+    chance = f"in {share}" if plan.rank is not None else f"that often: even the largest in {share}"
+    stdout.print(f"{answer.format(rank, length)}, {goal}, {chance}")
+    if plan.by_rank:
+        others = (f"rank {r:,}: {100 * p:.0f} %" for r, p in plan.by_rank.items())
+        stdout.print(", ".join(others))
+    middle = f"need rank {low} to {high}" if for_rank else f"hold {low} to {high} tokens"
+    stdout.print(f"[dim]95 % of fresh runs {middle}[/]")
     if plan.parameters is not None:
         stdout.print(f"{plan.parameters:,} parameters, {plan.bytes:,} bytes in float32")
-    stdout.print(f"loss {plan.base_loss:.3f} → {plan.loss:.3f} nats per token")
+    if plan.loss is not None:
+        stdout.print(f"loss {plan.base_loss:.3f} → {plan.loss:.3f} nats per token")
     stdout.print(f"[dim]by the law of {about(fit)}[/]")
     if plan.constant_bits is not None:
         other = f"rank {plan.constant_bits:,}" if for_rank else f"{plan.constant_bits:,} tokens"
         stdout.print(f"[dim]The constant-bits law gives {other}[/]")
-    if plan.right is not None:
-        share = f"{100 * plan.right:.0f} % of the measured cells"
-        stdout.print(f"[dim]For {share}, the law says correctly whether they succeed[/]")
+    if plan.right_left_out is not None:
+        share = f"{100 * plan.right_left_out:.0f} % of the measured runs"
+        stdout.print(f"[dim]Without its own cell, it is right about {share}[/]")
     for warning in plan.warnings:
         stdout.print(f"[yellow]careful:[/] {escape(warning)}")
