@@ -14,11 +14,16 @@ Time           45 seconds to run with the shipped model; an afternoon for the ca
 # measure short pieces of a text at small ranks, fit the law, and write down which rank the whole
 # text needs. Only then do we measure. There are two predictions, which differ in kind:
 #
-#     the rank at which the mean loss is ln 2       within the range of losses in the fit, although
-#                                                   the text is longer than the pieces
-#     the rank at which every token is certified    outside that range: the fit has no cells with
-#                                                   such a low loss, and the token with the lowest
-#                                                   p alone decides
+#     the rank at which the mean loss is ln 2       by the law, although the text is longer than the
+#                                                   pieces
+#     the rank at which every token is certified    by another fit: the law was not fitted to such
+#                                                   low losses, and the token with the lowest p
+#                                                   alone decides. The plan looks for the rank at
+#                                                   which the log-odds ln(p / (1 − p)) of that token
+#                                                   pass 0
+#
+# A prediction for a single run has to allow for scatter. Of the ranks that fresh runs may need, the
+# plan names the one that is enough for 90 % of them.
 
 # %% Shapes
 #   grid: ranks × lengths of one text, one row per cell
@@ -79,7 +84,7 @@ for name, asked in {"a mean loss of ln 2": halfway, "a certificate": plan}.items
 assert halfway.rank is not None and plan.rank is not None
 
 # %% Run: measure
-factors = (0.5, 0.7, 0.85, 1, 1.2, 1.35, 1.5, 2)
+factors = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5)
 tried = sorted({max(1, round(plan.rank * factor)) for factor in factors})
 recipes = [tm.Recipe(rank=rank, steps=STEPS) for rank in tried]
 measured = [result.report for result in tm.memorize_together(model, [whole] * len(tried), recipes)]
@@ -93,7 +98,7 @@ print(f"certificate: predicted rank {plan.rank}, smallest measured rank {holds}"
 
 fig, ax = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
 line = np.linspace(1, max(tried), 60)
-predicted = np.maximum(0, plan.base_loss - law.predict(line, whole.length))
+predicted = np.maximum(0, halfway.base_loss - law.predict(line, whole.length))
 ax.plot(line, predicted, color="#666666", label="the law, fitted to the pieces")
 for certified, fill in ((True, "#0072B2"), (False, "none")):
     some = [row for row in measured if row["certified"] == certified]
@@ -109,16 +114,15 @@ ax.legend(fontsize=8)
 fig.savefig("11_your_own_model.png", dpi=110)
 
 # %% What you should see
-# With the shipped model the mean loss reaches ln 2 at rank 6. The prediction was rank 5, from
-# pieces of at most three quarters of the text. The line of the law crosses ln 2 at rank 4.3 and
-# keeps falling, while the measured losses level off. The certificate needs rank 9 instead of the
-# predicted 6. This prediction is further outside the range of the fit, and in a longer text the
-# lowest p of all tokens is lower. It is just within the factor of 1.5 that the capstone allows;
-# think about what margin to add. Report both predictions as they are, together with the model, the
-# layer, the steps and the seed.
+# With the shipped model the mean loss reaches ln 2 at rank 6, and every token is certified at rank
+# 9. Both were planned, from pieces of at most three quarters of the text. The line of the law
+# crosses ln 2 already at rank 4.3: it keeps falling, while the measured losses level off. The
+# scatter of the pieces around the law says that a single run may need up to rank 6. From the law
+# alone, a certificate would seem to need rank 6 too. Report your predictions as they are, together
+# with their probabilities, the model, the layer, the steps and the seed.
 if MODEL == "tiny" and not FAST:
-    assert below is not None and abs(below - halfway.rank) <= 1
-    assert holds is not None and 1 <= holds / plan.rank <= 2
+    assert below is not None and below <= halfway.rank
+    assert holds is not None and abs(holds - plan.rank) <= 1
 
 # %% The same on the command line, and with other models
 #     tinymem probe --model gpt2 --rank 8                           # 124M parameters, runs on a CPU
