@@ -79,8 +79,8 @@ plan = tm.plan_rank(fit, whole.length)  # without a loss: the rank that certifie
 
 for name, asked in {"a mean loss of ln 2": halfway, "a certificate": plan}.items():
     low, high = asked.interval
-    print(f"planned for {name}: rank {asked.rank}, in {asked.probability:.0%} of fresh runs", end="")
-    print(f" (95 % of them need rank {low} to {high})")
+    print(f"planned for {name}: rank {asked.rank}, in {asked.probability:.0%}", end="")
+    print(f" of fresh runs (95 % of them need rank {low} to {high})")
 assert halfway.rank is not None and plan.rank is not None
 
 # %% Run: measure
