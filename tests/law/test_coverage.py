@@ -92,12 +92,17 @@ def test_a_seed_more_of_the_same_narrows_nothing():
 
 
 @pytest.mark.parametrize("offset", [False, True])
-def test_deviations_are_those_from_laws_without_the_cell(offset):
-    deltas = runs_of((20, 0.6, 0.7, 0.5 * offset), 2, 0, 1, RANKS, LENGTHS)
-    ranks, lengths, deltas = RANKS.repeat(2), LENGTHS.repeat(2), deltas.ravel()
+def test_a_law_without_the_cell_is_another_fit(offset):
+    """A deviation is the geometric mean of the residual and of the one by that other fit."""
+    deltas = runs_of((20, 0.6, 0.7, 0.5 * offset), 1, 0, 1, RANKS, LENGTHS)[:, 0]
+    ranks, lengths, deltas = RANKS.repeat(2), LENGTHS.repeat(2), deltas.repeat(2)
     law = fit_law(ranks, lengths, deltas, offset=offset, draws=2)
     for cell in range(0, 50, 2):
         seen = (ranks != ranks[cell]) | (lengths != lengths[cell])
         alone = fit_law(ranks[seen], lengths[seen], deltas[seen], offset=offset, draws=2)
-        expected = np.log(deltas[~seen] / alone.predict(ranks[~seen], lengths[~seen]))
-        assert law.deviations[~seen] == pytest.approx(expected, abs=3e-3 if offset else 1e-9)
+        expected = alone.predict(ranks[cell], lengths[cell])
+        assert law.without_cell[cell] == pytest.approx(expected, rel=3e-3 if offset else 1e-9)
+    residuals = np.log(deltas / law.predict(ranks, lengths))
+    product = residuals * np.log(deltas / law.without_cell)
+    assert law.deviations**2 == pytest.approx(product, rel=1e-6)
+    assert (law.deviations * residuals >= 0).all()

@@ -4,5 +4,6 @@ Read `power` first: it has the law's equation, and `fit_law`, which fits it to m
 `offset` holds the search over b and the least squares inside it, and `cells` checks the input.
 `bits` is a law with one constant, to compare with. `recall` is another law: how likely a memory is
 recited whole, as a function of the load. `fit` turns the rows of a sweep into laws, and
-`plan` inverts a law: it gives the rank that a length needs, or the length that a rank holds.
+`certificate` says from which rank on a memory is certified, and `plan` inverts a law: it gives the
+rank that a length needs, or the length that a rank holds, for a run with a given probability.
 """
