@@ -88,12 +88,12 @@ def test_a_seed_more_of_the_same_narrows_nothing():
     assert many.constants == pytest.approx(once.constants) and (many.n, many.n_cells) == (250, 25)
     for name, ends in once.ci.items():
         assert many.ci[name] == pytest.approx(ends, rel=1e-6)
-    assert np.tile(once.deviations, 10) == pytest.approx(many.deviations)
+    assert np.tile(once.without_cell, 10) == pytest.approx(many.without_cell)
 
 
 @pytest.mark.parametrize("offset", [False, True])
 def test_a_law_without_the_cell_is_another_fit(offset):
-    """A deviation is the geometric mean of the residual and of the one by that other fit."""
+    """The residual is that from the other fit times 1 − leverage."""
     deltas = runs_of((20, 0.6, 0.7, 0.5 * offset), 1, 0, 1, RANKS, LENGTHS)[:, 0]
     ranks, lengths, deltas = RANKS.repeat(2), LENGTHS.repeat(2), deltas.repeat(2)
     law = fit_law(ranks, lengths, deltas, offset=offset, draws=2)
@@ -102,7 +102,8 @@ def test_a_law_without_the_cell_is_another_fit(offset):
         alone = fit_law(ranks[seen], lengths[seen], deltas[seen], offset=offset, draws=2)
         expected = alone.predict(ranks[cell], lengths[cell])
         assert law.without_cell[cell] == pytest.approx(expected, rel=3e-3 if offset else 1e-9)
-    residuals = np.log(deltas / law.predict(ranks, lengths))
-    product = residuals * np.log(deltas / law.without_cell)
-    assert law.deviations**2 == pytest.approx(product, rel=1e-6)
-    assert (law.deviations * residuals >= 0).all()
+    residuals, others = (
+        np.log(deltas / p) for p in (law.predict(ranks, lengths), law.without_cell)
+    )
+    assert residuals == pytest.approx(others * (1 - law.leverage), rel=1e-6)
+    assert law.leverage.sum() == pytest.approx(2 * (4 if offset else 3))  # each cell counts twice

@@ -11,6 +11,7 @@ other goal is a final loss L*, that is, a loss reduction ΔL = L₀ − L*, by t
 """
 
 import math
+from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -102,7 +103,7 @@ def make_plan(
     if plane is None:
         target, problem = target_loss(loss)
         base = base_loss or base_loss_for(law, rows, asked, given, target)
-        runs = runs_by_law(law, asked, given, base - target)
+        runs = runs_by_law(law, rows, asked, given, base - target)
         right, held = share_right(law, rows, target), tokens_per_rank(fit, rows, target)
         bits = whole(asked, given / held if asked == "rank" else given * held)
         warnings = [*warnings, *problem]
@@ -134,14 +135,34 @@ def make_plan(
     )
 
 
-def runs_by_law(law: Law, asked: str, given: int, delta_loss: float) -> np.ndarray:
+def runs_by_law(
+    law: Law, rows: list[dict], asked: str, given: int, delta_loss: float
+) -> np.ndarray:
     """The ranks that fresh runs need for this loss reduction, or the lengths that they hold.
 
     A run that deviates by e has ΔL = law · exp(e), so the law itself has to reach ΔL · exp(−e).
     """
     drawn = PowerLaw(*law.draws.T[:, :, None])
     inverse = drawn.rank_for if asked == "rank" else drawn.length_for
-    return np.ravel(inverse(given, delta_loss * np.exp(-law.deviations)))
+    return np.ravel(inverse(given, delta_loss * np.exp(-deviations(law, rows))))
+
+
+def deviations(law: Law, rows: list[dict]) -> np.ndarray:
+    """How far the unsaturated runs lie from the law: residuals of ln ΔL / √(1 − leverage).
+
+    ΔL counts from the mean L₀ of the length and ratio, because a plan knows no more of a memory,
+    and because the final losses of different memories differ less than their L₀.
+    """
+    seen, base_losses = [row for row in rows if not is_saturated(row)], defaultdict(list)
+    for row in with_fields(rows, "base_loss"):
+        base_losses[row["length"], row.get("ratio")].append(row["base_loss"])
+    deltas = np.array(column(seen, "delta_loss"))
+    for n, row in enumerate(seen):
+        if row.get("base_loss") is not None:
+            deltas[n] += np.mean(base_losses[row["length"], row.get("ratio")]) - row["base_loss"]
+    predicted = law.predict(column(seen, "rank"), column(seen, "length"))
+    residuals = np.log(np.maximum(deltas, 1e-3) / np.maximum(predicted, 1e-3))
+    return residuals / np.sqrt(np.maximum(1 - law.leverage, 1e-6))
 
 
 def reached(asked: str, runs: np.ndarray, probability: float) -> float:
