@@ -32,6 +32,7 @@ _NAMES = {  # module -> the public names that it defines
     "law.recall": "RecallLaw compare_loads fit_recall",
     "law.fit": "Fit fit_rows",
     "law.plan": "plan_rank plan_length",
+    "law.recite": "recite_rank recite_length",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = ["__version__", *_HOME]
@@ -70,6 +71,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which do not 
         compare_loads as compare_loads,
         fit_recall as fit_recall,
     )
+    from .law.recite import recite_length as recite_length, recite_rank as recite_rank
     from .training.recipe import Recipe as Recipe
     from .unit.adapter import load_adapter as load_adapter, save_adapter as save_adapter
     from .unit.lora import Unit as Unit

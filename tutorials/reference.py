@@ -26,6 +26,7 @@ from tinymem.law.fit import Fit, fit_rows
 from tinymem.law.plan import Plan
 from tinymem.law.power import Law
 from tinymem.law.recall import RecallLaw, recall_of
+from tinymem.law.recite import RecitePlan
 from tinymem.training.margin import THIN, THIN_IN_BFLOAT16
 from tinymem.training.recipe import Recipe
 
@@ -118,6 +119,11 @@ runs that are not.
 Exactly one of `--length`, `--rank` and `--text` is given. The default goal is the certificate,
 which stands for p > ½ for every token. The law is the one of the largest group of rows unless
 `--method` names another. A text is measured on the base model and with the prompt of the sweep.
+
+`--recite 0.9` plans by the recall law instead: a fresh run recites everything, word for word, with
+this probability. It averages over the curves that the measured runs allow, in which ranks may hold
+unequal numbers of tokens per parameter; outside the measured ranks, no rank is taken to hold more
+per parameter than the nearest measured one.
 """,
     "recall": """
 The base model, its revision and its precision are those of the run, unless options say
@@ -226,7 +232,10 @@ that there is no end.
 """
 
 RECALL_MEANINGS = {
-    "ci": "the 95 % intervals of `load_50` and `s`, from the profile likelihood",
+    "ci": "the 95 % intervals of `load_50`, `s` and `rank_exponent`, from the profile likelihood",
+    "rank_exponent": "γ, if the length that half of the runs recite may grow as P^γ; 1 means that "
+    "one number of tokens per parameter holds for all ranks. null if only one P was measured",
+    "measured": "the smallest and the largest P of the rows",
     "width": "the load that 10 % of the runs recite, divided by the load that 90 % recite",
     "parameters_per_rank": "trainable parameters of a rank; null if the ranks differ in it",
     "bits_per_parameter": "load_50 in recited bits per parameter; null if the entropy is not known",
@@ -253,6 +262,20 @@ PLAN_MEANINGS = {
     "length": "the largest length with at least `--probability`, or the length that was given",
     "interval": "the ranks that 95 % of fresh runs need, or the lengths that they hold",
     "bytes": "size of that unit in float32",
+    "warnings": "sentences, such as that the answer lies outside the measured grid",
+}
+
+RECITAL = """
+`plan --recite --json` prints these fields:
+"""
+
+RECITAL_MEANINGS = {
+    "asked": "what was asked for: `rank` or `length`",
+    "rank": "the smallest rank for the length, or the rank that was given; null: no rank is enough",
+    "length": "the largest length for the rank, or the length that was given; null: no limit",
+    "bytes": "size of that unit in float32",
+    "kept": "of the measured runs to which curves of the other ranks promise as much: how many "
+    "were recited, and how many there are",
     "warnings": "sentences, such as that the answer lies outside the measured grid",
 }
 
@@ -467,6 +490,7 @@ def page() -> str:
         BITS.format(names=", ".join(map(code, comments(BitsLaw)))),
         *(RECALL, recall_table()),
         *(PLAN, plan_table()),
+        *(RECITAL, table_of({**comments(RecitePlan), **RECITAL_MEANINGS})),
         FILES.format(pairs=body(pairs)),
         MODELS.format(families=body(families)),
         *("## Environment variables", table_of(ENVIRONMENT, "variable")),

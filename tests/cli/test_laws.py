@@ -197,3 +197,62 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", code, grid], capture_output=True, check=False)
     assert done.returncode == 0 and json.loads(done.stdout)["asked"] == "rank"
+
+
+@pytest.fixture
+def recited(tmp_path):
+    """Rows of two ranks without a power law: 20 tokens per rank are recited, 30 are not."""
+    rows = [
+        {"rank": rank, "length": rank * load, "delta_loss": 5.0, "recall_exact": load <= 20}
+        | {"trainable_parameters": 512 * rank, "entropy": 7.6, "ratio": 100, "method": method}
+        | {"model": "tiny"}
+        for method, rank in (("sft", 2), ("sft", 4), ("margin", 2))
+        for load in (5, 10, 15, 20, 30, 40, 50)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path / "rows.jsonl"
+
+
+def test_fit_without_a_power_law_prints_and_draws_the_recall_law(tinymem, recited, tmp_path):
+    code, out, _ = tinymem("fit", recited, "--plot", tmp_path / "a.png")
+    assert code == 0 and "No power law: the law needs at least 3 different ranks" in out
+    assert "tokens/rank" in out and (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+    law = json.loads(tinymem("fit", recited, "--json")[1])
+    assert 20 < law["recall"]["tokens_per_rank"] < 30 and "3 different ranks" in law["reason"]
+    assert law["recall"]["ci"]["s"][1] is None  # separated: no end
+
+
+def test_plan_recite(tinymem, recited):
+    plan = json.loads(tinymem("plan", recited, "--length", 60, "--recite", 0.9, "--json")[1])
+    assert plan["rank"] in (3, 4, 5) and plan["probability"] >= 0.9 and plan["recite"] == 0.9
+    back = json.loads(tinymem("plan", recited, "--rank", 3, "--recite", 0.5, "--json")[1])
+    assert 60 < back["length"] < 90
+    code, out, _ = tinymem("plan", recited, "--length", 60, "--recite", 0.9)
+    assert code == 0 and out.startswith(
+        f"Rank {plan['rank']} recites 60 tokens word for word, in 9"
+    )
+    code, out, _ = tinymem("plan", recited, "--rank", 3, "--recite", 0.5)
+    assert out.startswith(f"Rank 3 recites {back['length']} tokens word for word, in 5")
+    one = tinymem("plan", recited, "--rank", 2, "--recite", 0.9, "--method", "margin")[1]
+    assert "by the recall law of tiny, margin" in one
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--length", "9"], "3 different ranks"),  # a plan by the power law, which is not there
+        (["--length", "9", "--recite", "1"], "between 0 and 1"),
+        (["--length", "9", "--recite", "0.9", "--loss", "1"], "give one of the two"),
+    ],
+)
+def test_recitals_that_make_no_sense(tinymem, recited, args, words):
+    code, out, err = tinymem("plan", recited, *args)
+    assert code == 2 and words in err and err.count("\n") == 1 and not out
+
+
+def test_plan_recite_for_a_text(tinymem, recited, tmp_path):
+    (tmp_path / "text.txt").write_text("A memory of a few words.")
+    plan = json.loads(
+        tinymem("plan", recited, "--text", tmp_path / "text.txt", "--recite", 0.9, "--json")[1]
+    )
+    assert plan["rank"] == 1 and "the runs recited 100 % random tokens, not 0 %" in plan["warnings"]

@@ -76,8 +76,10 @@ def test_every_field_of_a_law_is_there(tinymem, grid):
 
 def test_every_field_of_a_plan_is_there(tinymem, grid):
     plan = json.loads(tinymem("plan", grid, "--length", "100", "--loss", "5", "--json")[1])
-    text = section("The plan: `plan --json`")
+    recital = json.loads(tinymem("plan", grid, "--length", "100", "--recite", "0.9", "--json")[1])
+    text, more = section("The plan: `plan --json`").split("`plan --recite --json`")
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) == set(plan)
+    assert set(re.findall(r"^\| `(\w+)` \|", more, re.M)) == set(recital)
 
 
 def test_variables_that_the_code_reads_are_there():

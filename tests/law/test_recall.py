@@ -10,7 +10,7 @@ from tinymem.errors import LawError
 from tinymem.files import json_text
 from tinymem.law.fit import fit_rows
 from tinymem.law.power import Law
-from tinymem.law.recall import compare_loads, fit_recall, is_recited, recall_of, student_975
+from tinymem.law.recall import compare_loads, fit_recall, is_recited, recall_of
 
 LN2 = math.log(2)
 
@@ -23,7 +23,7 @@ def runs(load_50=0.06, s=8.0, n=4000, seed=0):
     """30 loads from a sixth to six times load_50, and whether each run was recited."""
     random = np.random.default_rng(seed)
     loads = load_50 * np.exp(random.choice(np.linspace(-1.8, 1.8, 30), n))
-    return loads, random.random(n) < p_recited(loads, load_50, s)
+    return loads, random.random(n) < p_recited(loads, load_50, s), np.ones(n)
 
 
 def row(rank, length, recited, entropy=7.6, **fields):
@@ -53,26 +53,17 @@ def test_the_width_by_hand():
     assert law.width == pytest.approx(9, rel=0.2)
 
 
-def test_the_likelihood_by_hand():
-    """Three runs of load 1, two recited, and three of load 4, one recited: the curve goes through
-    both shares, so the likelihood is (2/3)^4 (1/3)^2, and load_50 lies in the middle, at 2.
-    """
-    law = fit_recall([1, 1, 1, 4, 4, 4], [1, 1, 0, 1, 0, 0])
-    assert law.deviance == pytest.approx(-2 * math.log((2 / 3) ** 4 * (1 / 3) ** 2), abs=0.01)
-    assert law.load_50 == pytest.approx(2, rel=0.04)  # as fine as the grid is
-
-
 def test_loads_in_another_unit_give_the_same_curve():
-    loads, recited = runs(n=60)
-    one, other = fit_recall(loads, recited), fit_recall(11 * loads, recited)
+    loads, *others = runs(n=60)
+    one, other = fit_recall(loads, *others), fit_recall(11 * loads, *others)
     assert other.load_50 == pytest.approx(11 * one.load_50, rel=1e-6) and other.s == one.s
-    assert other.chance(11 * 0.05) == pytest.approx(float(one.chance(0.05)), abs=1e-3)
+    assert other.chance(0.55, 1) == pytest.approx(float(one.chance(0.05, 1)), abs=1e-3)
 
 
 def test_separated_runs_have_a_finite_curve_and_an_interval_that_spans_the_gap():
     for number in (4, 12):
         loads = [0.01, 0.02, 0.03, 0.06, 0.08, 0.1] * number
-        law = fit_recall(loads, [load < 0.05 for load in loads])
+        law = fit_recall(loads, [load < 0.05 for load in loads], [9] * len(loads))
         low, high = law.ci["load_50"]
         assert law.separated and 0.03 < law.load_50 < 0.06 and math.isfinite(law.s)
         assert low <= 0.03 * 1.01 and high >= 0.06 / 1.01
@@ -89,36 +80,28 @@ def test_separated_runs_have_a_finite_curve_and_an_interval_that_spans_the_gap()
 )
 def test_without_both_outcomes_there_is_a_bound(recited, words):
     with pytest.raises(LawError, match=f"^{words}$"):
-        fit_recall([0.01, 0.02, 0.05], [recited] * 3, unit="tokens")
+        fit_recall([0.01, 0.02, 0.05], [recited] * 3, [9] * 3, unit="tokens")
 
 
 @pytest.mark.parametrize("loads", [[1, 2], [1, 2, 0], [1, 2, math.nan]])
 def test_bad_loads(loads):
-    with pytest.raises(LawError, match="load above 0"):
-        fit_recall(loads, [True, False, True])
+    with pytest.raises(LawError, match="load and parameters above 0"):
+        fit_recall(loads, [True, False, True], [9] * len(loads))
 
 
 # --- Uncertainty ---------------------------------------------------------------------------------
 
 
-def test_students_t():
-    """Quantiles from a table."""
-    for degrees, t in ((3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (1e6, 1.960)):
-        assert student_975(degrees) == pytest.approx(t, rel=0.01)
-
-
-@pytest.mark.parametrize(
-    ("s", "spread", "seeds"), [(5, 0.15, 2), (10, 0, 2), (10, 0.15, 5), (80, 0, 5)]
-)
+@pytest.mark.parametrize(("s", "spread", "seeds"), [(5, 0.15, 2), (10, 0.15, 5), (80, 0, 2)])
 def test_the_interval_covers_the_planted_50_percent_point(s, spread, seeds):
     """24 or 60 runs of 12 cells, whose ln load_50 deviates by `spread`. Runs of s = 80 are nearly
     always separated.
     """
-    random, covered, count = np.random.default_rng(1), 0, 100
+    random, covered, count = np.random.default_rng(1), 0, 60
     lengths = (24, 32, 48, 64)
     grid = np.array([(r, n) for r in (2, 3, 4) for n in lengths for _ in range(seeds)])
     loads, cells = grid[:, 1] / grid[:, 0], grid[:, 0] * 1000 + grid[:, 1]
-    for _ in range(100):
+    for _ in range(60):
         truth = 16 * random.uniform(0.7, 1.4)
         shift = dict(zip(np.unique(cells), np.exp(random.normal(0, spread, 99)), strict=False))
         points = truth * np.array([shift[cell] for cell in cells])
@@ -126,16 +109,16 @@ def test_the_interval_covers_the_planted_50_percent_point(s, spread, seeds):
         if recited.all() or not recited.any():
             count -= 1
             continue
-        low, high = fit_recall(loads, recited, cells=cells, draws=1).ci["load_50"]
+        low, high = fit_recall(loads, recited, np.ones(len(loads)), cells=cells).ci["load_50"]
         covered += low <= truth <= high
     assert covered / count >= 0.92
 
 
 def test_runs_of_a_cell_that_always_agree_widen_the_interval():
     """Ten copies of every run are no more information than one."""
-    loads, recited = runs(s=6.0, n=40)
-    one = fit_recall(loads, recited, cells=np.arange(40))
-    copies = np.repeat(loads, 10), np.repeat(recited, 10)
+    columns = runs(s=6.0, n=40)
+    one = fit_recall(*columns, cells=np.arange(40))
+    copies = [np.repeat(column, 10) for column in columns]
     ten = fit_recall(*copies, cells=np.repeat(np.arange(40), 10))
     assert one.dispersion < 2 and ten.dispersion > 5
     ratios = [law.ci["load_50"][1] / law.ci["load_50"][0] for law in (one, ten)]
@@ -145,12 +128,26 @@ def test_runs_of_a_cell_that_always_agree_widen_the_interval():
 def test_the_chance_of_a_new_run_knows_that_the_curve_is_uncertain():
     few, many = fit_recall(*runs(n=16, seed=5)), fit_recall(*runs(n=4000))
     for law in (few, many):
-        for chance in (0.6, 0.9):
-            load = law.load_for(chance)
-            assert law.chance(load) == pytest.approx(chance, abs=0.01)
-            assert law.chance(2 * load) < law.chance(load)
-    assert few.predict(few.load_for(0.9)) > many.predict(many.load_for(0.9)) + 0.01
-    assert many.chance(0.05) == pytest.approx(float(many.predict(0.05)), abs=0.01)
+        chances = law.chance([0.03, 0.05, 0.07], 1)
+        assert (np.diff(chances) < 0).all()
+    safe = [law.load_50 * 9 ** (-1 / law.s) for law in (few, many)]  # 90 % on the best curve
+    assert few.chance(safe[0], 1) < 0.87 and many.chance(safe[1], 1) == pytest.approx(0.9, abs=0.01)
+
+
+@pytest.mark.parametrize("exponent", [0.6, 1.0, 1.8])
+def test_the_rank_exponent(exponent):
+    """Half of the runs of P parameters recite 100 (P / 1,000)^exponent tokens."""
+    P = np.repeat([500, 1000, 2000, 4000], 60)
+    length = 100 * (P / 1000) ** exponent * np.tile(np.geomspace(0.4, 2.5, 60), 4)
+    ratio = length / (100 * (P / 1000) ** exponent)
+    recited = np.random.default_rng(1).random(240) < p_recited(ratio, 1, 10.0)
+    law = fit_recall(length / P, recited, P)
+    low, high = law.ci["rank_exponent"]
+    assert low <= exponent <= high and law.rank_exponent == pytest.approx(exponent, abs=0.15)
+    assert (low <= 1 <= high) == (exponent == 1)
+    for each in (500, 4000):  # the chance knows it
+        limit = 100 * (each / 1000) ** exponent / each
+        assert law.chance(limit * 0.7, each) > 0.85 and law.chance(limit * 1.4, each) < 0.15
 
 
 # --- Rows ----------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import pytest
 
 from tinymem.law.fit import fit_rows
 from tinymem.law.plan import Plan, plan_length, plan_rank
-from tinymem.show.tables import grid_cell, show_fits, show_grid, show_plan
+from tinymem.law.recite import recite_length, recite_rank
+from tinymem.show.tables import grid_cell, show_fits, show_grid, show_plan, show_recital
 
 CELL = {"rank": 1, "length": 32, "method": "sft", "ratio": 100, "seed": 0, "memories": 1}
 CELL |= {"status": "ok", "converged": True, "certified": False, "held_out_memories": 0}
@@ -209,3 +210,38 @@ def test_a_method_that_recites_everything_has_a_bound(capsys):
     show_fits(*fit_rows(recited(planted(), 1000), draws=50))
     out = " ".join(capsys.readouterr().out.split())
     assert "sft: all 12 runs are recited: the limit is above 0.5 tokens per parameter" in out
+
+
+def test_ranks_that_hold_unequal_numbers_of_tokens_per_parameter(capsys):
+    (fit,), _ = fit_rows(recited(planted(), 16), draws=50)
+    show_fits([fit], {})
+    assert "ranks differ" not in capsys.readouterr().out
+    free = replace(fit.recall, rank_exponent=1.75, ci=fit.recall.ci | {"rank_exponent": (1.4, 2.0)})
+    show_fits([replace(fit, recall=free)], {})
+    out = " ".join(capsys.readouterr().out.split())
+    what = "sft: ranks differ: the recited length grows as rank^1.8 (1.4 to 2), not as rank"
+    assert what in out
+
+
+def test_a_plan_by_the_recall_law(capsys):
+    fit = fit_rows(recited(planted(), 16), draws=50)[0][0]
+    plan = recite_rank(fit, 60)
+    show_recital(plan, fit)
+    lines = capsys.readouterr().out.splitlines()
+    share = f"{100 * plan.probability:.0f} % of fresh runs"
+    assert lines[0] == f"Rank {plan.rank} recites 60 tokens word for word, in {share}"
+    assert f"rank {plan.rank}: {100 * plan.probability:.0f} %" in lines[1]
+    assert lines[2] == "95 % of fresh runs need rank {} to {}".format(*plan.interval)
+    assert lines[3] == f"{512 * plan.rank:,} parameters, {2048 * plan.rank:,} bytes in float32"
+    assert lines[4] == "by the recall law of tiny, layer 2, site mlp, sft"
+    recited_, runs = plan.kept
+    assert lines[5].startswith(f"{recited_} of {runs} measured runs to which other ranks promise")
+    nothing = replace(
+        plan, rank=None, probability=None, by_rank={}, parameters=None, interval=(9, None)
+    )
+    show_recital(nothing, fit)
+    out = capsys.readouterr().out
+    assert out.startswith("No rank recites 60 tokens word for word, in 90 % of fresh runs\n95 % of")
+    assert "need rank 9 to ∞" in out
+    show_recital(recite_length(fit, 4), fit)
+    assert capsys.readouterr().out.startswith("Rank 4 recites ")

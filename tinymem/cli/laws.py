@@ -9,8 +9,9 @@ from ..errors import LawError
 from ..experiment.rows import read_rows
 from ..law.fit import Fit, fit_rows
 from ..law.plan import plan_length, plan_rank
+from ..law.recite import recite_length, recite_rank
 from ..show.plots import plot_law
-from ..show.tables import show_fits, show_plan
+from ..show.tables import show_fits, show_plan, show_recital
 from . import options as opt
 from .output import check_output, print_json
 
@@ -42,6 +43,19 @@ def plan(options: opt.Plan) -> int:
 
         length, base_loss = measure_text(options, options.text, law.rows[0])
         ratio = ratio or 0
+    if options.recite is not None:
+        if options.loss is not None:
+            raise LawError("--recite plans for recall and --loss for a loss; give one of the two")
+        if options.rank is not None:
+            recital = recite_length(law, options.rank, options.recite, ratio=ratio)
+        else:
+            assert length is not None  # one of the three is given
+            recital = recite_rank(law, length, options.recite, ratio=ratio)
+        if options.json:
+            print_json(recital.as_dict())
+        else:
+            show_recital(recital, law)
+        return 0
     if options.rank is not None:
         answer = plan_length(law, options.rank, options.loss, ratio=ratio, probability=chance)
     else:
@@ -67,10 +81,13 @@ def read_fits(options: opt.LawOptions) -> tuple[list[Fit], dict[str, str]]:
 
 
 def choose_fit(options: opt.Plan) -> Fit:
-    """The law of the method; without one, of the largest group of rows. Raises LawError."""
+    """The laws of the method; without one, of the first fit with the law that the plan needs."""
     fits, _ = read_fits(options)
+    if options.method is None:
+        needed = [one.law if options.recite is None else one.recall for one in fits]
+        return fits[next((n for n, law in enumerate(needed) if not isinstance(law, str)), 0)]
     for one in fits:
-        if options.method in (None, one.key["method"]):
+        if options.method == one.key["method"]:
             return one
     known = ", ".join(str(one.key["method"]) for one in fits)
     problem = f"no law of method {options.method!r}; there is one of {known}"

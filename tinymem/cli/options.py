@@ -183,6 +183,9 @@ class Plan(LawOptions):
         float | None, option("Final loss to reach, nats per token.", default="all tokens certified")
     ] = None
     probability: Annotated[float, option("Probability that a fresh run gets there.")] = 0.9
+    recite: Annotated[
+        float | None, option("Plan by the recall law: recite everything with this probability.")
+    ] = None
     method: Annotated[str | None, option("Use the law of this method.")] = None
     ratio: Annotated[int | None, option("Use the law of this percentage.")] = None
     model: MovedModel = ""

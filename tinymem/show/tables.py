@@ -14,6 +14,7 @@ from ..law.fit import Fit
 from ..law.plan import Plan
 from ..law.power import Law
 from ..law.recall import is_recited, width_of
+from ..law.recite import RecitePlan
 from .axes import LABELS, PERCENT, YARDSTICKS, group
 from .report import Row, new_table, number, stdout
 
@@ -174,6 +175,10 @@ def show_recall(fits: Sequence[Fit]) -> None:
     for fit in judged:
         if isinstance(fit.recall, str):
             stdout.print(f"[dim]{recall_name(fit, judged)}: {escape(fit.recall)}[/]")
+        elif (free := fit.recall.ci.get("rank_exponent")) and not free[0] <= 1 <= free[1]:
+            power = f"rank^{fit.recall.rank_exponent:.2g} ({span(*free)})"
+            what = "ranks differ: the recited length grows as"
+            stdout.print(f"[yellow]{recall_name(fit, judged)}[/]: {what} {power}, not as rank")
         if fit.loads:
             deviances = " and ".join(f"{value:.1f} by {name}" for name, value in fit.loads.items())
             stdout.print(
@@ -222,5 +227,33 @@ def show_plan(plan: Plan, fit: Fit) -> None:
     if plan.right_left_out is not None:
         share = f"{100 * plan.right_left_out:.0f} % of the measured runs"
         stdout.print(f"[dim]Without its own cell, it is right about {share}[/]")
+    for warning in plan.warnings:
+        stdout.print(f"[yellow]careful:[/] {escape(warning)}")
+
+
+def show_recital(plan: RecitePlan, fit: Fit) -> None:
+    """Prints the answer of a plan by the recall law, and what speaks against it."""
+    for_rank = plan.asked == "rank"
+    rank = "No rank" if plan.rank is None else f"Rank {plan.rank:,}"
+    length = "any length" if plan.length is None else f"{plan.length:,} tokens"
+    answer = "[bold green]{}[/] recites {}" if for_rank else "{} recites [bold green]{}[/]"
+    often = f"in {plan.probability:.0%} of" if plan.probability else f"in {plan.recite:.0%} of"
+    stdout.print(
+        f"{answer.format(rank, length)} word for word, {often} fresh runs".replace("%", " %")
+    )
+    if plan.by_rank:
+        stdout.print(", ".join(f"rank {r:,}: {100 * p:.0f} %" for r, p in plan.by_rank.items()))
+    low, high = ("∞" if end is None else f"{end:,}" for end in plan.interval)
+    middle = f"need rank {low} to {high}" if for_rank else f"recite {low} to {high} tokens"
+    stdout.print(f"[dim]95 % of fresh runs {middle}[/]")
+    if plan.parameters is not None:
+        stdout.print(f"{plan.parameters:,} parameters, {plan.bytes:,} bytes in float32")
+    stdout.print(f"[dim]by the recall law of {about(fit)}[/]")
+    if plan.kept is not None:
+        recited, runs = plan.kept
+        text = (
+            f"{recited} of {runs} measured runs to which other ranks promise as much were recited"
+        )
+        stdout.print(f"[dim]{text}[/]")
     for warning in plan.warnings:
         stdout.print(f"[yellow]careful:[/] {escape(warning)}")
