@@ -96,8 +96,8 @@ def test_one_rank_says_less_about_another_one():
 
 @pytest.mark.parametrize("exponent", [1.0, 1.5])
 def test_what_is_promised_comes_true(exponent):
-    """Of 20 sweeps of 36 runs: fresh runs at the lengths planned for 90 % recite in 90 % of cases, or
-    more often, because the grid of lengths is coarse and the prior allows flat curves.
+    """Of 20 sweeps of 36 runs: fresh runs at the lengths planned for 90 % recite that often or
+    more, because the grid of lengths is coarse and the prior allows flat curves.
     """
     shares = []
     for seed in range(20):
