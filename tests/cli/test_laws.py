@@ -162,7 +162,7 @@ def test_a_text_is_measured_as_the_sweep_was(tinymem, grid, tmp_path, chatty):
 
 
 def test_a_plan_without_the_offset_is_another(tinymem, grid):
-    options = ["plan", grid, "--rank", 4, "--loss", 9.0, "--json"]
+    options = ["plan", grid, "--rank", 4, "--loss", 0.3, "--json"]
     with_offset, without = (
         json.loads(tinymem(*options, *more)[1]) for more in ([], ["--no-offset"])
     )

@@ -279,4 +279,4 @@ def test_a_law_and_its_fields():
     """Every field of the law is in `fit --json`, except its arrays."""
     fit = fit_one(planted())
     missing = {field.name for field in dataclasses.fields(Law)} - set(fit.as_dict())
-    assert missing == {"draws", "leverage", "without_cell"}
+    assert missing == {"draws", "deviations", "without_cell"}

@@ -1,13 +1,14 @@
-"""The planner: inverts a law, to find the rank for a length or the length for a rank.
+"""The planner: the rank for a length, or the length for a rank.
 
 A plan speaks about a run: it gives the rank at which a fresh run, with a memory and a seed of its
 own, reaches the goal with at least a given probability. Runs differ in the rank that they need, for
-three reasons: the constants of the law are uncertain (the draws of the bootstrap), a cell deviates
-from the law, and so do its runs (`deviations`). Every draw is combined with every deviation, which
+three reasons: the constants of the fit are uncertain (the draws of the bootstrap), a cell deviates
+from the fit, and so do its runs (`deviations`). Every draw is combined with every deviation, which
 gives the ranks that fresh runs need, and the plan is a quantile of them.
 
-The default goal is the certificate, p > ½ for every token, by the plane of certificate.py. The
-other goal is a final loss L*, that is, a loss reduction ΔL = L₀ − L*, by the power law.
+The goal is a final loss, or without one the certificate, p > ½ for every token. The fit is the
+plane through the runs near the goal (threshold.py). Where runs on both sides of the goal are
+missing, a loss is planned by the power law instead, which extrapolates.
 """
 
 import math
@@ -18,12 +19,19 @@ from typing import Any
 import numpy as np
 
 from ..errors import LawError
-from .certificate import FIELDS, fit_certificate
 from .fit import Fit, column, distinct, is_saturated
 from .power import LN2, Law, PowerLaw
+from .threshold import Threshold, fit_threshold
 
 PROBABILITY = 0.9
 LARGEST = 10**12  # a rank or length above it counts as infinite
+NEAR_ODDS = 2.0  # log-odds: p from 0.12 to 0.88
+NEAR_DELTA = 0.1  # ln ΔL: 10 % of ΔL
+NO_CERTIFICATE = (
+    "the runs do not determine where the certificate begins; "
+    "planned for a mean loss of ln 2, which is no certificate"
+)
+BY_LAW = "too few runs on both sides of that loss; planned by the power law"
 
 
 @dataclass(frozen=True)
@@ -96,20 +104,18 @@ def make_plan(
     """The plan for the number that is asked for, "rank" or "length", where the other is given."""
     if not 0 < probability < 1:
         raise LawError(f"probability is {probability}; expected a number between 0 and 1")
+    if loss is not None and not 0 <= loss < math.inf:
+        raise LawError(f"loss is {loss}; expected nats per token, 0 or more")
     law, rows, warnings = law_of_ratio(fit, ratio)
-    judged = with_fields(rows, *FIELDS)
-    plane = fit_certificate(judged) if loss is None and judged else None
-    base, target, bits = base_loss, None, None
-    if plane is None:
-        target, problem = target_loss(loss)
-        base = base_loss or base_loss_for(law, rows, asked, given, target)
-        runs = runs_by_law(law, rows, asked, given, base - target)
-        right, held = share_right(law, rows, target), tokens_per_rank(fit, rows, target)
-        bits = whole(asked, given / held if asked == "rank" else given * held)
-        warnings = [*warnings, *problem]
-    else:
+    plane = threshold_of(rows, loss, base_loss)
+    certificate = loss is None and plane is not None
+    if plane is not None:
         runs = plane.ranks(given) if asked == "rank" else plane.lengths(given)
-        right = plane.right_left_out
+        right: float | None = plane.right_left_out
+    else:
+        loss, why = (LN2, NO_CERTIFICATE) if loss is None else (loss, BY_LAW)
+        runs = runs_by_law(law, rows, asked, given, loss, base_loss)
+        right, warnings = share_right(law, rows, loss), [*warnings, why]
     answer = whole(asked, reached(asked, runs, probability))
     ends = (whole(asked, reached(asked, runs, share)) for share in (0.025, 0.975))
     low, high = ends if asked == "rank" else reversed([*ends])
@@ -117,6 +123,8 @@ def make_plan(
     near = range(max(1, answer - 2), answer + 3) if asked == "rank" and answer else ()
     per_rank = parameters_per_rank(rows)
     parameters = rank * per_rank if rank and per_rank else None
+    if base_loss is None and loss is not None:
+        base_loss = base_loss_at(rows, length or max(column(rows, "length")))
     return Plan(
         asked=asked,
         rank=rank,
@@ -126,43 +134,57 @@ def make_plan(
         interval=(low, high),
         parameters=parameters,
         bytes=4 * parameters if parameters else None,  # float32
-        certificate=plane is not None,
-        base_loss=base,
-        loss=target,
-        constant_bits=bits,
+        certificate=certificate,
+        base_loss=base_loss,
+        loss=loss,
+        constant_bits=None if loss is None else answer_of_bits(fit, rows, asked, given, loss),
         right_left_out=right,
         warnings=[*warnings, *extrapolations(rows, rank, length)],
     )
 
 
+def threshold_of(rows: list[dict], loss: float | None, base_loss: float | None) -> Threshold | None:
+    """The plane through the runs near the goal: the loss, or without one the certificate.
+
+    ΔL counts from the mean L₀ of the length and ratio: a plan knows no more of a memory, and the
+    final losses of different memories differ less than their L₀. Saturated runs are left out.
+    base_loss: L₀ of the memory that is planned for.
+    """
+    if loss is None:
+        judged, near = with_fields(rows, "min_probability"), NEAR_ODDS
+        p = np.clip(column(judged, "min_probability"), 1e-12, 1 - 1e-9)
+        z = np.log(p / (1 - p))
+    else:
+        judged, near = with_fields(rows, "final_loss", "base_loss"), NEAR_DELTA
+        judged = [row for row in judged if not is_saturated(row)]
+        alike = defaultdict(list)
+        for row in with_fields(rows, "base_loss"):
+            alike[row["length"], row.get("ratio")].append(row["base_loss"])
+        base = np.array([np.mean(alike[row["length"], row.get("ratio")]) for row in judged])
+        wanted = (base if base_loss is None else base_loss) - loss
+        if np.min(wanted, initial=1) <= 0:
+            return None
+        z = np.log(np.maximum(base - column(judged, "final_loss"), 1e-6) / wanted)
+    return fit_threshold(column(judged, "rank"), column(judged, "length"), z, near)
+
+
 def runs_by_law(
-    law: Law, rows: list[dict], asked: str, given: int, delta_loss: float
+    law: Law, rows: list[dict], asked: str, given: int, loss: float, base_loss: float | None
 ) -> np.ndarray:
-    """The ranks that fresh runs need for this loss reduction, or the lengths that they hold.
+    """By the power law, the ranks that fresh runs need for this loss, or the lengths they hold.
 
     A run that deviates by e has ΔL = law · exp(e), so the law itself has to reach ΔL · exp(−e).
     """
+    length = given if asked == "rank" else float(np.median(column(rows, "length")))
+    base = base_loss_at(rows, length) if base_loss is None else base_loss
+    for _ in range(50 if asked == "length" else 0):  # L₀ depends slightly on the length
+        length = float(law.length_for(given, base - loss))
+        if not math.isfinite(length):
+            break
+        base = base_loss_at(rows, length)
     drawn = PowerLaw(*law.draws.T[:, :, None])
     inverse = drawn.rank_for if asked == "rank" else drawn.length_for
-    return np.ravel(inverse(given, delta_loss * np.exp(-deviations(law, rows))))
-
-
-def deviations(law: Law, rows: list[dict]) -> np.ndarray:
-    """How far the unsaturated runs lie from the law: residuals of ln ΔL / √(1 − leverage).
-
-    ΔL counts from the mean L₀ of the length and ratio, because a plan knows no more of a memory,
-    and because the final losses of different memories differ less than their L₀.
-    """
-    seen, base_losses = [row for row in rows if not is_saturated(row)], defaultdict(list)
-    for row in with_fields(rows, "base_loss"):
-        base_losses[row["length"], row.get("ratio")].append(row["base_loss"])
-    deltas = np.array(column(seen, "delta_loss"))
-    for n, row in enumerate(seen):
-        if row.get("base_loss") is not None:
-            deltas[n] += np.mean(base_losses[row["length"], row.get("ratio")]) - row["base_loss"]
-    predicted = law.predict(column(seen, "rank"), column(seen, "length"))
-    residuals = np.log(np.maximum(deltas, 1e-3) / np.maximum(predicted, 1e-3))
-    return residuals / np.sqrt(np.maximum(1 - law.leverage, 1e-6))
+    return np.ravel(inverse(given, (base - loss) * np.exp(-law.deviations)))
 
 
 def reached(asked: str, runs: np.ndarray, probability: float) -> float:
@@ -216,16 +238,6 @@ def law_of_ratio(fit: Fit, ratio: int | None) -> tuple[Law, list[dict], list[str
     return fit.law, fit.rows, [f"the grid was measured on {known} random tokens, not on {ratio} %"]
 
 
-def target_loss(loss: float | None) -> tuple[float, list[str]]:
-    """The final loss L* to plan for, and warnings about it."""
-    if loss is None:
-        what = "the runs do not determine where the certificate begins"
-        return LN2, [f"{what}; planned for a mean loss of ln 2, which is no certificate"]
-    if not 0 <= loss < math.inf:
-        raise LawError(f"loss is {loss}; expected nats per token, 0 or more")
-    return loss, [] if loss > LN2 else [f"loss {loss:g} is below ln 2, where no run is fitted"]
-
-
 def base_loss_at(rows: list[dict], length: float) -> float:
     """L₀ at a length, interpolated between the measured lengths. Raises LawError if it has none."""
     known = with_fields(rows, "base_loss")
@@ -236,19 +248,6 @@ def base_loss_at(rows: list[dict], length: float) -> float:
     return float(np.interp(math.log(length), np.log(lengths), means))
 
 
-def base_loss_for(law: Law, rows: list[dict], asked: str, given: int, target: float) -> float:
-    """L₀ at the length that is given, or at the one that the law gives for this rank."""
-    if asked == "rank":
-        return base_loss_at(rows, given)
-    length = float(np.median(column(rows, "length")))
-    for _ in range(50):  # L₀ depends slightly on the length: iterate until the two agree
-        base = base_loss_at(rows, length)
-        length = float(law.length_for(given, base - target))
-        if not math.isfinite(length):
-            break
-    return base
-
-
 def parameters_per_rank(rows: list[dict]) -> int | None:
     """Trainable parameters of a unit of rank 1; None if the rows do not say, or do not agree."""
     known = with_fields(rows, "trainable_parameters")
@@ -256,13 +255,14 @@ def parameters_per_rank(rows: list[dict]) -> int | None:
     return int(found.pop()) if len(found) == 1 else None
 
 
-def tokens_per_rank(fit: Fit, rows: list[dict], target: float) -> float:
-    """By the constant-bits law, how many tokens one rank brings to the target; NaN if not known."""
+def answer_of_bits(fit: Fit, rows: list[dict], asked: str, given: int, loss: float) -> int | None:
+    """The rank or the length by the constant-bits law; None if that is not known."""
     per_rank, entropies = parameters_per_rank(rows), column(rows, "entropy")
     if isinstance(fit.bits, str) or not per_rank or None in entropies:
-        return math.nan
-    bits_per_token = max(float(np.mean(entropies)) - target, 1e-12) / LN2
-    return fit.bits.kappa * per_rank / bits_per_token
+        return None
+    bits_per_token = max(float(np.mean(entropies)) - loss, 1e-12) / LN2
+    held = fit.bits.kappa * per_rank / bits_per_token  # tokens, by each rank
+    return whole(asked, given / held if asked == "rank" else given * held)
 
 
 def share_right(law: Law, rows: list[dict], target: float) -> float | None:

@@ -103,8 +103,9 @@ class Law(Measures, PowerLaw):
     ci: dict[str, tuple[float, float]]  # the interval of each constant
     at_bound: bool  # the cells do not determine b: the search ended at the edge of its interval
     draws: np.ndarray = field(repr=False, compare=False)  # bootstrap constants [draws, 4]
-    # For each unsaturated run: the leverage of its cell, and ΔL by a law fitted without its cell.
-    leverage: np.ndarray = field(repr=False, compare=False)
+    # For each unsaturated run: how far its ln ΔL lies from the law, residual / √(1 − leverage), and
+    # ΔL by a law that was fitted without its cell.
+    deviations: np.ndarray = field(repr=False, compare=False)
     without_cell: np.ndarray = field(repr=False, compare=False)
 
 
@@ -159,7 +160,7 @@ def fit_law(
         ci={name: middle_95(values) for name, values in zip(CONSTANTS, drawn.T, strict=True)},
         at_bound=bool(at_edge[0] or drawn_at_edge.mean() > 0.025),
         draws=drawn,
-        leverage=leverage[cell],
+        deviations=(deviations * np.sqrt(1 - leverage) - log_deltas)[cell] + np.log(deltas),
         without_cell=np.exp(log_deltas - deviations)[cell],
     )
 
