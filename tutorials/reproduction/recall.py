@@ -1,0 +1,208 @@
+"""Makes the tables and pictures of recall.md: how much each method recites.
+
+    python tutorials/reproduction/recall.py
+
+The rows (rows/*.jsonl) were written by `tinymem sweep`, with the commands in recall.md; this script
+trains nothing. It writes the tables into recall.md below a mark, the recall laws into
+recall-laws.json, and the pictures beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+from statistics import fmean
+
+from tables import HERE, rows_of, table
+
+from tinymem.errors import LawError
+from tinymem.files import json_text
+from tinymem.law.fit import Fit, fit_rows
+from tinymem.law.recall import RecallLaw, compare_loads, recall_of
+from tinymem.show import axes
+from tinymem.show.recall import plot_recall
+
+MARK = "<!-- Below this line, recall.py writes. -->"
+TARGETS = ("tiny-margin", "smollm2-margin")
+BOOKS = ("tiny-phonebook-margin", "smollm2-phonebook-margin")
+STUDIES = ("tiny-recall", "tiny-recall-long", "smollm2-margin")
+LN2 = math.log(2)
+
+
+def by_method(row: dict) -> tuple[int, int, int, int]:
+    """Rows are sorted by steps, rank, length and method."""
+    method = list(axes.METHOD_LOOKS).index(row["method"])
+    return row["setting"]["steps"], row["rank"], row["length"], method
+
+
+def span(values: list[float], form: str = "{:.2f}") -> str:
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def percent(rows: list[dict], field: str) -> str:
+    return f"{100 * fmean(row[field] for row in rows):.1f}"
+
+
+def target_table(rows: list[dict]) -> str:
+    """How many of the seeds are recited whole, for each task and method."""
+    lines = []
+    groups = axes.group(sorted(rows, key=by_method), by_method)
+    for (steps, rank, length, _), some in groups.items():
+        tokens = length / some[0]["trainable_parameters"]
+        bits = tokens * some[0]["entropy"] / LN2
+        recited = sum(row["recall_exact"] for row in some)
+        counted = f"{recited} of {len(some)}"
+        line = [str(rank), str(length), f"{steps:,}", f"{bits:.2f}", some[0]["method"]]
+        line.append(f"**{counted}**" if recited == len(some) else counted)
+        line += [percent(some, "argmax_accuracy"), percent(some, "token_accuracy")]
+        line.append(span([row["min_margin"] for row in some]))
+        line.append(f"{fmean(row['final_loss'] for row in some):.2f}")
+        lines.append(line)
+    head = ["rank", "tokens", "steps", "bits per parameter", "method", "recited whole"]
+    more = ["argmaxes right, %", "decoded right, %", "lowest margin (logits)", "final loss"]
+    return table(head + more, lines)
+
+
+def book_table(rows: list[dict]) -> str:
+    """Entries of a PhoneBook that are recited, for each rank and method: every seed, and the mean."""
+    lines = []
+    for (_, rank, _, _), some in axes.group(sorted(rows, key=by_method), by_method).items():
+        shares = [round(row["exact_match"] * row["memories"]) for row in some]
+        line = [str(rank), some[0]["method"], ", ".join(map(str, shares)), f"{fmean(shares):.1f}"]
+        lines.append([*line, percent(some, "argmax_accuracy"), percent(some, "certified_fraction")])
+    count = rows[0]["memories"]
+    head = ["rank", "method", f"entries recited of {count}, by seed", "mean"]
+    return table([*head, "argmaxes right, %", "p > ½, %"], lines)
+
+
+def step_table(groups: dict[int, list[dict]]) -> str:
+    """Of how many seeds the memory is recited after a run of so many steps."""
+    every = [row for rows in groups.values() for row in rows]
+    kinds = sorted({(row["rank"], row["method"]) for row in every}, key=lambda k: (k[0], k[1]))
+    lines = []
+    for rank, method in reversed(kinds):
+        line = [str(rank), method]
+        for rows in groups.values():
+            own = [row for row in rows if (row["rank"], row["method"]) == (rank, method)]
+            line.append(f"{sum(row['recall_exact'] for row in own)} of {len(own)}")
+        lines.append(line)
+    return table(["rank", "method", *(f"{steps} steps" for steps in groups)], lines[::-1])
+
+
+def law_table(fits: list[Fit]) -> str:
+    """The recall law of each method: its 50 % point in three units, and how the loads compare."""
+    lines = []
+    for fit in fits:
+        law, method = fit.recall, fit.key["method"]
+        if not isinstance(law, RecallLaw):
+            lines.append([method, str(len(fit.rows)), law, *[""] * 4])
+            continue
+        ends = law.ci["load_50"]
+        bits, per_rank = law.bits_per_token or math.nan, law.parameters_per_rank or math.nan
+        point = [
+            f"{law.load_50 * unit:{form}} ({ends[0] * unit:{form}} to {ends[1] * unit:{form}})"
+            for unit, form in ((per_rank, ".1f"), (1.0, ".4f"), (bits, ".2f"))
+        ]
+        by_rank = []
+        for rank, rows in axes.group(fit.rows, itemgetter("rank")).items():
+            try:
+                own = recall_of(rows)
+                by_rank.append(f"{rank}: {own.load_50 * (own.parameters_per_rank or 1):.1f}")
+            except LawError:
+                by_rank.append(f"{rank}: –")
+        lines.append([method, f"{law.n_recited} of {law.n}", *point, f"{law.width:.2f}"])
+        lines[-1].append(", ".join(by_rank))
+    head = ["method", "recited", "half of the runs at: tokens per rank", "tokens per parameter"]
+    more = ["bits per parameter", "load at 10 % / load at 90 %", "tokens per rank, each rank alone"]
+    return table(head + more, lines)
+
+
+# --- Vocabularies --------------------------------------------------------------------------------
+
+
+def size_of(row: dict) -> int:
+    """Of how many tokens the target was drawn."""
+    return round(math.exp(row["entropy"]))
+
+
+def vocabulary_table(rows: list[dict]) -> str:
+    """The 50 % point of each method for each vocabulary, and the gain of margin."""
+    lines = []
+    for size, some in sorted(axes.group(rows, size_of).items()):
+        points, line = {}, [f"{size:,}"]
+        for method in ("sft", "margin"):
+            own = [row for row in some if row["method"] == method]
+            try:
+                law = recall_of(own)
+            except LawError as error:
+                line += [str(error), ""]
+                continue
+            points[method] = law.load_50 * (law.parameters_per_rank or 1)
+            low, high = (end * (law.parameters_per_rank or 1) for end in law.ci["load_50"])
+            line.append(f"{points[method]:.1f} ({low:.1f} to {high:.1f})")
+            line.append(f"{law.load_50 * some[0]['entropy'] / LN2:.2f}")
+        gain = points["margin"] / points["sft"] if len(points) == 2 else math.nan
+        lines.append([*line, f"{gain:.2f}"])
+    head = ["tokens drawn from", "sft: tokens per rank", "bits per parameter"]
+    return table([*head, "margin: tokens per rank", "bits per parameter", "gain"], lines)
+
+
+def plot_vocabularies(rows: list[dict], path: Path) -> axes.Figure:
+    """Share of right argmaxes by length, a panel for each vocabulary."""
+    panels = [
+        partial(
+            axes.curves,
+            rows=some,
+            x="length",
+            y="argmax_accuracy",
+            series="method",
+            title=f"drawn from {size:,} tokens",
+        )
+        for size, some in sorted(axes.group(rows, size_of).items())
+    ]
+    return axes.draw(panels, 4, path, axes.describe(rows[0], "model", "rank"))
+
+
+def deviance_lines(rows: list[dict]) -> str:
+    """Which load explains recall over all vocabularies together, for each method."""
+    lines = []
+    for method in ("sft", "margin"):
+        laws = compare_loads([row for row in rows if row["method"] == method])
+        lines.append([method, *(f"{law.deviance:.1f}" for law in laws.values())])
+    return table(["method", "deviance, load in tokens", "deviance, load in bits"], lines)
+
+
+def main() -> None:
+    parts = []
+    for name in TARGETS:
+        rows = rows_of(name)
+        parts += [f"## {name}: what is recited on {rows[0]['model']}", target_table(rows)]
+    laws = {}
+    for name in STUDIES:
+        fits, refused = fit_rows(rows_of(name), draws=200)
+        fits.sort(key=lambda fit: list(axes.METHOD_LOOKS).index(fit.key["method"]))
+        laws[name] = {fit.key["method"]: fit.as_dict()["recall"] for fit in fits}
+        steps = rows_of(name)[0]["setting"]["steps"]
+        title = f"## {name}: the recall law on {fits[0].key['model']}, {steps:,} steps"
+        parts += [title, law_table(fits), f"![{name}]({name}.png)"]
+        plot_recall(fits, HERE / f"{name}.png")
+    rows = rows_of("tiny-vocabulary")
+    parts += ["## tiny-vocabulary: targets drawn from a part of the vocabulary, rank 2"]
+    parts += [vocabulary_table(rows), deviance_lines(rows), "![v](tiny-vocabulary.png)"]
+    plot_vocabularies(rows, HERE / "tiny-vocabulary.png")
+    for name in BOOKS:
+        rows = rows_of(name)
+        parts += [f"## {name}: a PhoneBook on {rows[0]['model']}", book_table(rows)]
+    groups = axes.group(rows_of("tiny-steps"), lambda row: row["setting"]["steps"])
+    parts += ["## tiny-steps: 128 tokens, runs of different lengths", step_table(groups)]
+    (HERE / "recall-laws.json").write_text(json_text(laws, indent=1) + "\n", encoding="utf-8")
+    page = HERE / "recall.md"
+    prose = page.read_text(encoding="utf-8").split(MARK)[0]
+    page.write_text("\n\n".join([prose + MARK, *parts]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
