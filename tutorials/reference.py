@@ -227,19 +227,19 @@ per parameter and `ci` its interval; the others mean the same as above.
 
 RECALL = """
 `recall` is tinymem's own law of what is recited whole: P(recited) = 1 / (1 + (load / load_50)^s),
-where the load is ℓ / P, in tokens per trainable parameter. `null` as the end of an interval means
+where the load is ℓ / P, in tokens per trainable parameter, and load_50 changes as P^(γ − 1). `null` as the end of an interval means
 that there is no end.
 """
 
 RECALL_MEANINGS = {
     "ci": "the 95 % intervals of `load_50`, `s` and `rank_exponent`, from the profile likelihood",
-    "rank_exponent": "γ, if the length that half of the runs recite may grow as P^γ; 1 means that "
-    "one number of tokens per parameter holds for all ranks. null if only one P was measured",
-    "measured": "the smallest and the largest P of the rows",
+    "rank_exponent": "γ: the length that half of the runs recite grows as P^γ; 1 means that one "
+    "number of tokens per parameter holds for all ranks. null if only one P was measured",
+    "measured": "the different P of the rows",
     "width": "the load that 10 % of the runs recite, divided by the load that 90 % recite",
     "parameters_per_rank": "trainable parameters of a rank; null if the ranks differ in it",
-    "bits_per_parameter": "load_50 in recited bits per parameter; null if the entropy is not known",
-    "tokens_per_rank": "load_50 in tokens per rank",
+    "length_50": "by rank, the length that half of the runs recite, tokens",
+    "bits_per_parameter": "by rank, these in recited bits per parameter; null if H is not known",
 }
 
 PLAN = """

@@ -41,7 +41,7 @@ def test_a_planted_curve_is_found(load_50, s):
     for name, truth in (("load_50", load_50), ("s", s)):
         assert law.ci[name][0] < truth < law.ci[name][1]
     loads = load_50 * np.array([0.5, 1.0, 1.3])
-    assert law.predict(loads) == pytest.approx(p_recited(loads, law.load_50, law.s))
+    assert law.predict(loads, 1) == pytest.approx(p_recited(loads, law.load_50, law.s))
     assert law.width == pytest.approx(81 ** (1 / law.s)) and not law.separated
 
 
@@ -49,7 +49,7 @@ def test_the_width_by_hand():
     """s = 2: 1 / (1 + 3²) = 10 % at three times load_50, 90 % at a third of it: a ratio of 9."""
     law = fit_recall(*runs(1.0, 2.0))
     high, low = law.load_50 * math.sqrt(law.width), law.load_50 / math.sqrt(law.width)
-    assert law.predict([low, high]) == pytest.approx([0.9, 0.1])
+    assert law.predict([low, high], 1) == pytest.approx([0.9, 0.1])
     assert law.width == pytest.approx(9, rel=0.2)
 
 
@@ -148,6 +148,8 @@ def test_the_rank_exponent(exponent):
     for each in (500, 4000):  # the chance knows it
         limit = 100 * (each / 1000) ** exponent / each
         assert law.chance(limit * 0.7, each) > 0.85 and law.chance(limit * 1.4, each) < 0.15
+        assert law.half(each) == pytest.approx(limit, rel=0.15)
+        assert law.predict(law.half(each), each) == pytest.approx(0.5)
 
 
 # --- Rows ----------------------------------------------------------------------------------------
@@ -159,9 +161,12 @@ def test_the_50_percent_point_in_three_units():
     """Between 18 and 24 tokens per rank: rank 4 recites 72 tokens, rank 2 does not recite 48."""
     law = recall_of(ROWS)
     found = law.as_dict()
-    assert 18 < found["tokens_per_rank"] < 24
-    assert found["tokens_per_rank"] == pytest.approx(512 * law.load_50)
-    assert found["bits_per_parameter"] == pytest.approx(law.load_50 * 7.6 / LN2)
+    assert list(found["length_50"]) == ["2", "4"]
+    assert 24 < found["length_50"]["2"] < 48 and 72 < found["length_50"]["4"] < 96
+    for rank, length in found["length_50"].items():
+        load = length / (512 * int(rank))
+        assert law.predict(load, 512 * int(rank)) == pytest.approx(0.5)
+        assert found["bits_per_parameter"][rank] == pytest.approx(load * 7.6 / LN2)
     assert (found["n"], found["n_recited"], found["separated"]) == (8, 4, True)
     assert "draws" not in found
 
@@ -169,7 +174,7 @@ def test_the_50_percent_point_in_three_units():
 def test_units_that_are_not_known():
     rows = [*ROWS, row(2, 24, True, entropy=None), row(3, 24, True, trainable_parameters=999)]
     found = recall_of(rows).as_dict()
-    assert found["tokens_per_rank"] is None and found["bits_per_parameter"] is None
+    assert found["length_50"] == found["bits_per_parameter"] == {}
     with pytest.raises(LawError, match="1 of 10 rows have no entropy"):
         recall_of(rows, "bits")
     with pytest.raises(LawError, match="9 of 9 rows have no trainable_parameters"):

@@ -50,12 +50,12 @@ def curve(ax, method):
 def test_each_method_has_its_curve_and_its_50_percent_point(drawn):
     fits, fig = drawn
     ax = fig.axes[0]
-    assert ax.get_xlabel() == "load (bits per parameter)"
+    assert ax.get_xlabel() == "load at middle rank (bits per parameter)"
     for method, fit in fits.items():
         line, law = curve(ax, method), fit.recall
         x, y = line.get_data()
         loads = x / law.bits_per_token
-        assert np.allclose(y, 100 * law.predict(loads))
+        assert np.allclose(y, 100 * law.predict(loads, 512 * 4))
         assert line.get_label() == f"{method}: {law.load_50 * law.bits_per_token:.2g}"
         bars = [one for one in ax.lines if one is not line and one.get_color() == line.get_color()]
         (bar,) = bars
@@ -71,21 +71,12 @@ def test_every_cell_is_a_dot(drawn):
         found = sorted(map(tuple, np.round(dots.get_offsets(), 6)))
         shift = found[0][1] % 50  # methods are drawn a little apart
         shift -= 50 * (shift > 25)
-        cells = shares_of(fits[method].rows)
-        bits = fits[method].recall.bits_per_token
+        cells, law = shares_of(fits[method].rows), fits[method].recall
+        unit = law.bits_per_token * law.load_50
         expected = sorted(
-            (round(load * bits, 6), round(100 * share + shift, 6)) for load, share, _ in cells
+            (load * unit / law.half(P), 100 * share + shift) for P, load, share, _ in cells
         )
         assert np.allclose(found, expected) and len(cells) == 18 and abs(shift) < 3
-
-
-def test_the_upper_scale_is_in_tokens_per_rank(drawn):
-    fits, fig = drawn
-    ax, top = (ax for ax in fig.axes if "rank r" not in ax.get_xlabel())
-    law = fits["sft"].recall
-    assert top.get_xlabel() == "tokens per rank"
-    scale = law.parameters_per_rank / law.bits_per_token
-    assert np.allclose(top.get_xlim(), scale * np.array(ax.get_xlim()))
 
 
 def test_the_length_that_each_rank_recites(drawn):
@@ -99,8 +90,8 @@ def test_the_length_that_each_rank_recites(drawn):
         ]
         (bar,) = [line for line in bars if abs(math.log(line.get_xdata()[0] / rank)) < 0.1]
         assert list(bar.get_ydata()) == ends
-        tokens = fits[method].recall.load_50 * 512
-        assert np.allclose(curve(ax, method).get_ydata(), [tokens * r for r in (2, 4, 8)])
+        halves = fits[method].recall.as_dict()["length_50"]
+        assert np.allclose(curve(ax, method).get_ydata(), [halves[r] for r in "248"])
 
 
 def test_the_ends_of_a_rank():
@@ -115,12 +106,12 @@ def test_the_ends_of_a_rank():
 
 def test_shares_of_cells():
     rows = [{"length": 8, "trainable_parameters": 4, "recall_exact": n == 0} for n in range(4)]
-    assert shares_of([*rows, {"length": 8, "trainable_parameters": 4}]) == [(2.0, 0.25, 4)]
+    assert shares_of([*rows, {"length": 8, "trainable_parameters": 4}]) == [(4, 2.0, 0.25, 4)]
 
 
 def test_text_is_in_tokens_per_parameter(tmp_path):
     fig = plot_recall(fits_of(entropy=None), tmp_path / "a.svg")
-    assert fig.axes[0].get_xlabel() == "load (tokens per parameter)"
+    assert fig.axes[0].get_xlabel() == "load at middle rank (tokens per parameter)"
 
 
 def test_without_a_power_law_the_picture_of_a_fit_has_the_recall_law(tmp_path):
@@ -128,7 +119,7 @@ def test_without_a_power_law_the_picture_of_a_fit_has_the_recall_law(tmp_path):
     fig = plot_law(fit_rows(rows)[0], tmp_path / "a.png")
     assert fig.get_suptitle() == "tiny, layer 2, mlp, sft: no power law"
     labels = [ax.get_xlabel() for ax in fig.axes]
-    assert "load (bits per parameter)" in labels and not any(
+    assert "load at middle rank (bits per parameter)" in labels and not any(
         "measured" in label for label in labels
     )
 

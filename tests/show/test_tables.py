@@ -187,14 +187,15 @@ def test_what_each_method_recites(capsys):
     lines = [re.split(" {2,}", line.strip()) for line in capsys.readouterr().out.splitlines()]
     (sft,) = (line for line in lines if line[0] == "sft")
     (margin,) = (line for line in lines if line[0] == "margin")
-    tokens, bits, per_rank = map(float, sft[1:4])
-    assert 16 < per_rank < 32 < float(margin[3]) < 64
-    assert tokens == pytest.approx(per_rank / 512, rel=0.02)
-    assert bits == pytest.approx(tokens * 7.6 / log(2), rel=0.02)
-    assert sft[5] == "6 of 12" and margin[5] == "8 of 12"
-    (ends,) = (line for line in lines[lines.index(sft) + 1 :][:1])
-    low, high = map(float, ends[2].split(" to "))
-    assert low < 16 and high > 32
+    assert all(
+        16 < float(one) / rank < 32 for one, rank in zip(sft[1:5], (1, 2, 4, 8), strict=True)
+    )
+    assert all(a < float(b) for a, b in zip(map(float, sft[1:5]), margin[1:5], strict=True))
+    assert sft[-1] == "6 of 12" and margin[-1] == "8 of 12"
+    bits = lines[lines.index(sft) + 1]
+    assert float(bits[0]) == pytest.approx(float(sft[1]) / 512 * 7.6 / log(2), rel=0.05)
+    low, high = map(float, bits[4].split(" to "))
+    assert low < 1 < high and sft[5].startswith("rank^")
 
 
 def test_rows_without_a_power_law_show_the_recall_law(capsys):
@@ -212,15 +213,10 @@ def test_a_method_that_recites_everything_has_a_bound(capsys):
     assert "sft: all 12 runs are recited: the limit is above 0.5 tokens per parameter" in out
 
 
-def test_ranks_that_hold_unequal_numbers_of_tokens_per_parameter(capsys):
-    (fit,), _ = fit_rows(recited(planted(), 16), draws=50)
-    show_fits([fit], {})
-    assert "ranks differ" not in capsys.readouterr().out
-    free = replace(fit.recall, rank_exponent=1.75, ci=fit.recall.ci | {"rank_exponent": (1.4, 2.0)})
-    show_fits([replace(fit, recall=free)], {})
-    out = " ".join(capsys.readouterr().out.split())
-    what = "sft: ranks differ: the recited length grows as rank^1.8 (1.4 to 2), not as rank"
-    assert what in out
+def test_one_rank_says_nothing_about_how_recall_grows(capsys):
+    show_fits(*fit_rows(recited([row for row in planted() if row["rank"] == 2], 16), draws=50))
+    (sft,) = (line.split() for line in capsys.readouterr().out.splitlines() if line[:4] == "sft ")
+    assert sft[2] == "–"
 
 
 def test_a_plan_by_the_recall_law(capsys):

@@ -1,34 +1,34 @@
 """The recall law: the probability that a unit recites a memory whole, as a function of the load.
 
-    P(recited) = 1 / (1 + (load / load_50)^s)
+    P(recited) = 1 / (1 + (load / load_50)^s),    load_50 ~ P^(γ − 1)
 
-It is tinymem's own law, not the paper's: a logistic curve in ln load, with two constants.
+It is tinymem's own law, not the paper's: a logistic curve in ln load, with three constants.
 
 Glossary
     P        trainable parameters of the unit
     load     tokens: ℓ / P, tokens of the memory per parameter; or
              bits: ℓ · H / (P ln 2), bits per parameter, with H the entropy in nats per token
-    load_50  the load of which half of the runs recite everything
+    load_50  the load of which half of the runs recite everything, for a unit of middle size (the
+             geometric mean of the smallest and the largest measured P)
     s        steepness: 10 % recite 81^(1/s) times the load that 90 % recite
-    γ        rank exponent: the length that half of the runs recite grows as P^γ; 1 in this law
+    γ        rank exponent: the length that half of the runs recite grows as P^γ. With γ = 1, one
+             number of tokens per parameter would hold for all ranks
     cell     the runs of one rank and length, which differ in their seeds
 
 The capacity of a perceptron is counted in patterns per weight, whatever a pattern is about: 2 for
 random ones (Cover 1965; Gardner 1988). A token that is to be the argmax is such a pattern, so
 tokens per parameter are the natural load. `compare_loads` asks the data which of the two it is.
 
-The fit (logistic.py) is by likelihood on a grid, with a weak prior of s.
+The fit (logistic.py) is by likelihood on a grid, with weak priors of s and of γ (normal, 1 ± 1).
 
-    load_50, s     the maximum of likelihood times prior
-    ci             profile likelihood without the prior. Where every load below some value is
-                   recited and none above it, the interval of load_50 contains the whole gap, and
-                   that of s has no upper end. Runs of one cell may resemble each other; the
-                   intervals are the wider for it
-    rank_exponent  γ, if it is fitted too; its prior is normal, 1 ± ½. An interval without 1 says
-                   that no one number of tokens per parameter holds for all ranks
-    draws          ln load_50, s and γ from the posterior. The mean of their curves is the chance of
-                   a fresh run. Ranks outside the measured ones are never taken to be better, per
-                   parameter, than the nearest measured one
+    constants  the maximum of likelihood times priors
+    ci         profile likelihood without the priors. Where every load below some value is recited
+               and none above it, the interval of load_50 contains the whole gap, and that of s has
+               no upper end. Runs of one cell may resemble each other; the intervals are the wider
+               for it
+    draws      ln load_50, s and γ from the posterior. The mean of their curves is the chance of a
+               fresh run. Ranks outside the measured ones are never taken to be better, per
+               parameter, than the nearest measured one
 """
 
 import math
@@ -40,29 +40,29 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import LawError
-from .logistic import draw, interval, overdispersion, probability, surface
+from .logistic import Surface, draw, interval, overdispersion, probability, surface
 
 LN2 = math.log(2)
-EXPONENTS = np.linspace(0, 3, 25)  # the grid of γ
-PRIOR = -((EXPONENTS - 1) ** 2) / (2 * 0.5**2)  # of γ, as a logarithm
+EXPONENTS = np.linspace(0, 4, 41)  # the grid of γ
+PRIOR = -((EXPONENTS - 1) ** 2) / 2  # of γ, as a logarithm
 
 
 @dataclass(frozen=True)
 class RecallLaw:
     """P(recited) = 1 / (1 + (load / load_50)^s), fitted to runs. Intervals are of 95 %."""
 
-    load_50: float  # the load of which half of the runs recite everything
+    load_50: float  # the load of which half of the runs of a unit of middle size recite everything
     s: float  # steepness
-    rank_exponent: float | None  # γ, were it free: the mean; None if only one P was measured
+    rank_exponent: float | None  # γ; None if only one P was measured
     ci: dict[str, tuple[float, float]]  # the interval of each of the three
     n: int  # runs
     n_recited: int  # of them
-    separated: bool  # every run below some load was recited, and none above it
+    separated: bool  # every run below some multiple of load_50 was recited, and none above it
     dispersion: float  # how much runs of one cell resemble each other; 1: not at all
     deviance: float  # −2 ln likelihood of the best curve, to compare definitions of the load
     bits_per_token: float | None  # H / ln 2, where the load is ℓ / P and H is known
     parameters_per_rank: float | None
-    measured: tuple[float, float]  # the smallest and the largest P
+    measured: tuple[float, ...]  # the different P, in order
     draws: np.ndarray = field(repr=False, compare=False)  # ln load_50, s, γ of curves [draws, 3]
 
     @property
@@ -70,26 +70,34 @@ class RecallLaw:
         """The load that 10 % of the runs recite, divided by the load that 90 % recite."""
         return width_of(self.s)
 
-    def predict(self, load: ArrayLike) -> np.ndarray:
+    def half(self, parameters: ArrayLike) -> np.ndarray:
+        """load_50 for units of so many parameters."""
+        gamma = 1 if self.rank_exponent is None else self.rank_exponent
+        return self.load_50 * np.exp((gamma - 1) * size_of(parameters, self.measured))
+
+    def predict(self, load: ArrayLike, parameters: ArrayLike) -> np.ndarray:
         """P(recited) on the fitted curve."""
-        return probability(np.log(load), math.log(self.load_50), self.s)
+        return probability(np.log(load), np.log(self.half(parameters)), self.s)
 
     def chance(self, load: ArrayLike, parameters: float) -> np.ndarray:
         """P(recited) of a fresh run: the mean of the curves that the measured runs allow."""
         middle, s, exponent = self.draws.T
-        nearest = min(max(parameters, self.measured[0]), self.measured[1])
+        nearest = min(max(parameters, self.measured[0]), self.measured[-1])
         gains = [(exponent - 1) * size_of(P, self.measured) for P in (parameters, nearest)]
         return probability(np.log(load)[..., None], middle + np.minimum(*gains), s).mean(-1)
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields without the draws, and the 50 % point in bits and in tokens per rank."""
-        bits, tokens = self.bits_per_token, self.parameters_per_rank
-        return {
-            **{name: value for name, value in vars(self).items() if name != "draws"},
-            "width": self.width,
-            "bits_per_parameter": self.load_50 * bits if bits else None,
-            "tokens_per_rank": self.load_50 * tokens if tokens else None,
-        }
+        """The fields without the draws, the width, and by rank the length that half of the runs
+        recite, with its bits per parameter, as far as they are known.
+        """
+        fields = {name: value for name, value in vars(self).items() if name != "draws"}
+        lengths, bits = dict[str, float](), dict[str, float | None]()
+        for parameters in self.measured:
+            if each := self.parameters_per_rank:
+                rank, load = f"{parameters / each:g}", float(self.half(parameters))
+                lengths[rank] = load * parameters
+                bits[rank] = load * self.bits_per_token if self.bits_per_token else None
+        return {**fields, "width": self.width, "length_50": lengths, "bits_per_parameter": bits}
 
 
 def fit_recall(
@@ -116,41 +124,50 @@ def fit_recall(
         raise LawError("every run needs a load and parameters above 0, and whether it was recited")
     if hit.all() or not hit.any():
         raise LawError(f"{bound(load, hit)} {unit}".rstrip())
-    x, measured = np.log(load), (float(P.min()), float(P.max()))
+    x, measured = np.log(load), tuple(np.unique(P).tolist())
     cell = np.unique(load + 1j * P if cells is None else np.ravel(cells), return_inverse=True)[1]
-    curve = surface(x, hit)
-    middle, s = curve.peak()
-    dispersion, most = overdispersion(hit, probability(x, middle, s), cell.ravel())
-    loads = np.exp(interval(curve.middles, curve.likelihood.max(1), most))
-    steep = np.exp(interval(curve.log_s, curve.likelihood.max(0), most))
-    ci = {"load_50": (loads[0].item(), loads[1].item()), "s": (steep[0].item(), steep[1].item())}
-
-    # With γ free, there is a surface for each γ. If all P are equal, it is the same one.
-    size = size_of(P, measured)
-    surfaces = [surface(x - (g - 1) * size, hit, 30) if size.any() else curve for g in EXPONENTS]
+    # A surface of the likelihood for each γ. If only one P was measured, they are all the same.
+    size, several = size_of(P, measured), len(measured) > 1
+    scaled = [x - (gamma - 1) * size for gamma in EXPONENTS]
+    same = [] if several else [surface(x, hit)] * len(scaled)
+    surfaces = same or [surface(each, hit, 30) for each in scaled]
     best = int(np.argmax([one.density().max() for one in surfaces] + PRIOR))
-    p = probability(x - (EXPONENTS[best] - 1) * size, *surfaces[best].peak())
-    own_dispersion, most = overdispersion(hit, p, cell.ravel())
-    if size.any():
-        profile, finer = [one.likelihood.max() for one in surfaces], np.linspace(0, 3, 301)
-        ci["rank_exponent"] = interval(finer, np.interp(finer, EXPONENTS, profile), most)
-    drawn = draw(surfaces, PRIOR, own_dispersion, draws)
-    exponents = EXPONENTS[drawn[:, 2].astype(int)]
+    middle, s = surfaces[best].peak()
+    dispersion, most = overdispersion(hit, probability(scaled[best], middle, s), cell.ravel())
+    drawn = draw(surfaces, PRIOR, dispersion, draws)
+    ci = intervals(surfaces, most)
+    if not several:
+        del ci["rank_exponent"]
     return RecallLaw(
         load_50=math.exp(middle),
         s=s,
-        rank_exponent=float(exponents.mean()) if size.any() else None,
+        rank_exponent=float(EXPONENTS[best]) if several else None,
         ci=ci,
         n=hit.size,
         n_recited=int(hit.sum()),
-        separated=bool(x[hit == 1].max() < x[hit == 0].min()),
+        separated=bool(scaled[best][hit == 1].max() < scaled[best][hit == 0].min()),
         dispersion=dispersion,
-        deviance=-2 * float(curve.likelihood.max()),
+        deviance=-2 * float(surfaces[best].likelihood.max()),
         bits_per_token=bits_per_token,
         parameters_per_rank=parameters_per_rank,
         measured=measured,
-        draws=np.column_stack([drawn[:, :2], exponents]),
+        draws=np.column_stack([drawn[:, :2], EXPONENTS[drawn[:, 2].astype(int)]]),
     )
+
+
+def intervals(surfaces: Sequence[Surface], most: float) -> dict[str, tuple[float, float]]:
+    """Of each constant, where the deviance is at most so far above the smallest of all surfaces."""
+    highest = [float(one.likelihood.max()) for one in surfaces]
+    rooms = [most - 2 * (max(highest) - one) for one in highest]  # what γ leaves the other two
+    inside = [(one, room) for one, room in zip(surfaces, rooms, strict=True) if room >= 0]
+    middles = [interval(one.middles, one.likelihood.max(1), room) for one, room in inside]
+    log_s = [interval(one.log_s, one.likelihood.max(0), room) for one, room in inside]
+    finer = np.linspace(EXPONENTS[0], EXPONENTS[-1], 401)
+    ci = {
+        name: (float(np.exp(min(pairs)[0])), float(np.exp(max(high for _, high in pairs))))
+        for name, pairs in (("load_50", middles), ("s", log_s))
+    }
+    return ci | {"rank_exponent": interval(finer, np.interp(finer, EXPONENTS, highest), most)}
 
 
 def bound(load: np.ndarray, hit: np.ndarray) -> str:
@@ -164,9 +181,9 @@ def width_of(s: float) -> float:
     return math.exp(math.log(81) / s) if s else math.inf
 
 
-def size_of(parameters: ArrayLike, measured: tuple[float, float]) -> np.ndarray:
-    """ln P less its middle in the measured runs: with γ, ln load_50 changes by (γ − 1) times it."""
-    return np.log(parameters) - (math.log(measured[0]) + math.log(measured[1])) / 2
+def size_of(parameters: ArrayLike, measured: Sequence[float]) -> np.ndarray:
+    """ln P less its middle in the measured runs: ln load_50 changes by (γ − 1) times it."""
+    return np.log(parameters) - (math.log(measured[0]) + math.log(measured[-1])) / 2
 
 
 # --- From the rows of a sweep --------------------------------------------------------------------
@@ -209,7 +226,7 @@ def compare_loads(rows: Sequence[dict]) -> dict[str, RecallLaw]:
     """One curve over all rows with the load in tokens, and one in bits, over the same rows.
 
     The smaller deviance is the better load; a difference of 4 is weak evidence, one of 10 strong
-    (both curves have two constants, so that the difference is also one of AIC).
+    (both curves have as many constants, so that the difference is also one of AIC).
     """
     known = [row for row in rows if row.get("entropy")]
     return {load: recall_of(known, load) for load in ("tokens", "bits")}

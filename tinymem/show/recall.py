@@ -6,6 +6,7 @@ them as a picture of their own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from operator import itemgetter
@@ -47,7 +48,8 @@ def recall_panels(fits: Sequence[Fit]) -> list[axes.Panel]:
 def by_load(ax: axes.Axes, laws: Laws) -> None:
     """The share of runs that are recited: cells as dots, curves, intervals of the 50 % points.
 
-    The load is in bits per parameter if the entropy is known; the upper scale is tokens per rank.
+    The load is in bits per parameter if the entropy is known. Loads of different ranks are made
+    comparable by the law's rank exponent: each is shown as a unit of middle size would have it.
     """
     bits = all(law.bits_per_token for _, law in laws)
     unit = "bits per parameter" if bits else "tokens per parameter"
@@ -55,7 +57,8 @@ def by_load(ax: axes.Axes, laws: Laws) -> None:
     for number, (fit, law) in enumerate(laws):
         factor = law.bits_per_token if bits and law.bits_per_token else 1.0
         colour, marker = axes.METHOD_LOOKS.get(fit.key["method"], (axes.GREY, "o"))
-        loads, shares, runs = np.array(shares_of(fit.rows)).T
+        sizes, loads, shares, runs = np.array(shares_of(fit.rows)).T
+        loads = loads * law.load_50 / law.half(sizes)
         apart = APART * (number - (len(laws) - 1) / 2)
         dots: dict[str, Any] = {"color": colour, "marker": marker, "alpha": 0.5, "lw": 0}
         ax.scatter(loads * factor, 100 * shares + apart, s=12 + 8 * runs, **dots)
@@ -63,34 +66,28 @@ def by_load(ax: axes.Axes, laws: Laws) -> None:
         reach = law.load_50 * np.geomspace(1 / 8, 8, 300)
         label = f"{fit.key['method'] or 'runs'}: {law.load_50 * factor:.2g}"
         style: dict[str, Any] = {"color": colour, "ls": STYLES[number % len(STYLES)]}
-        ax.plot(reach * factor, 100 * law.predict(reach), lw=1.8, label=label, **style)
+        p = law.predict(reach, math.sqrt(law.measured[0] * law.measured[-1]))
+        ax.plot(reach * factor, 100 * p, lw=1.8, label=label, **style)
         ax.plot(interval * factor, [50 + apart] * 2, color=colour, lw=6, alpha=0.4)
         ends += [law.load_50 * factor / 4, law.load_50 * factor * 4]
     ax.set(xscale="log", xlim=(min(ends), max(ends)), ylim=(-10, 110))
-    ax.set(xlabel=f"load ({unit})", ylabel="runs that recite everything (%)")
+    ax.set(xlabel=f"load at middle rank ({unit})", ylabel="runs that recite everything (%)")
     axes.log_axis(ax, "x")
     ax.legend(title=f"half of the runs at …\n{unit}\n(bars: 95 %)", loc="upper right")
-    scales = {
-        (law.parameters_per_rank or 0) / ((bits and law.bits_per_token) or 1) for _, law in laws
-    }
-    if len(scales) == 1 and (scale := scales.pop()):
-        top = ax.twiny()
-        top.set(xscale="log", xlim=[scale * end for end in ax.get_xlim()], xlabel="tokens per rank")
-        axes.log_axis(top, "x")
 
 
-def shares_of(rows: Sequence[axes.Row]) -> list[tuple[float, float, int]]:
-    """Tokens per parameter, share of recited runs and number of runs of each rank and length."""
+def shares_of(rows: Sequence[axes.Row]) -> list[tuple[int, float, float, int]]:
+    """Of each rank and length: parameters, tokens per parameter, share recited, number of runs."""
     judged = [row for row in rows if is_recited(row) is not None]
     cells = axes.group(judged, itemgetter("trainable_parameters", "length"))
     return [
-        (length / parameters, fmean(bool(is_recited(row)) for row in some), len(some))
+        (parameters, length / parameters, fmean(bool(is_recited(row)) for row in some), len(some))
         for (parameters, length), some in cells.items()
     ]
 
 
 def by_rank(ax: axes.Axes, laws: Laws) -> None:
-    """How long a memory each rank recites: measured, and by the one number of the law.
+    """How long a memory each rank recites: measured, and by the law.
 
     A bar begins at the longest length that all runs of the rank recite, and ends at the shortest
     one that none recites; a triangle points to where the other end must be.
@@ -106,16 +103,17 @@ def by_rank(ax: axes.Axes, laws: Laws) -> None:
             look: dict[str, Any] = {"color": colour, "marker": marker, "lw": 4, "alpha": 0.6}
             ax.plot([rank * beside] * len(ends), ends, solid_capstyle="butt", **look)
         if law.parameters_per_rank:
-            tokens = law.load_50 * law.parameters_per_rank
-            label = f"{fit.key['method'] or 'runs'}: {tokens:.2g}"
+            sizes = law.parameters_per_rank * np.array(ranks)
+            power = "" if law.rank_exponent is None else f": rank^{law.rank_exponent:.2g}"
+            label = f"{fit.key['method'] or 'runs'}{power}"
             style: dict[str, Any] = {"color": colour, "ls": STYLES[number % len(STYLES)]}
-            ax.plot(ranks, [tokens * rank for rank in ranks], lw=1.2, label=label, **style)
-    title = "bars: from all runs recited to none\nlines: one number for all ranks"
+            ax.plot(ranks, law.half(sizes) * sizes, lw=1.2, label=label, **style)
+    title = "bars: from all runs recited to none\nlines: half of the runs, by the law"
     ax.set(title=title, xlabel=axes.LABELS["rank"], ylabel="length that is recited (tokens)")
     axes.log_axis(ax, "x", ranks)
     axes.log_axis(ax, "y")
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(title="half of the runs at …\ntokens per rank", loc="upper left")
+        ax.legend(title="grows as …", loc="upper left")
 
 
 def ends_of(rows: Sequence[axes.Row]) -> tuple[int | None, int | None]:

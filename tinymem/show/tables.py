@@ -22,7 +22,7 @@ MARKS = """green: recited (every margin > 0); bold: certified too (every p > ½)
 !: diverged or out of memory"""
 SCALE = "For scale, bits per parameter that others measured:"
 UNFIXED = "use --no-offset, or add ranks and lengths"
-RECALL = """width: the load that 10 % of the runs recite, divided by the one that 90 % recite.
+RECALL = """width: the length that 10 % of the runs recite, divided by the one that 90 % recite.
 This recall law is tinymem's own, not the paper's"""
 MEASURES = """R²: of ΔL; log R²: of ln ΔL; error: mean error of ΔL; rank left out: mean error
 of ΔL at ranks that were left out of the fit, one after another"""
@@ -150,35 +150,35 @@ def constants(law: Law | BitsLaw, offset: bool) -> str:
 
 
 def show_recall(fits: Sequence[Fit]) -> None:
-    """Prints the 50 % point of each recall law in three units, or the bound that its rows give."""
+    """Prints how long a memory half of the runs of each rank recite, or the bound of the rows."""
     judged = [fit for fit in fits if any(is_recited(row) is not None for row in fit.rows)]
     if not judged:
         return
-    table = new_table(
-        "", "tokens/parameter", "bits/parameter", "tokens/rank", "width", "recited", left=1
-    )
+    laws = {recall_name(fit, judged): fit.recall for fit in judged}
+    found = {name: law.as_dict() for name, law in laws.items() if not isinstance(law, str)}
+    ranks = list(dict.fromkeys(rank for law in found.values() for rank in law["length_50"]))
+    ranks.sort(key=float)
+    columns = [f"rank {rank}" for rank in ranks] + ["grows as", "width", "recited"]
+    table = new_table("", *columns, left=1)
+    for name, law in found.items():
+        lengths, bits = law["length_50"], law["bits_per_parameter"]
+        narrow, wide = (width_of(s) for s in reversed(law["ci"]["s"]))
+        power, ends = "–", ""
+        if law["rank_exponent"] is not None:
+            low, high = law["ci"]["rank_exponent"]
+            power, ends = f"rank^{law['rank_exponent']:.2g}", span(low, high, 2)
+        points = [f"{lengths[rank]:,.0f}" if rank in lengths else "" for rank in ranks]
+        last = [power, f"{law['width']:.2g}", f"{law['n_recited']} of {law['n']}"]
+        table.add_row(name, *points, *last)
+        stored = [f"{bits[rank]:.2f}" if bits.get(rank) else "" for rank in ranks]
+        below = (*stored, ends, span(narrow, wide, 2))
+        table.add_row("", *(f"[dim]{text}[/]" for text in below))
+    title = "[bold]Half of the runs recite so many tokens whole[/]"
+    stdout.print(f"{title} [dim](and below, so many bits per parameter; 95 % intervals)[/]", table)
+    for name, reason in laws.items():
+        if isinstance(reason, str):
+            stdout.print(f"[dim]{name}: {escape(reason)}[/]")
     for fit in judged:
-        if isinstance(law := fit.recall, str):
-            continue
-        low, high = law.ci["load_50"]
-        units = [1.0, law.bits_per_token, law.parameters_per_rank]
-        points = [f"{law.load_50 * unit:.3g}" if unit else "–" for unit in units]
-        ends = [span(low * unit, high * unit) if unit else "" for unit in units]
-        narrow, wide = (width_of(s) for s in reversed(law.ci["s"]))
-        table.add_row(
-            recall_name(fit, judged), *points, f"{law.width:.3g}", f"{law.n_recited} of {law.n}"
-        )
-        table.add_row("", *(f"[dim]{text}[/]" for text in (*ends, span(narrow, wide))))
-    stdout.print(
-        "[bold]The load that half of the runs recite whole[/] [dim](95 % interval)[/]", table
-    )
-    for fit in judged:
-        if isinstance(fit.recall, str):
-            stdout.print(f"[dim]{recall_name(fit, judged)}: {escape(fit.recall)}[/]")
-        elif (free := fit.recall.ci.get("rank_exponent")) and not free[0] <= 1 <= free[1]:
-            power = f"rank^{fit.recall.rank_exponent:.2g} ({span(*free)})"
-            what = "ranks differ: the recited length grows as"
-            stdout.print(f"[yellow]{recall_name(fit, judged)}[/]: {what} {power}, not as rank")
         if fit.loads:
             deviances = " and ".join(f"{value:.1f} by {name}" for name, value in fit.loads.items())
             stdout.print(
@@ -187,8 +187,8 @@ def show_recall(fits: Sequence[Fit]) -> None:
     stdout.print(f"[dim]{RECALL}[/]\n")
 
 
-def span(low: float, high: float) -> str:
-    return f"{low:.3g} to {high:.3g}".replace("inf", "∞")
+def span(low: float, high: float, digits: int = 3) -> str:
+    return f"{low:.{digits}g} to {high:.{digits}g}".replace("inf", "∞")
 
 
 def recall_name(fit: Fit, fits: Sequence[Fit]) -> str:
