@@ -167,7 +167,8 @@ def intervals(surfaces: Sequence[Surface], most: float) -> dict[str, tuple[float
         name: (float(np.exp(min(pairs)[0])), float(np.exp(max(high for _, high in pairs))))
         for name, pairs in (("load_50", middles), ("s", log_s))
     }
-    return ci | {"rank_exponent": interval(finer, np.interp(finer, EXPONENTS, highest), most)}
+    low, high = interval(finer, np.interp(finer, EXPONENTS, highest), most)
+    return ci | {"rank_exponent": (max(low, 0.0), high)}
 
 
 def bound(load: np.ndarray, hit: np.ndarray) -> str:
