@@ -227,8 +227,8 @@ per parameter and `ci` its interval; the others mean the same as above.
 
 RECALL = """
 `recall` is tinymem's own law of what is recited whole: P(recited) = 1 / (1 + (load / load_50)^s),
-where the load is ℓ / P, in tokens per trainable parameter, and load_50 changes as P^(γ − 1). `null` as the end of an interval means
-that there is no end.
+where the load is ℓ / P, in tokens per trainable parameter, and load_50 changes as P^(γ − 1).
+`null` as the end of an interval means that there is no end.
 """
 
 RECALL_MEANINGS = {

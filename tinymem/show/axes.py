@@ -29,7 +29,10 @@ METHOD_LOOKS = {
     **{"sft": (BLUE, "o"), "memft-ot": (RED, "s"), "memft-sw": (GREEN, "^")},
     "margin": (PURPLE, "D"),
 }
-PERCENT = ("exact_match", "token_accuracy", "certified_fraction", "held_out_exact_match")
+PERCENT = (
+    *("exact_match", "token_accuracy", "certified_fraction", "held_out_exact_match"),
+    "argmax_accuracy",
+)
 LABELS = {
     "rank": "rank r",
     "length": "length ℓ (tokens)",
@@ -39,6 +42,7 @@ LABELS = {
     "final_loss": "final loss (nats per token)",
     "exact_match": "memories recited whole (%)",
     "token_accuracy": "tokens right when decoding (%)",
+    "argmax_accuracy": "tokens with a margin above 0 (%)",
     "certified_fraction": "tokens with p > ½ (%)",
     "held_out_exact_match": "held-out memories recited whole (%)",
     "bits_per_parameter": "stored bits per parameter",

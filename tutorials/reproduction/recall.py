@@ -26,7 +26,7 @@ from tinymem.show.recall import plot_recall
 
 MARK = "<!-- Below this line, recall.py writes. -->"
 TARGETS = ("tiny-margin", "smollm2-margin")
-BOOKS = ("tiny-phonebook-margin", "smollm2-phonebook-margin")
+BOOKS = ("tiny-phonebook-margin",)
 STUDIES = ("tiny-recall", "tiny-recall-long", "smollm2-margin")
 LN2 = math.log(2)
 
@@ -67,7 +67,7 @@ def target_table(rows: list[dict]) -> str:
 
 
 def book_table(rows: list[dict]) -> str:
-    """Entries of a PhoneBook that are recited, for each rank and method: every seed, and the mean."""
+    """Entries of a PhoneBook that are recited, by rank and method: every seed, and the mean."""
     lines = []
     for (_, rank, _, _), some in axes.group(sorted(rows, key=by_method), by_method).items():
         shares = [round(row["exact_match"] * row["memories"]) for row in some]
@@ -93,31 +93,36 @@ def step_table(groups: dict[int, list[dict]]) -> str:
 
 
 def law_table(fits: list[Fit]) -> str:
-    """The recall law of each method: its 50 % point in three units, and how the loads compare."""
+    """The recall law of each method, and the 50 % point of each rank alone."""
     lines = []
     for fit in fits:
         law, method = fit.recall, fit.key["method"]
         if not isinstance(law, RecallLaw):
-            lines.append([method, str(len(fit.rows)), law, *[""] * 4])
+            lines.append([method, law, "", "", ""])
             continue
-        ends = law.ci["load_50"]
-        bits, per_rank = law.bits_per_token or math.nan, law.parameters_per_rank or math.nan
-        point = [
-            f"{law.load_50 * unit:{form}} ({ends[0] * unit:{form}} to {ends[1] * unit:{form}})"
-            for unit, form in ((per_rank, ".1f"), (1.0, ".4f"), (bits, ".2f"))
-        ]
-        by_rank = []
-        for rank, rows in axes.group(fit.rows, itemgetter("rank")).items():
-            try:
-                own = recall_of(rows)
-                by_rank.append(f"{rank}: {own.load_50 * (own.parameters_per_rank or 1):.1f}")
-            except LawError:
-                by_rank.append(f"{rank}: –")
-        lines.append([method, f"{law.n_recited} of {law.n}", *point, f"{law.width:.2f}"])
-        lines[-1].append(", ".join(by_rank))
-    head = ["method", "recited", "half of the runs at: tokens per rank", "tokens per parameter"]
-    more = ["bits per parameter", "load at 10 % / load at 90 %", "tokens per rank, each rank alone"]
-    return table(head + more, lines)
+        exponent = "–"
+        if law.rank_exponent is not None:
+            low, high = law.ci["rank_exponent"]
+            exponent = f"{law.rank_exponent:.1f} ({low:.2f} to {high:.2f})"
+        line = [method, f"{law.n_recited} of {law.n}", exponent, f"{law.width:.2f}"]
+        lines.append([*line, "; ".join(halves(fit.rows))])
+    head = ["method", "recited", "rank exponent (95 %)", "length at 10 % / length at 90 %"]
+    return table([*head, "each rank alone: half of the runs recite"], lines)
+
+
+def halves(rows: list[dict]) -> list[str]:
+    """The length that half of the runs of each rank recite, with its interval, and its bits."""
+    found = []
+    for rank, own in sorted(axes.group(rows, itemgetter("rank")).items()):
+        P, bits = own[0]["trainable_parameters"], own[0]["entropy"] / LN2
+        try:
+            law = recall_of(own)
+        except LawError as error:
+            found.append(f"rank {rank}: {error}")
+            continue
+        tokens = f"{law.load_50 * P:.0f} tokens ({ends(law, P)})"
+        found.append(f"rank {rank}: {tokens}, {law.load_50 * bits:.2f} bits a parameter")
+    return found
 
 
 # --- Vocabularies --------------------------------------------------------------------------------
@@ -132,22 +137,22 @@ def vocabulary_table(rows: list[dict]) -> str:
     """The 50 % point of each method for each vocabulary, and the gain of margin."""
     lines = []
     for size, some in sorted(axes.group(rows, size_of).items()):
-        points, line = {}, [f"{size:,}"]
+        points, line = [], [f"{size:,}"]
         for method in ("sft", "margin"):
             own = [row for row in some if row["method"] == method]
-            try:
-                law = recall_of(own)
-            except LawError as error:
-                line += [str(error), ""]
-                continue
-            points[method] = law.load_50 * (law.parameters_per_rank or 1)
-            low, high = (end * (law.parameters_per_rank or 1) for end in law.ci["load_50"])
-            line.append(f"{points[method]:.1f} ({low:.1f} to {high:.1f})")
-            line.append(f"{law.load_50 * some[0]['entropy'] / LN2:.2f}")
-        gain = points["margin"] / points["sft"] if len(points) == 2 else math.nan
-        lines.append([*line, f"{gain:.2f}"])
-    head = ["tokens drawn from", "sft: tokens per rank", "bits per parameter"]
-    return table([*head, "margin: tokens per rank", "bits per parameter", "gain"], lines)
+            law, each = recall_of(own), own[0]["trainable_parameters"] / own[0]["rank"]
+            points.append(law.load_50)
+            line.append(f"{law.load_50 * each:.1f} ({ends(law, each)})")
+            line.append(f"{law.load_50 * own[0]['entropy'] / LN2:.2f}")
+        lines.append([*line, f"{points[1] / points[0]:.1f}"])
+    head = ["tokens drawn from", "sft: tokens per rank (95 %)", "bits per parameter"]
+    return table([*head, "margin: tokens per rank (95 %)", "bits per parameter", "gain"], lines)
+
+
+def ends(law: RecallLaw, unit: float) -> str:
+    """The interval of the 50 % point in this unit."""
+    low, high = (end * unit for end in law.ci["load_50"])
+    return f"{low:.0f} to {'∞' if math.isinf(high) else f'{high:.0f}'}"
 
 
 def plot_vocabularies(rows: list[dict], path: Path) -> axes.Figure:
@@ -182,7 +187,7 @@ def main() -> None:
         parts += [f"## {name}: what is recited on {rows[0]['model']}", target_table(rows)]
     laws = {}
     for name in STUDIES:
-        fits, refused = fit_rows(rows_of(name), draws=200)
+        fits, _ = fit_rows(rows_of(name), draws=200)
         fits.sort(key=lambda fit: list(axes.METHOD_LOOKS).index(fit.key["method"]))
         laws[name] = {fit.key["method"]: fit.as_dict()["recall"] for fit in fits}
         steps = rows_of(name)[0]["setting"]["steps"]
@@ -196,7 +201,8 @@ def main() -> None:
     for name in BOOKS:
         rows = rows_of(name)
         parts += [f"## {name}: a PhoneBook on {rows[0]['model']}", book_table(rows)]
-    groups = axes.group(rows_of("tiny-steps"), lambda row: row["setting"]["steps"])
+    steps = sorted(rows_of("tiny-steps"), key=by_method)
+    groups = axes.group(steps, lambda row: row["setting"]["steps"])
     parts += ["## tiny-steps: 128 tokens, runs of different lengths", step_table(groups)]
     (HERE / "recall-laws.json").write_text(json_text(laws, indent=1) + "\n", encoding="utf-8")
     page = HERE / "recall.md"
