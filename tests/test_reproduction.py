@@ -1,6 +1,7 @@
 """The recorded measurements: the laws follow from the rows, and the page shows every picture."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,8 @@ def test_rows_are_whole(path):
 
 
 def test_every_picture_is_shown_and_is_there():
-    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    pages = (FOLDER / name for name in ("README.md", "recall.md"))
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
     pictures = {path.name for path in FOLDER.glob("*.png")}
     assert pictures and all(f"]({name})" in text for name in pictures)
 
@@ -104,3 +106,12 @@ def test_the_picture_of_learning_rates(tmp_path, monkeypatch):
     assert not any("default" in str(line.get_label()) for line in other.lines)
     only = [row | {"status": "diverged", "final_loss": None} for row in rows[:2]]
     assert len(plot_rates(only, tmp_path / "b.png").axes) == 1
+
+
+def test_the_page_about_recall_is_that_of_its_rows(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.delitem(sys.modules, "recall", raising=False)
+    import recall
+
+    text = (FOLDER / "recall.md").read_text(encoding="utf-8")
+    assert text.split(recall.MARK)[1] == "\n\n" + "\n\n".join(recall.sections()) + "\n"

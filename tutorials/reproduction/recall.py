@@ -171,7 +171,7 @@ def plot_vocabularies(rows: list[dict], path: Path) -> axes.Figure:
     return axes.draw(panels, 4, path, axes.describe(rows[0], "model", "rank"))
 
 
-def deviance_lines(rows: list[dict]) -> str:
+def deviance_table(rows: list[dict]) -> str:
     """Which load explains recall over all vocabularies together, for each method."""
     lines = []
     for method in ("sft", "margin"):
@@ -180,34 +180,48 @@ def deviance_lines(rows: list[dict]) -> str:
     return table(["method", "deviance, load in tokens", "deviance, load in bits"], lines)
 
 
-def main() -> None:
+# --- The page ------------------------------------------------------------------------------------
+
+
+def fits_of(name: str) -> list[Fit]:
+    fits, _ = fit_rows(rows_of(name), draws=200)
+    return sorted(fits, key=lambda fit: list(axes.METHOD_LOOKS).index(fit.key["method"]))
+
+
+def sections() -> list[str]:
+    """The part of the page below the mark."""
     parts = []
     for name in TARGETS:
         rows = rows_of(name)
         parts += [f"## {name}: what is recited on {rows[0]['model']}", target_table(rows)]
-    laws = {}
     for name in STUDIES:
-        fits, _ = fit_rows(rows_of(name), draws=200)
-        fits.sort(key=lambda fit: list(axes.METHOD_LOOKS).index(fit.key["method"]))
-        laws[name] = {fit.key["method"]: fit.as_dict()["recall"] for fit in fits}
-        steps = rows_of(name)[0]["setting"]["steps"]
+        steps, fits = rows_of(name)[0]["setting"]["steps"], fits_of(name)
         title = f"## {name}: the recall law on {fits[0].key['model']}, {steps:,} steps"
         parts += [title, law_table(fits), f"![{name}]({name}.png)"]
-        plot_recall(fits, HERE / f"{name}.png")
-    rows = rows_of("tiny-vocabulary")
-    parts += ["## tiny-vocabulary: targets drawn from a part of the vocabulary, rank 2"]
-    parts += [vocabulary_table(rows), deviance_lines(rows), "![v](tiny-vocabulary.png)"]
-    plot_vocabularies(rows, HERE / "tiny-vocabulary.png")
+    rows, name = rows_of("tiny-vocabulary"), "tiny-vocabulary"
+    parts += [f"## {name}: targets drawn from a part of the vocabulary, rank 2"]
+    parts += [vocabulary_table(rows), deviance_table(rows), f"![{name}]({name}.png)"]
     for name in BOOKS:
         rows = rows_of(name)
         parts += [f"## {name}: a PhoneBook on {rows[0]['model']}", book_table(rows)]
-    steps = sorted(rows_of("tiny-steps"), key=by_method)
-    groups = axes.group(steps, lambda row: row["setting"]["steps"])
-    parts += ["## tiny-steps: 128 tokens, runs of different lengths", step_table(groups)]
+    groups = axes.group(
+        sorted(rows_of("tiny-steps"), key=by_method), lambda row: row["setting"]["steps"]
+    )
+    return [*parts, "## tiny-steps: 128 tokens, runs of different lengths", step_table(groups)]
+
+
+def main() -> None:
+    laws = {
+        name: {fit.key["method"]: fit.as_dict()["recall"] for fit in fits_of(name)}
+        for name in STUDIES
+    }
     (HERE / "recall-laws.json").write_text(json_text(laws, indent=1) + "\n", encoding="utf-8")
     page = HERE / "recall.md"
     prose = page.read_text(encoding="utf-8").split(MARK)[0]
-    page.write_text("\n\n".join([prose + MARK, *parts]) + "\n", encoding="utf-8")
+    page.write_text("\n\n".join([prose + MARK, *sections()]) + "\n", encoding="utf-8")
+    for name in STUDIES:
+        plot_recall(fits_of(name), HERE / f"{name}.png")
+    plot_vocabularies(rows_of("tiny-vocabulary"), HERE / "tiny-vocabulary.png")
 
 
 if __name__ == "__main__":
