@@ -33,15 +33,15 @@ MANY = 10**6  # steps of a run that is only timed
 Step = Callable[[], Tensor | None]
 
 
-def trainer_step(base: Base, memory: Memory, recipes: list[Recipe]) -> Step:
-    """A step of tinymem's trainer, with one new unit for each recipe."""
+def trainer_step(base: Base, memory: Memory, recipes: list[Recipe], done: float = 0.0) -> Step:
+    """A step of tinymem's trainer after this share of a run, with a new unit for each recipe."""
     model = twin(base.model)
     batch = Batch([memory] * len(recipes), model.config.context, model.device)
     units = [Unit.create(base.model, recipe.rank, seed=recipe.seed) for recipe in recipes]
     trainer = Trainer(model, units, batch, [replace(recipe, lr=base.lr) for recipe in recipes])
 
     def step() -> Tensor:
-        found = trainer.gradient()
+        found = trainer.gradient(done=done)
         trainer.update()
         return found.mean
 

@@ -11,9 +11,10 @@ from .check import check, check_gpu
 from .measure import Rows
 from .memory import on_cpu, on_gpu
 from .runs import certified, grid, grid_beside_peft, lbfgs, run
-from .speed import growth, short_weights, step
+from .speed import growth, margin_method, short_weights, step
 
-WORKS = ("check", "step", "dtype", "run", "certified", "grid", "lbfgs", "growth", "memory")
+WORKS = ("check", "step", "dtype", "methods", "run", "certified")
+WORKS += ("grid", "lbfgs", "growth", "memory")
 GPU_TARGETS = (
     ("step", "gpt2-sized", "up to 512 tokens"),
     ("step", "SmolLM2", "up to 512 tokens"),
@@ -46,7 +47,7 @@ def on_the_cpu(rows: Rows, folder: str | None, sizes: Sizes) -> Plan:
     """All work that a CPU can do. SmolLM2 needs its folder."""
     for name, source in (("tiny", "tiny"), ("SmolLM2", folder)):
         if source is None:
-            for work in ("step", "dtype", "run", "certified", "lbfgs", "growth", "memory"):
+            for work in (work for work in WORKS if work not in ("check", "grid")):
                 yield work, name, partial(rows.skip, work, name, "all", "needs --model FOLDER")
             continue
         base, small = from_folder(name, source, "cpu", "float32"), name == "tiny"
@@ -56,6 +57,7 @@ def on_the_cpu(rows: Rows, folder: str | None, sizes: Sizes) -> Plan:
                 yield "grid", name, partial(grid, base, rows, length, sizes.grid)
         yield "step", name, partial(step, base, rows, sizes.lengths)
         yield "dtype", name, partial(short_weights, base, rows, source, 256)
+        yield "methods", name, partial(margin_method, base, rows, 128 if small else 256)
         yield "run", name, partial(run, base, rows, *sizes.run, 1 if small else sizes.share)
         yield "certified", name, partial(certified, base, rows, *sizes.certified, small)
         tokens, seeds = (128, 3) if small else (64, 1)

@@ -1,9 +1,13 @@
 """Times a step: compared with its peers, and for growing lengths and numbers of units."""
 
+from functools import partial
+
+from tinymem.training.recipe import Recipe
+
 from .bases import Base, from_folder
 from .floor import floor, gemm_rate
 from .measure import Rows, alternate
-from .peers import paper_step, peft_step, plain_step, tinymem_step
+from .peers import RANK, paper_step, peft_step, plain_step, tinymem_step, trainer_step
 
 
 def targets(base: Base, length: int) -> dict[str, float]:
@@ -55,6 +59,18 @@ def short_weights(base: Base, rows: Rows, source: str, length: int) -> None:
     times, rounds = alternate(calls, base.device)
     case = f"{length:,} tokens, bfloat16"
     rows.add("dtype", base.label, case, "float32", *times.values(), rounds=rounds)
+
+
+def margin_method(base: Base, rows: Rows, length: int) -> None:
+    """The last step of a run with the method margin, compared with sft.
+
+    margin computes a second softmax, and most of it underflows at the last temperature.
+    """
+    memory, recipe = base.memory(length), partial(Recipe, rank=RANK)
+    calls = {m: trainer_step(base, memory, [recipe(method=m)], done=1.0) for m in ("margin", "sft")}
+    times, rounds = alternate(calls, base.device)
+    about = ("methods", base.label, f"{length:,} tokens, margin", "sft")
+    rows.add(*about, *times.values(), target=1.1, at_most=True, rounds=rounds)
 
 
 def growth(

@@ -148,6 +148,6 @@ def logits_buffer(
 
 def hidden_gradient(logp: Tensor, targets: Tensor, head: Tensor) -> Tensor:
     """g_t [n, d] from ln softmax(z_t / T) [n, V], whose memory is overwritten."""
-    p = logp.exp_()
+    p = torch.softmax(logp, -1, out=logp)  # e^logp; exp_ is slow where p underflows, at a low T
     p[torch.arange(len(p), device=p.device), targets] -= 1
     return p.to(head.dtype) @ head
