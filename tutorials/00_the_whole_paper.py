@@ -105,7 +105,7 @@ def train(
         logits = target_logits(model, prompt, target)
         losses = token_losses(logits.detach(), target)
         weights = METHODS[method](losses)
-        temperature = END ** (step / steps) if method == "margin" else 1.0  # from 1 down to END
+        temperature = END ** (step / steps) ** 2 if method == "margin" else 1.0  # from 1 to END
         loss = (weights * token_losses(logits, target, temperature)).sum() / weights.sum()
         optimizer.zero_grad()
         loss.backward()
