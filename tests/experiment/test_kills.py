@@ -151,12 +151,19 @@ def test_a_command_that_is_killed_and_then_interrupted(tmp_path):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["train", "judge", "append_row"])
+@pytest.mark.parametrize("moment", ["train", "judge_groups", "append_row"])
 def test_interrupted_in_the_second_cell(tmp_path, monkeypatch, how, moment):
     """SIGINT (Ctrl-C) or SIGTERM: exit code 130, and every finished row is kept."""
     folder = tmp_path / "grid"
     args = ["sweep", "--ranks", "1,2", "--lengths", "4,6", "--steps", "2", "--out", folder]
-    calls, home = itertools.count(1), {"train": probe, "judge": recall, "append_row": sweep}[moment]
+    calls, home = (
+        itertools.count(1),
+        {
+            "train": probe,
+            "judge_groups": recall,
+            "append_row": sweep,
+        }[moment],
+    )
     real = getattr(home, moment)
 
     def interrupted(*args, **options):

@@ -26,7 +26,7 @@ from tinymem.show.recall import plot_recall
 
 MARK = "<!-- Below this line, recall.py writes. -->"
 TARGETS = ("tiny-margin", "smollm2-margin")
-BOOKS = ("tiny-phonebook-margin",)
+BOOKS = ("tiny-phonebook-margin", "smollm2-phonebook-margin")
 STUDIES = ("tiny-recall", "tiny-recall-long", "smollm2-margin")
 LN2 = math.log(2)
 
@@ -184,7 +184,10 @@ def deviance_table(rows: list[dict]) -> str:
 
 
 def fits_of(name: str) -> list[Fit]:
-    fits, _ = fit_rows(rows_of(name), draws=200)
+    """The laws of the rows with as many steps as the first, sft first."""
+    rows = rows_of(name)
+    steps = rows[0]["setting"]["steps"]
+    fits, _ = fit_rows([row for row in rows if row["setting"]["steps"] == steps], draws=200)
     return sorted(fits, key=lambda fit: list(axes.METHOD_LOOKS).index(fit.key["method"]))
 
 
