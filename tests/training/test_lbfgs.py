@@ -11,6 +11,9 @@ from tests.toy import toy_memory, toy_model
 from tinymem.experiment.probe import memorize
 from tinymem.training import lbfgs
 from tinymem.training.loss import TokenLoss
+from tinymem.training.margin import END, temperature
+from tinymem.training.recipe import METHODS
+from tinymem.training.train import LEVELS
 from tinymem.training.trainer import Trainer
 from tinymem.unit.lora import Unit
 
@@ -82,8 +85,8 @@ def test_ctrl_c_leaves_the_lowest_point(monkeypatch):
     assert all(p.isfinite().all() and p.abs().max() < 50 for p in parameters)
 
 
-@pytest.mark.parametrize("method", ["sft", "memft-ot", "memft-sw"])
-def test_weights_are_fixed_in_a_round_and_curvature_goes_when_they_change(monkeypatch, method):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_round_has_one_loss_function_and_curvature_goes_when_it_changes(monkeypatch, method):
     made, rounds = [], []
     real_optimizer, real_gradient = torch.optim.LBFGS, Trainer.gradient
 
@@ -93,16 +96,23 @@ def test_weights_are_fixed_in_a_round_and_curvature_goes_when_they_change(monkey
 
     def gradient(self, minibatches, done, weights=None):
         found = real_gradient(self, minibatches, done, weights)
+        function = torch.cat([found.weights[0], self.temperature])
         if weights is None:  # a round begins
-            rounds.append(found.weights.clone())
-        assert torch.equal(found.weights, rounds[-1])  # fixed until the end of the round
+            rounds.append(function)
+        assert torch.equal(function, rounds[-1])  # fixed until the end of the round
         return found
 
     monkeypatch.setattr(torch.optim, "LBFGS", make)
     monkeypatch.setattr(Trainer, "gradient", gradient)
-    run(80, method=method)
+    run(240, method=method)
     changes = sum(not torch.equal(a, b) for a, b in itertools.pairwise(rounds))
     assert len(rounds) > 3 and len(made) == 1 + changes and (changes == 0) == (method == "sft")
+    if method == "margin":
+        end = torch.tensor(END)
+        levels = [temperature(n / (LEVELS - 1), end).item() for n in range(LEVELS)]
+        course = [T.item() for *_, T in rounds]
+        assert course[0] == 1 and course[-1] == pytest.approx(END) and set(course) <= set(levels)
+        assert course == sorted(course, reverse=True) and changes < len(rounds) - 1
 
 
 def test_a_trial_that_is_not_finite_is_no_end(monkeypatch):

@@ -3,9 +3,10 @@
 The loss of a memory is a deterministic function of a few thousand variables, and its gradient is
 exact. L-BFGS estimates the curvature from the last gradients, and searches along each direction
 until the loss has fallen enough (strong Wolfe conditions). Both need a function that stays the
-same, but the weights of MemFT change. A run therefore goes in rounds, and the weights of a round
-are fixed. When the weights have changed, the curvature estimate is dropped, and the next round is a
-short one, because a long round forgets the tokens that its fixed weights leave out.
+same, but the weights of MemFT and the temperature of margin change. A run therefore goes in rounds,
+in which both are fixed. When they have changed, the curvature estimate is dropped, and the next
+round is a short one, because a long round forgets the tokens that its fixed weights leave out. The
+temperature falls in a few steps over the run (train.py), so that most rounds keep the estimate.
 
 The time goes into evaluations of the gradient, so these are counted as the steps of the run. There
 is no learning rate, and nothing is clipped. The estimate takes the memory of 2 × HISTORY units.
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 ITERATIONS = 25  # of a round; most take one evaluation
-FIRST_ITERATIONS = 5  # of a round whose weights are new
+FIRST_ITERATIONS = 5  # of a round whose weights or temperature are new
 HISTORY = 100  # gradients that the curvature is estimated from
 B_UNIT = 5.0
 OPTIONS: dict[str, Any] = {"history_size": HISTORY, "max_eval": 10 * ITERATIONS}

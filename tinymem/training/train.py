@@ -24,6 +24,12 @@ from .record import Record, Training
 from .trainer import Trainer
 
 CHECK_EVERY = 10  # steps; a check waits for the device
+# Temperatures of the method margin in a run of L-BFGS. Its curvature estimate is dropped between
+# them. Measured on `tiny` (90 random tokens, rank 2, 500 evaluations; share of the argmaxes that
+# are right at the end, mean of three seeds): 8 temperatures 99.6 %; a new one in each round 94 %,
+# and 97 % with the estimate kept although it is that of another function; the last one all the time
+# 41 %. AdamW has 69 % after 500 steps.
+LEVELS = 8
 Steps = Sequence[Minibatches]
 Check = Callable[[], bool]  # `stop_finished`
 
@@ -102,26 +108,28 @@ def run_lbfgs(trainer: Trainer, record: Record, steps: Steps, check: Check) -> t
 
 
 class RoundLoss:
-    """The loss as L-BFGS sees it: in each round, the token weights are those of its beginning."""
+    """The loss as L-BFGS sees it: weights and temperature are those of the round's beginning."""
 
     def __init__(self, trainer: Trainer, record: Record, steps: Steps, check: Check):
         self.trainer, self.record, self.steps, self.check = trainer, record, steps, check
         self.minibatches: Minibatches = (None,)
-        self.done = 0.0  # share of the run at the beginning of the round
-        self.weights: Tensor | None = None  # w_t [1, N] of the round
+        self.done = 0.0  # share of the run that sets the temperature, 0, 1/(LEVELS − 1), …, 1
+        self.fixed: tuple[Tensor, Tensor] | None = None  # w_t [1, N] and T [1] of the round
 
     def __call__(self, new_round: bool) -> Evaluation | None:
         """The loss, with its gradient in the parameters; None if the run has ended."""
         if new_round:
             self.minibatches = self.steps[self.record.count]
-            self.done = self.record.count / len(self.steps)
-        weights = None if new_round else self.weights
+            level = LEVELS * self.record.count // len(self.steps)
+            self.done = level / (LEVELS - 1)
+        weights = None if new_round or self.fixed is None else self.fixed[0]
         found = self.trainer.gradient(self.minibatches, self.done, weights)
         self.record.add(found, whole=self.minibatches[-1] is None)
         changed = False
         if new_round:
             if not self.check():
                 return None
-            changed = self.weights is None or not torch.equal(self.weights, found.weights)
-            self.weights = found.weights.clone()
+            fixed = found.weights.clone(), self.trainer.temperature.clone()
+            changed = self.fixed is None or not all(map(torch.equal, self.fixed, fixed))
+            self.fixed = fixed
         return Evaluation(found.loss.item(), changed)
