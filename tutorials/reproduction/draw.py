@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from paper import page as paper_page
+from plans import section as plan_section
 from tables import HERE, grid_table, law_table, method_table, rate_table, rows_of
 
 from tinymem.files import json_text
@@ -142,6 +143,7 @@ def main() -> None:
     sections = [law_section(name, fit) for name, group in fits.items() for fit in group]
     for section, names in ((method_section, METHODS), (rule_section, RULES), (rate_section, RATES)):
         sections += [section(name) for name in names]
+    sections.append(plan_section())
     page = HERE / "README.md"
     prose = page.read_text(encoding="utf-8").split(MARK)[0]
     text = "\n\n".join([prose + MARK, *sections, "![rates](rates.png)\n"])
