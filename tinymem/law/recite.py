@@ -6,7 +6,7 @@ many. `kept` says how far such promises can be trusted: curves without the runs 
 something about these runs, and it counts how many of those promises come true.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -118,28 +118,26 @@ def chance(law: RecallLaw, rank: int, length: int) -> float:
 
 
 def smallest_rank(law: RecallLaw, length: int, recite: float) -> int | None:
-    """By bisection: the chance grows with the rank."""
-    low, high = 0, 1
-    while chance(law, high, length) < recite:
-        low, high = high, 2 * high
-        if high > LARGEST:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if chance(law, middle, length) >= recite else (middle, high)
-    return high
+    """The chance grows with the rank."""
+    too_small = largest(lambda rank: chance(law, rank, length) < recite)
+    return None if too_small is None else too_small + 1
 
 
 def largest_length(law: RecallLaw, rank: int, recite: float) -> int | None:
-    """By bisection: the chance falls with the length."""
+    """The chance falls with the length."""
+    return largest(lambda length: chance(law, rank, length) >= recite)
+
+
+def largest(holds: Callable[[int], bool]) -> int | None:
+    """The number up to which it holds, by bisection; 0 if not for 1, None beyond LARGEST."""
     low, high = 0, 1
-    while chance(law, rank, high) >= recite:
+    while holds(high):
         low, high = high, 2 * high
         if high > LARGEST:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if chance(law, rank, middle) >= recite else (low, middle)
+        low, high = (middle, high) if holds(middle) else (low, middle)
     return low
 
 

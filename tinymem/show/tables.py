@@ -202,52 +202,32 @@ def recall_name(fit: Fit, fits: Sequence[Fit]) -> str:
 
 def show_plan(plan: Plan, fit: Fit) -> None:
     """Prints the answer, what it rests on, and what speaks against it."""
-    for_rank = plan.asked == "rank"
-    low, high = ("∞" if end is None else f"{end:,}" for end in plan.interval)
-    rank = "No rank" if plan.rank is None else f"Rank {plan.rank:,}"
-    length = "any length" if plan.length is None else f"{plan.length:,} tokens"
-    answer = "[bold green]{}[/] holds {}" if for_rank else "{} holds [bold green]{}[/]"
     goal = f"at {plan.loss:.3g} nats per token" if plan.loss is not None else "every one certified"
     share = f"{100 * plan.probability:.0f} % of fresh runs"
     chance = f"in {share}" if plan.rank is not None else f"that often: even the largest in {share}"
-    stdout.print(f"{answer.format(rank, length)}, {goal}, {chance}")
-    if plan.by_rank:
-        others = (f"rank {r:,}: {100 * p:.0f} %" for r, p in plan.by_rank.items())
-        stdout.print(", ".join(others))
-    middle = f"need rank {low} to {high}" if for_rank else f"hold {low} to {high} tokens"
-    stdout.print(f"[dim]95 % of fresh runs {middle}[/]")
-    if plan.parameters is not None:
-        stdout.print(f"{plan.parameters:,} parameters, {plan.bytes:,} bytes in float32")
+    stdout.print(f"{answer(plan, 'holds')}, {goal}, {chance}")
+    show_range(plan, "hold")
     if plan.loss is not None:
         stdout.print(f"loss {plan.base_loss:.3f} → {plan.loss:.3f} nats per token")
     stdout.print(f"[dim]by the law of {about(fit)}[/]")
     if plan.constant_bits is not None:
-        other = f"rank {plan.constant_bits:,}" if for_rank else f"{plan.constant_bits:,} tokens"
+        other = (
+            f"rank {plan.constant_bits:,}"
+            if plan.asked == "rank"
+            else f"{plan.constant_bits:,} tokens"
+        )
         stdout.print(f"[dim]The constant-bits law gives {other}[/]")
     if plan.right_left_out is not None:
         share = f"{100 * plan.right_left_out:.0f} % of the measured runs"
         stdout.print(f"[dim]Without its own cell, it is right about {share}[/]")
-    for warning in plan.warnings:
-        stdout.print(f"[yellow]careful:[/] {escape(warning)}")
+    show_warnings(plan)
 
 
 def show_recital(plan: RecitePlan, fit: Fit) -> None:
     """Prints the answer of a plan by the recall law, and what speaks against it."""
-    for_rank = plan.asked == "rank"
-    rank = "No rank" if plan.rank is None else f"Rank {plan.rank:,}"
-    length = "any length" if plan.length is None else f"{plan.length:,} tokens"
-    answer = "[bold green]{}[/] recites {}" if for_rank else "{} recites [bold green]{}[/]"
-    often = f"in {plan.probability:.0%} of" if plan.probability else f"in {plan.recite:.0%} of"
-    stdout.print(
-        f"{answer.format(rank, length)} word for word, {often} fresh runs".replace("%", " %")
-    )
-    if plan.by_rank:
-        stdout.print(", ".join(f"rank {r:,}: {100 * p:.0f} %" for r, p in plan.by_rank.items()))
-    low, high = ("∞" if end is None else f"{end:,}" for end in plan.interval)
-    middle = f"need rank {low} to {high}" if for_rank else f"recite {low} to {high} tokens"
-    stdout.print(f"[dim]95 % of fresh runs {middle}[/]")
-    if plan.parameters is not None:
-        stdout.print(f"{plan.parameters:,} parameters, {plan.bytes:,} bytes in float32")
+    share = f"{100 * (plan.probability or plan.recite):.0f} % of fresh runs"
+    stdout.print(f"{answer(plan, 'recites')} word for word, in {share}")
+    show_range(plan, "recite")
     stdout.print(f"[dim]by the recall law of {about(fit)}[/]")
     if plan.kept is not None:
         recited, runs = plan.kept
@@ -255,5 +235,30 @@ def show_recital(plan: RecitePlan, fit: Fit) -> None:
             f"{recited} of {runs} measured runs to which other ranks promise as much were recited"
         )
         stdout.print(f"[dim]{text}[/]")
+    show_warnings(plan)
+
+
+def answer(plan: Plan | RecitePlan, holds: str) -> str:
+    """The rank and the length, with the one that was asked for in green."""
+    rank = "No rank" if plan.rank is None else f"Rank {plan.rank:,}"
+    length = "any length" if plan.length is None else f"{plan.length:,} tokens"
+    if plan.asked == "rank":
+        return f"[bold green]{rank}[/] {holds} {length}"
+    return f"{rank} {holds} [bold green]{length}[/]"
+
+
+def show_range(plan: Plan | RecitePlan, hold: str) -> None:
+    """Prints the neighbours' probabilities, what 95 % of fresh runs need or hold, and the size."""
+    if plan.by_rank:
+        stdout.print(", ".join(f"rank {r:,}: {100 * p:.0f} %" for r, p in plan.by_rank.items()))
+    low, high = ("∞" if end is None else f"{end:,}" for end in plan.interval)
+    for_rank = plan.asked == "rank"
+    middle = f"need rank {low} to {high}" if for_rank else f"{hold} {low} to {high} tokens"
+    stdout.print(f"[dim]95 % of fresh runs {middle}[/]")
+    if plan.parameters is not None:
+        stdout.print(f"{plan.parameters:,} parameters, {plan.bytes:,} bytes in float32")
+
+
+def show_warnings(plan: Plan | RecitePlan) -> None:
     for warning in plan.warnings:
         stdout.print(f"[yellow]careful:[/] {escape(warning)}")

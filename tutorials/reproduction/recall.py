@@ -22,7 +22,7 @@ from tinymem.files import json_text
 from tinymem.law.fit import Fit, fit_rows
 from tinymem.law.recall import RecallLaw, compare_loads, recall_of
 from tinymem.show import axes
-from tinymem.show.recall import plot_recall
+from tinymem.show.recall import plot_recall, siblings
 
 MARK = "<!-- Below this line, recall.py writes. -->"
 TARGETS = ("tiny-margin", "smollm2-margin")
@@ -81,15 +81,14 @@ def book_table(rows: list[dict]) -> str:
 def step_table(groups: dict[int, list[dict]]) -> str:
     """Of how many seeds the memory is recited after a run of so many steps."""
     every = [row for rows in groups.values() for row in rows]
-    kinds = sorted({(row["rank"], row["method"]) for row in every}, key=lambda k: (k[0], k[1]))
     lines = []
-    for rank, method in reversed(kinds):
+    for rank, method in sorted({(row["rank"], row["method"]) for row in every}):
         line = [str(rank), method]
         for rows in groups.values():
             own = [row for row in rows if (row["rank"], row["method"]) == (rank, method)]
             line.append(f"{sum(row['recall_exact'] for row in own)} of {len(own)}")
         lines.append(line)
-    return table(["rank", "method", *(f"{steps} steps" for steps in groups)], lines[::-1])
+    return table(["rank", "method", *(f"{steps} steps" for steps in groups)], lines)
 
 
 def law_table(fits: list[Fit]) -> str:
@@ -188,7 +187,7 @@ def fits_of(name: str) -> list[Fit]:
     rows = rows_of(name)
     steps = rows[0]["setting"]["steps"]
     fits, _ = fit_rows([row for row in rows if row["setting"]["steps"] == steps], draws=200)
-    return sorted(fits, key=lambda fit: list(axes.METHOD_LOOKS).index(fit.key["method"]))
+    return siblings(fits)
 
 
 def sections() -> list[str]:
