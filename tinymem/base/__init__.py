@@ -2,6 +2,6 @@
 
 Read model.py first, with config.py (what distinguishes one model from another) and rope.py (how
 positions enter). Then read families.py and fields.py, which turn a config.json into a
-`ModelConfig`, tokenizer.py, and checkpoint.py, which loads a model with the help of weights.py and
-hub.py. Whatever takes long reports to a `Progress` (progress.py).
+`ModelConfig`, tokenizer.py, and checkpoint.py, which loads a model with the help of weights.py,
+hub.py and folder.py. Whatever takes long reports to a `Progress` (progress.py).
 """

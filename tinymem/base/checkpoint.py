@@ -18,7 +18,7 @@ import torch
 from ..errors import CheckpointError, first_line
 from .config import ModelConfig
 from .families import Family, read_config
-from .fields import read_json
+from .folder import read_json
 from .hub import download
 from .model import Model
 from .progress import SILENT, Progress
@@ -73,7 +73,7 @@ def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
     Raises CheckpointError: what is wrong, where, and what to do.
     """
     folder = locate(str(name), revision)
-    config, family = read_config(read_json(folder / "config.json"), str(folder / "config.json"))
+    config, family = read_config(read_json(folder, "config.json"), str(folder / "config.json"))
     tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.largest_id >= config.vocab_size:
         ids = f"ids up to {tokenizer.largest_id} for a vocabulary of {config.vocab_size}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..errors import CheckpointError, first_line
-from .fields import read_json
+from .folder import read_json
 
 OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.json")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -34,13 +34,12 @@ ADVICE: dict[object, str] = {  # class of an error, or status of an answer -> wh
 }
 
 
-def shard_names(index: Path) -> dict[str, str]:
-    """The `weight_map` of an index file: tensor name -> shard, every shard a plain file name.
+def shard_names(folder: Path) -> dict[str, str]:
+    """The `weight_map` of a folder's index: tensor name -> shard, every shard a plain file name.
 
-    Raises CheckpointError. Only the text of a name is checked, because files in the hub's cache are
-    links into another folder.
+    Raises CheckpointError.
     """
-    names = read_json(index).get("weight_map")
+    index, names = folder / INDEX, read_json(folder, INDEX).get("weight_map")
     if not isinstance(names, dict):
         raise CheckpointError(f"{index}: not a safetensors index; download it again")
     for tensor, shard in names.items():
@@ -101,7 +100,7 @@ def collect(repo: str, revision: str | None, offline: bool = False) -> Path:
             find(repo, commit, offline, name)
     weights = find(repo, commit, offline, WEIGHTS, INDEX)
     if weights.name == INDEX:
-        for shard in sorted(set(shard_names(weights).values())):
+        for shard in sorted(set(shard_names(folder).values())):
             find(repo, commit, offline, shard)
     return folder
 

@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer as Core
 
 from ..errors import CheckpointError, DataError, first_line
-from .fields import read_json
+from .folder import checked, present, read_json, read_text
 
 CHAT = {"add_generation_prompt": True, "tools": None, "documents": None}  # for a chat template
 
@@ -39,10 +39,10 @@ class Tokenizer:
 
         Raises CheckpointError if tokenizer.json is absent, or a file is damaged.
         """
-        path = folder / "tokenizer.json"
-        if not path.exists():
+        if not present(folder, "tokenizer.json"):
             advice = "make one with transformers: AutoTokenizer.from_pretrained, save_pretrained"
             raise CheckpointError(f"{folder}: no tokenizer.json; {advice}")
+        path = checked(folder, "tokenizer.json")
         try:
             core = Core.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
@@ -52,8 +52,8 @@ class Tokenizer:
         core.no_truncation()
         settings: dict[str, Any] = {}
         for name in ("special_tokens_map.json", "tokenizer_config.json", "chat_template.json"):
-            if (folder / name).exists():
-                settings |= read_json(folder / name)
+            if present(folder, name):
+                settings |= read_json(folder, name)
         texts = {k: v.get("content") if isinstance(v, dict) else v for k, v in settings.items()}
         names = {k: v for k, v in texts.items() if k.endswith("_token") and isinstance(v, str)}
         return cls(core, find_chat_template(folder, settings), names)
@@ -112,9 +112,8 @@ def find_chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
     if isinstance(template, list):
         named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
         template = named[0].get("template") if named else None
-    path = folder / "chat_template.jinja"
-    if path.exists():
-        template = path.read_text(encoding="utf-8", errors="replace")
+    if present(folder, "chat_template.jinja"):
+        template = read_text(folder, "chat_template.jinja")
     if not isinstance(template, str | None):
         raise CheckpointError(f"{folder}: chat_template is {template!r}, expected a text")
     return template

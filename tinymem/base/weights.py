@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, first_line
 from .families import Family
+from .folder import checked, present
 from .hub import INDEX, SAFETENSORS_ONLY, WEIGHTS, shard_names
 from .model import Linear, Model
 from .progress import Progress
@@ -132,20 +133,20 @@ def check_shape(source: Source, expected: list[int]) -> None:
 
 def tensor_files(folder: Path) -> dict[str, Path]:
     """Every tensor's name -> the file that holds it; from one file, or from an index and shards."""
-    if (folder / WEIGHTS).exists():
-        return dict.fromkeys(tensor_names(folder / WEIGHTS), folder / WEIGHTS)
-    if not (folder / INDEX).exists():
+    if present(folder, WEIGHTS):
+        path = checked(folder, WEIGHTS)
+        return dict.fromkeys(tensor_names(path), path)
+    if not present(folder, INDEX):
         formats = ".bin", ".pt", ".pth", ".safetensors"
         found = sorted(path.name for path in folder.iterdir() if path.suffix in formats)
         absent = f"no {WEIGHTS} and no {INDEX} (found: {', '.join(found) or 'no weights'})"
         raise CheckpointError(f"{folder}: {absent}. {SAFETENSORS_ONLY}")
-    listed = shard_names(folder / INDEX)
-    held = {
-        (name, shard) for shard in set(listed.values()) for name in tensor_names(folder / shard)
-    }
+    listed = shard_names(folder)
+    paths = {shard: checked(folder, shard) for shard in sorted(set(listed.values()))}
+    held = {(name, shard) for shard, path in paths.items() for name in tensor_names(path)}
     wrong = [f"{name} in {shard}" for name, shard in sorted(held ^ set(listed.items()))]
     check_none(wrong, f"{folder / INDEX}: does not agree with its files, download them again")
-    return {name: folder / shard for name, shard in listed.items()}
+    return {name: paths[shard] for name, shard in listed.items()}
 
 
 def tensor_names(path: Path) -> list[str]:
