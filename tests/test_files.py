@@ -4,19 +4,26 @@ By hand: bytes that are no UTF-8, numbers that JSON lacks. Property: a write tha
 at any point leaves the file as it was.
 """
 
+import ast
 import errno
 import json
 import math
 import signal
-import stat
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 
 from tinymem import files
 from tinymem.errors import DataError
-from tinymem.files import json_text, read_text, write_atomically, write_text_atomically
+from tinymem.files import (
+    json_text,
+    printable,
+    read_text,
+    write_atomically,
+    write_text_atomically,
+)
 
 # --- Reading -----------------------------------------------------------------------------------
 
@@ -47,7 +54,9 @@ def test_a_file_is_whole_or_what_it_was(tmp_path):
     path = tmp_path / "report.json"
     write_atomically(path, lambda place: place.write_text("old"))
     assert path.read_text() == "old"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~files.current_umask()
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode  # the user's own permissions
+    (tmp_path / "plain").unlink()
 
     def fail(place):
         place.write_text("ne")
@@ -71,7 +80,7 @@ def write(place):
         os.kill(os.getpid(), signal.SIGKILL)
     place.write_text("new")
 if sys.argv[2] == "before the name":
-    files.os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
+    files.system.os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
 files.write_atomically(Path(sys.argv[1]), write)
 """
 
@@ -82,6 +91,33 @@ def test_a_killed_write_leaves_the_file_as_it_was(tmp_path, when):
     path.write_text("old")
     killed = subprocess.run([sys.executable, "-c", KILLED, str(path), when])
     assert killed.returncode == -signal.SIGKILL and path.read_text() == "old"
+    (left,) = set(tmp_path.iterdir()) - {path}
+    others = [tmp_path / name for name in (f"a{left.name}", f"{left.name}a", ".report.json.lock")]
+    for other in others:
+        other.touch()
+    files.clean_temporaries(path)  # the temporary file, and nothing else
+    assert set(tmp_path.iterdir()) == {path, *others}
+    files.clean_temporaries(tmp_path / "absent" / "report.json")
+
+
+# --- What a terminal would obey -------------------------------------------------------------------
+
+
+def test_no_control_character_is_left_but_tabs_and_line_feeds():
+    """Oracle: the categories of the Unicode database, and its classes of bidirectional controls."""
+    controls = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    marks = "\u061c\u200e\u200f"
+    for code in range(sys.maxunicode + 1):
+        char = chr(code)
+        obeyed = unicodedata.category(char) == "Cc" or unicodedata.bidirectional(char) in controls
+        shown = printable(char)
+        if (obeyed or char in marks) and char not in "\t\n":
+            assert (
+                shown.isascii() and shown.isprintable() and ast.literal_eval(f"'{shown}'") == char
+            )
+        else:
+            assert shown == char
+    assert printable("a\x1b[2J\nb") == "a\\x1b[2J\nb"
 
 
 # --- JSON ----------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
-"""Reads UTF-8 text, writes JSON text, and writes whole files atomically."""
+"""Reads UTF-8 text, writes JSON text, writes whole files atomically, escapes control characters."""
 
 import json
 import math
-import os
-import tempfile
+import re
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from . import system
 from .errors import DataError
 
 
@@ -49,26 +50,44 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     The temporary file is renamed only when it is complete and on disk. If the process is killed or
     `write` fails, `path` stays as it was. Raises OSError.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.open("x").close()  # has the usual permissions, unlike the files of tempfile
     try:
-        write(Path(name))
-        with open(name, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~current_umask())  # mkstemp makes files that only their owner reads
-        os.replace(name, path)
+        write(temporary)
+        system.sync(temporary)
+        system.replace(temporary, path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Replaces `path` by the content, atomically. Raises OSError."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Replaces `path` by the text in UTF-8, atomically. Raises OSError."""
-    content = text.encode()
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    write_bytes_atomically(path, text.encode())
 
 
-def current_umask() -> int:
-    """Returns the process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def clean_temporaries(path: Path) -> None:
+    """Removes what killed calls of `write_atomically` for this path left behind. Raises OSError.
+
+    Call it only where no other process can be writing `path`, such as under the folder's lock.
+    """
+    left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    for other in path.parent.iterdir() if path.parent.is_dir() else ():
+        if left.fullmatch(other.name):
+            other.unlink(missing_ok=True)
+
+
+# All control characters but tab and line feed, and those that reverse the direction of writing.
+CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """The text with control characters as Python would escape them, so that no terminal obeys them.
+
+    Tabs and line feeds stay.
+    """
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
