@@ -42,6 +42,13 @@ class Evaluation(NamedTuple):
 Evaluate = Callable[[bool], Evaluation | None]
 
 
+class LBFGS(torch.optim.LBFGS):
+    """torch's, without the wrapper for which it imports its compiler; that takes seconds."""
+
+    _add = torch.optim.Optimizer.add_param_group
+    add_param_group = getattr(_add, "__wrapped__", _add)
+
+
 class Variables:
     """A and B of a unit as L-BFGS sees them: `values` are A and B / B_UNIT."""
 
@@ -85,7 +92,7 @@ def minimize(variables: Variables, evaluate: Evaluate, budget: int) -> None:
             return
         fresh = optimizer is None or start.changed
         if optimizer is None or start.changed:
-            optimizer = torch.optim.LBFGS(variables.values, **OPTIONS)
+            optimizer = LBFGS(variables.values, **OPTIONS)
         optimizer.param_groups[0]["max_iter"] = FIRST_ITERATIONS if fresh else ITERATIONS
         descent = Descent(variables, evaluate, start.loss, budget - used)
         descent.run(optimizer)
