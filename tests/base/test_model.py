@@ -10,7 +10,17 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from tests.checkpoints import CONTEXT, HEADS, LINEAR, LLAMA3, VOCAB, WIDTH, build, draw_ids
+from tests.checkpoints import (
+    CONTEXT,
+    HEADS,
+    LINEAR,
+    LLAMA3,
+    OLD_ORACLE,
+    VOCAB,
+    WIDTH,
+    build,
+    draw_ids,
+)
 from tinymem.base.checkpoint import load
 from tinymem.base.model import KVCache, RMSNorm, greedy
 
@@ -72,6 +82,8 @@ def model(request, tmp_path_factory):
 @torch.no_grad()
 def test_equals_transformers(case, tmp_path):
     kind, settings = CASES[case]
+    if OLD_ORACLE and ("rope_parameters" in settings or "rotary 3" in case):
+        pytest.skip("transformers 5 is the oracle of this")
     oracle = build(tmp_path, kind, seed=len(case), **settings)
     model, _ = load(tmp_path, device="cpu")
     ids = draw_ids(96, batch=2)

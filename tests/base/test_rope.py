@@ -12,11 +12,12 @@ import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from tests.checkpoints import LINEAR, LLAMA3, build, draw_ids
+from tests.checkpoints import LINEAR, LLAMA3, build, draw_ids, needs_new_oracle
 from tinymem.base.config import ModelConfig
 from tinymem.base.rope import rope_frequencies, rotate
 
 
+@needs_new_oracle
 @pytest.mark.parametrize("parameters", [LINEAR, LLAMA3], ids=["linear", "llama3"])
 @torch.no_grad()
 def test_rope_scaling_acts_at_the_tested_length(parameters, tmp_path):
@@ -83,6 +84,7 @@ def test_rope_frequencies_by_hand():
     )
 
 
+@needs_new_oracle
 @pytest.mark.parametrize(
     "head_dim, theta, factor, low, high, original",
     [

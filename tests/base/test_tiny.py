@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -33,7 +31,7 @@ def test_it_is_small_and_says_where_it_comes_from():
 
 def test_it_is_a_checkpoint_like_any_other(tiny):
     model, tokenizer = tiny
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(TINY).float()
     text = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind 1609 — é!"
     ids = tokenizer.encode(text)
     assert ids == transformers.AutoTokenizer.from_pretrained(TINY)(text).input_ids
@@ -87,10 +85,3 @@ def test_the_lesson_trains_and_saves_a_loadable_checkpoint(lesson, tmp_path):
     ids = stream[None, :64]
     assert torch.allclose(loaded(ids), model(ids), atol=0.2)  # the file is bfloat16
     assert torch.equal(loaded(ids).argmax(-1)[:, -1:], model(ids).argmax(-1)[:, -1:])
-
-
-def test_loading_does_not_import_torchs_compiler():
-    """It takes two seconds; drawing initial values on the meta device would import it."""
-    code = "import sys, tinymem; tinymem.load(); sys.exit('torch._dynamo' in sys.modules)"
-    root = Path(__file__).parents[2]
-    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=root).returncode == 0

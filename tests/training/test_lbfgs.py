@@ -103,7 +103,7 @@ def test_a_round_has_one_loss_function_and_curvature_goes_when_it_changes(monkey
         return found
 
     monkeypatch.setattr(lbfgs, "ITERATIONS", 10)  # several rounds at each temperature
-    monkeypatch.setattr(torch.optim, "LBFGS", make)
+    monkeypatch.setattr(lbfgs, "LBFGS", make)
     monkeypatch.setattr(Trainer, "gradient", gradient)
     rank = 1 if method == "margin" else 4  # a unit of rank 4 soon recites: no gradient is left
     run(240, method=method, rank=rank)
