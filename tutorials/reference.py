@@ -175,13 +175,16 @@ ROWS = """
 ## Rows of a sweep
 
 `results.jsonl` holds one JSON object a line for each finished cell. A row has all fields of the
-report, and two more:
+report, and three more:
 
 | field | meaning |
 |---|---|
 | `setting` | everything else that decides a row: {setting} |
 | `setting_hash` | the beginning of the SHA-256 of `setting`; rows of one file have the same |
+| `checksum` | the beginning of the SHA-256 of all other fields, whatever their order |
 
+A line that is torn, or whose checksum is not that of its fields, is named and skipped, and a sweep
+trains its cell again. A row may lack the checksum; take it out of a row that you change on purpose.
 Cells that diverge or run out of memory are rows with that `status`. `wall_seconds` of cells that
 trained together is each one's share of the time.
 """

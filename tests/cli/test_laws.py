@@ -94,7 +94,7 @@ def test_rows_written_by_hand(tinymem, tmp_path):
     [
         ("", "no rows"),
         ("nonsense\n", "line 1: not JSON"),
-        ("[1]\n", "line 1: expected a JSON object"),
+        ("[1]\n", "line 1: not a JSON object"),
         ('{"rank": 1, "length": 4, "delta_loss": 1}\n' * 8, "at least 3 different ranks"),
         ('{"rank": 1, "length": 4}\n', "delta_loss"),
     ],

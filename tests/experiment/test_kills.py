@@ -1,5 +1,6 @@
 """A sweep that is killed or interrupted loses at most the cells in flight, and repeats no other."""
 
+import errno
 import itertools
 import json
 import os
@@ -8,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
 from tests.experiment.sweeps import (
     RECIPE,
     SWEEP_FILES,
+    FileOfRows,
     KillsItself,
     SetsEvent,
     cell_of,
@@ -40,6 +43,20 @@ from tinymem.experiment.grid import Cell
 from tinymem.experiment.report import Result
 from tinymem.experiment.rows import RESULTS, read_rows
 from tinymem.experiment.sweep import run_sweep
+
+
+@pytest.fixture
+def known(monkeypatch, uninterrupted) -> list[Cell]:
+    """Cells are not trained, but have the reports of the uninterrupted sweep; lists these cells."""
+    reports, calls = {cell_of(row): row for row in uninterrupted}, []
+
+    def known_result(model, memories, recipes, **_):
+        (own,), (recipe,) = memories, recipes
+        calls.append(Cell(recipe.rank, own[0].length, None, recipe.method, recipe.seed))
+        return [Result(report_of(reports[calls[-1]]) | {"wall_seconds": 0.0}, own, None)]
+
+    monkeypatch.setattr(sweep, "memorize_together", known_result)
+    return calls
 
 
 @pytest.mark.parametrize(
@@ -88,20 +105,11 @@ def test_killed_at_any_moment(model, tmp_path, uninterrupted):
     finish_sweep(model, tmp_path, uninterrupted, torn)
 
 
-@pytest.mark.parametrize(("rows", "stride"), [(3, 1), (1, 50)])
-def test_a_row_torn_at_any_byte(model, tmp_path, monkeypatch, uninterrupted, rows, stride):
-    """The last row, cut at each of its bytes, is run again unless only its line end is missing."""
+@pytest.mark.parametrize(("rows", "stride"), [(3, 5), (1, 50)])
+def test_a_row_torn_at_any_byte(model, tmp_path, monkeypatch, known, uninterrupted, rows, stride):
+    """The last row, cut at every fifth of its bytes, is run again unless only its line end is missing."""
     grid = dict(list(toy_grid().items())[:rows])
     run_sweep(model, grid, tmp_path, recipe=RECIPE)
-    reports, calls = {cell_of(row): row for row in uninterrupted}, []
-
-    def known_result(model, memories, recipes, **_):
-        (own,), (recipe,) = memories, recipes
-        calls.append((recipe.rank, own[0].length))
-        row = reports[Cell(recipe.rank, own[0].length, None, recipe.method, recipe.seed)]
-        return [Result(report_of(row) | {"wall_seconds": 0.0}, own, None)]
-
-    monkeypatch.setattr(sweep, "memorize_together", known_result)
     monkeypatch.setattr(rows_file.os, "fsync", lambda file: None)
     path, last = tmp_path / RESULTS, list(grid)[-1]
     whole = path.read_bytes()
@@ -109,9 +117,9 @@ def test_a_row_torn_at_any_byte(model, tmp_path, monkeypatch, uninterrupted, row
     expected = sort_rows([row for row in uninterrupted if cell_of(row) in grid])
     for end in range(start, len(whole) + 1, stride):
         path.write_bytes(whole[:end])
-        calls.clear()
+        known.clear()
         again = run_sweep(model, grid, tmp_path, recipe=RECIPE)
-        assert calls == ([(last.rank, last.length)] if end < len(whole) - 1 else []), end
+        assert known == ([last] if end < len(whole) - 1 else []), end
         assert sort_rows(stable_fields(again)) == sort_rows(rows_of(tmp_path)) == expected
         assert len(read_rows(path)[1]) == (start < end < len(whole) - 1)
         assert path.read_bytes().startswith(whole[:end])
@@ -205,3 +213,120 @@ def test_a_batch_that_is_killed_or_interrupted_is_run_again(
     rows = run_sweep(model, toy_grid(), tmp_path, recipe=RECIPE)
     assert content_of(tmp_path).startswith(before)
     assert nearly_equal(sort_rows(rows), uninterrupted) and len(rows_of(tmp_path)) == 6
+
+
+# --- Faults at every write and fsync --------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Ends a sweep where no code of it can go on."""
+
+
+def faulty(at: int, fault) -> tuple[type, Callable[[int], None]]:
+    """A file and an fsync of which the at-th call, of both together, goes wrong."""
+    count, real = itertools.count(), os.fsync
+
+    class Faulty(FileOfRows):
+        def write(self, content: bytes) -> int:
+            if next(count) != at:
+                return super().write(content)
+            return fault(super().write, content)
+
+    def fsync(file: int) -> None:
+        if next(count) == at:
+            fault(lambda content: None, b"")
+        real(file)
+
+    return Faulty, fsync
+
+
+def full_disk(write, content):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def short_write(write, content):
+    return write(content[: len(content) // 2])
+
+
+def full_in_the_middle(write, content):
+    write(content[: len(content) // 2])
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def killed_before(write, content):
+    raise Killed
+
+
+def killed_within(write, content):
+    write(content[:-9])
+    raise Killed
+
+
+def killed_after(write, content):
+    write(content)
+    raise Killed
+
+
+def interrupted(write, content):
+    write(content)
+    raise KeyboardInterrupt
+
+
+def power_failure(write, content):
+    """The file has its new length, but not its new content."""
+    write(b"\0" * len(content))
+    raise Killed
+
+
+def power_failure_with_other_bytes(write, content):
+    write(b"\xff\xfe\0\n\x80{" + content[: len(content) // 3])
+    raise Killed
+
+
+FAULTS = [full_disk, short_write, full_in_the_middle, killed_before, killed_within, killed_after]
+FAULTS += [interrupted, power_failure, power_failure_with_other_bytes]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_no_row_is_lost_by_a_fault_at_any_write_or_fsync(
+    model, tmp_path, monkeypatch, known, uninterrupted, fault
+):
+    """Six rows are six writes and six calls of fsync; after each fault the sweep starts again."""
+    expected = sort_rows(uninterrupted)
+    for at in range(0, 12, 2 if fault is short_write else 1):  # an fsync cannot be short
+        folder = tmp_path / str(at)
+        with monkeypatch.context() as patch:
+            file, fsync = faulty(at, fault)
+            patch.setattr(rows_file, "open", file.open, raising=False)
+            patch.setattr(rows_file.os, "fsync", fsync)
+            with pytest.raises((OSError, Killed, KeyboardInterrupt)):
+                run_sweep(model, toy_grid(), folder, recipe=RECIPE)
+        safe = [line for line in content_of(folder).split(b"\n") if line][: at // 2]
+        assert len(rows_of(folder)) >= at // 2  # all rows whose fsync came back
+        known.clear()
+        again = run_sweep(model, toy_grid(), folder, recipe=RECIPE)
+        assert len(known) <= 6 - at // 2 and content_of(folder).split(b"\n")[: at // 2] == safe
+        assert sort_rows(stable_fields(again)) == sort_rows(rows_of(folder)) == expected
+        known.clear()
+        run_sweep(model, toy_grid(), folder, recipe=RECIPE)
+        assert known == []
+
+
+def test_a_row_that_was_changed_is_trained_again(model, tmp_path, known, uninterrupted):
+    """The rows after it count; its cell gets a second row, which wins whatever the order."""
+    run_sweep(model, toy_grid(), tmp_path, recipe=RECIPE)
+    path = tmp_path / RESULTS
+    lines = path.read_text().splitlines()
+    loss = json.loads(lines[1])["final_loss"]
+    lines[1] = lines[1].replace(f'"final_loss": {loss}', '"final_loss": 0.001')
+    path.write_text("\n".join(lines) + "\n")
+    known.clear()
+    rows = run_sweep(model, toy_grid(), tmp_path, recipe=RECIPE)
+    assert known == [cell_of(json.loads(lines[1]))]
+    assert sort_rows(stable_fields(rows)) == sort_rows(uninterrupted)
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join([*whole[2:], *whole[:2], whole[3], ""]))  # and a second copy of one
+    known.clear()
+    assert len(read_rows(path)[0]) == 7 and len(read_rows(path)[1]) == 1
+    rows = run_sweep(model, toy_grid(), tmp_path, recipe=RECIPE)
+    assert not known and sort_rows(stable_fields(rows)) == sort_rows(uninterrupted)

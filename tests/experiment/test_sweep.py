@@ -30,8 +30,8 @@ from tinymem.errors import DataError, RecipeError
 from tinymem.experiment import probe, sweep
 from tinymem.experiment.grid import AXES, make_grid
 from tinymem.experiment.probe import memorize
-from tinymem.experiment.rows import RESULTS, read_rows
-from tinymem.experiment.sweep import hash_of, run_sweep
+from tinymem.experiment.rows import RESULTS, hash_of, read_rows
+from tinymem.experiment.sweep import run_sweep
 from tinymem.training.recipe import METHODS, Recipe
 
 # --- Rows -----------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ Cells whose memories have the same lengths train together, as one batch. Several
 take these groups one after the other; each appends its own rows to the one file.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -28,7 +27,7 @@ from ..unit.sites import unit_shapes
 from .grid import AXES, Cell, Grid, check_grid, cost_of, make_groups
 from .probe import memorize_together
 from .report import place_of
-from .rows import RESULTS, append_row, read_rows
+from .rows import RESULTS, append_row, hash_of, read_rows
 from .workers import Workers, lock
 
 
@@ -45,10 +44,6 @@ def make_setting(model: Model, recipe: Recipe, source: Mapping[str, object]) -> 
 EARLIER = {"optimizer": "adamw", "stop_when_recited": False}
 
 
-def hash_of(setting: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def finished_cells(rows: Sequence[dict], setting: dict[str, Any]) -> dict[Cell, dict[str, Any]]:
     """The cells that `rows` already hold.
 
@@ -58,6 +53,7 @@ def finished_cells(rows: Sequence[dict], setting: dict[str, Any]) -> dict[Cell, 
     for row in rows:
         where, theirs = row["_where"], row.get("setting") or {}
         whole = isinstance(theirs, dict) and {*AXES, "setting_hash"} <= set(row)
+        whole = whole and not any(isinstance(row[axis], list | dict) for axis in AXES)
         if not whole or row["setting_hash"] != hash_of(theirs):
             raise RecipeError(f"{where}: not a row of a sweep by tinymem; choose another --out")
         theirs = EARLIER | theirs
