@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -62,3 +64,11 @@ def test_the_last_byte_of_a_file(tmp_path, content, last):
     (tmp_path / "a").write_bytes(content)
     with open(tmp_path / "a", "rb") as file:
         assert system.last_byte(file) == last and file.tell() == len(content)
+
+
+def test_a_process_can_limit_its_memory():
+    code = "from tinymem.system import limit_memory; limit_memory(1 << 29); b'1' * (1 << 30)"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert child.returncode == 1 and "MemoryError" in child.stderr
+    absent = "import sys; sys.modules['resource'] = None; " + code.replace("1 << 30", "1")
+    assert subprocess.run([sys.executable, "-c", absent]).returncode == 0  # as on Windows

@@ -3,6 +3,7 @@
 Nothing else in tinymem calls what only some systems have.
 """
 
+import contextlib
 import os
 import signal
 import time
@@ -46,3 +47,15 @@ def last_byte(file: BinaryIO) -> bytes:
         return b""
     file.seek(-1, os.SEEK_END)
     return file.read(1)
+
+
+def limit_memory(size: int) -> None:
+    """Gives this process at most `size` bytes; without effect where the system has no such limit.
+
+    Windows has no module for it, and macOS refuses it.
+    """
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (size, hard))

@@ -93,9 +93,8 @@ def test_chat_template(real):
         pytest.skip(f"{Path(FOLDER).name} has no chat template")
     for text in filter(None, TEXTS):
         chat = [{"role": "user", "content": text}]
-        assert ours.render_chat(text) == theirs.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=True
-        )
+        how = {"tokenize": False, "add_generation_prompt": True}
+        assert ours.render_chats([text]) == [theirs.apply_chat_template(chat, **how)]
         assert ours.prompt_ids(text) == theirs.apply_chat_template(
             chat, add_generation_prompt=True, return_dict=False
         )

@@ -1,8 +1,7 @@
 """Text to ids, and prompts through the checkpoint's chat template.
 
-Oracle: transformers, for the ids of varied texts, and for templates with the constructs that real
-ones use. Hand example: the ids of "the thing". Property: a template, which comes with a download,
-gives a text or a CheckpointError, and cannot reach anything outside the sandbox.
+Oracle: transformers, for the ids of varied texts and of prompts in chat format. Hand example: the
+ids of "the thing".
 """
 
 import json
@@ -34,31 +33,6 @@ CHATML = """{% for message in messages %}
 {{ '<|user|>' + message['role'] + '\\n' + message['content'] + '<|end|>' + '\\n' }}
 {% endfor %}
 {% if add_generation_prompt %}{{ '<|user|>assistant\\n' }}{% endif %}"""
-TEMPLATES = {
-    "chatml": CHATML,
-    "bos": "{{bos_token }}{% for m in messages %}{{ m.role }}{{ m.content|trim }}{% endfor %}"
-    "{{ eos_token }}",
-    "undefined token": "{{ pad_token }}|{{ messages[0].content }}",
-    # trim_blocks and lstrip_blocks decide about these line ends and indents
-    "blocks": "{% for m in messages %}\n  {% if m.role %}\n {{ m.content }}\n  {% endif %}\n"
-    "{% endfor %}\n\n",
-    "dashes": "a  {%- for m in messages -%}  {{ m.content }}  {%- endfor -%}  b \n",
-    "loop": "{% for m in messages %}{{ loop.index0 }}{{ loop.last }}{{ m.content }}{% endfor %}",
-    "break": "{% for i in range(9) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}",
-    "continue": "{% for i in range(5) %}{% if i == 3 %}{% continue %}{% endif %}{{ i }}"
-    "{% endfor %}",
-    "namespace": "{% set n = namespace(x=0) %}{% for m in messages %}{% set n.x = 1 %}"
-    "{% endfor %}{{ n.x }}",
-    "macro": "{% macro say(x) %}<{{ x }}>{% endmacro %}{{ say(messages[0].content) }}",
-    "tojson": "{{ messages | tojson }} {{ messages | tojson(indent=2) }}",
-    "tojson ascii": "{{ messages | tojson(ensure_ascii=True, sort_keys=True) }}",
-    "escapes": "{{ '<&>' }} {{ messages[0].content }}",
-    "tools none": "{% if tools is not none %}tools{% endif %}"
-    "{% if documents is none %}no more{% endif %}",
-    "tools defined": "{% if tools is defined and tools %}tools{% else %}plain{% endif %}",
-    "prompt": "{{ messages[0]['content'].split('n')[0].strip().upper() }}"
-    "{{ add_generation_prompt }}",
-}
 MESSAGES = ("Where is the thing?", '  <b>"quoted" & ünïcödé</b> 👍\n{{ bos_token }}  ')
 
 
@@ -131,16 +105,21 @@ def test_plain_ids_are_all_but_the_special_ones(folder):
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=["plain", "odd"])
-@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
-def test_templates_equal_transformers(template, message, folder):
-    ours = with_template(folder, template)
-    theirs = AutoTokenizer.from_pretrained(folder)
+def test_prompts_in_chat_format_equal_transformers(message, folder):
+    named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": CHATML}]
+    ours, theirs = with_template(folder, named), AutoTokenizer.from_pretrained(folder)
     chat = [{"role": "user", "content": message}]
-    expected = theirs.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    assert ours.render_chat(message) == expected
     ids = theirs.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
     assert ours.prompt_ids(message) == ids
     assert ours.prompt_ids(message, chat=False) == theirs(message)["input_ids"]
+
+
+def test_a_failing_template_can_be_left_out(folder):
+    for file in ("tokenizer_config.json", "chat_template.jinja"):
+        tokens = with_template(folder, "{{ raise_exception('never') }}", file)
+        with pytest.raises(CheckpointError, match=f"{file}: the chat template fails: never; use"):
+            tokens.prompt_ids("the")
+        assert tokens.prompt_ids("the", chat=False) == tokens.encode("the")
 
 
 def test_special_tokens_of_a_template_are_not_doubled(folder):
@@ -160,16 +139,6 @@ def test_where_a_template_may_stand(folder):
     )  # its own file wins, as in transformers
 
 
-def test_named_templates_equal_transformers(folder):
-    named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": CHATML}]
-    ours = with_template(folder, named)
-    chat = [{"role": "user", "content": "the"}]
-    theirs = AutoTokenizer.from_pretrained(folder)
-    assert ours.render_chat("the") == theirs.apply_chat_template(
-        chat, tokenize=False, add_generation_prompt=True
-    )
-
-
 def test_special_tokens_with_settings(folder):
     # Older files store a token as an object, and may keep it in special_tokens_map.json.
     (folder / "tokenizer_config.json").write_text("{}")
@@ -179,61 +148,8 @@ def test_special_tokens_with_settings(folder):
         "pad_token": None,
     }
     (folder / "special_tokens_map.json").write_text(json.dumps(tokens))
-    assert (
-        with_template(folder, "{{ bos_token }}{{ eos_token }}{{ pad_token }}").render_chat("x")
-        == "<s></s>"
-    )
-
-
-HOSTILE = {
-    "classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "function globals": "{{ strftime_now.__globals__['json'] }}",
-    "init": "{{ cycler.__init__.__globals__.os.getcwd() }}",
-    "loop": "{% for m in messages %}{{ loop.__init__.__globals__ }}{% endfor %}",
-    "format": "{{ '{0.__class__.__mro__}'.format(messages) }}",
-    "change": "{{ messages.append(1) }}",
-    "clear": "{{ messages[0].clear() }}",
-    "include": "{% include '/etc/passwd' %}",
-    "import": "{% import 'os' as os %}{{ os }}",
-    "huge range": "{% for i in range(10**9) %}{% endfor %}",
-}
-BLANK = {  # jinja2 hands out its "undefined" for these, which prints as nothing
-    "attr filter": "{{ ''|attr('__class__')|attr('__mro__') }}",
-    "globals": "{{ raise_exception.__globals__ }}",
-    "format map": "{{ '{x.__class__}'.format_map({'x': 1}) }}",
-}
-FAILING = {
-    "raise": "{{ raise_exception('roles must\\nalternate') }}",
-    "syntax": "{% for m in messages %}",
-    "undefined": "{{ nobody.name }}",
-    "type": "{{ messages + 'x' }}",
-    "zero": "{{ 1 / 0 }}",
-    "index": "{{ messages[7].content }}",
-    "not json": "{{ raise_exception | tojson }}",
-    "endless": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "filter": "{{ messages | nonsense }}",
-}
-
-
-@pytest.mark.parametrize(
-    "template", [*HOSTILE.values(), *FAILING.values()], ids=[*HOSTILE, *FAILING]
-)
-def test_templates_that_are_refused(template, folder):
-    tokens = with_template(folder, template)
-    with pytest.raises(CheckpointError, match=r"chat template.*--no-chat") as caught:
-        tokens.prompt_ids("the")
-    assert "\n" not in str(caught.value)
-    assert tokens.prompt_ids("the", chat=False) == tokens.encode("the")  # as the message says
-
-
-@pytest.mark.parametrize("template", BLANK.values(), ids=BLANK)
-def test_templates_that_reach_nothing(template, folder):
-    assert with_template(folder, f"[{template}]").render_chat("the") == "[]"
-
-
-def test_the_reason_of_a_template_is_told(folder):
-    with pytest.raises(CheckpointError, match="only in pairs"):
-        with_template(folder, "{{ raise_exception('only in pairs') }}").render_chat("x")
+    ours = with_template(folder, "{{ bos_token }}{{ eos_token }}{{ pad_token }}")
+    assert ours.render_chats(["x"]) == ["<s></s>"]
 
 
 @pytest.mark.parametrize("prompt", ["", " ", "\n\t ", "\u3000"], ids=repr)

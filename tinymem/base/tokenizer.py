@@ -3,31 +3,35 @@
 Both come with the checkpoint: tokenizer.json, and a chat template in one of several files.
 """
 
-import json
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Core
 
 from ..errors import CheckpointError, DataError, first_line
-from .folder import checked, present, read_json, read_text
-
-CHAT = {"add_generation_prompt": True, "tools": None, "documents": None}  # for a chat template
+from .folder import checked, present, read_json
+from .template import find_template, render_chats
 
 
 class Tokenizer:
     """A checkpoint's tokenizer.
 
     chat_template: a jinja2 template, or None. names: bos_token, eos_token, … for the template.
+    where: the file of the template, for messages.
     largest_id: the largest token id. plain_ids: the ids of all tokens but the special ones, sorted;
     random memories are drawn from them.
     """
 
     def __init__(
-        self, core: Core, chat_template: str | None = None, names: dict[str, str] | None = None
+        self,
+        core: Core,
+        chat_template: str | None = None,
+        names: dict[str, str] | None = None,
+        where: str = "",
     ):
-        self.core, self.chat_template, self.names = core, chat_template, names or {}
+        self.core, self.chat_template, self.where = core, chat_template, where
+        self.names = names or {}
         vocabulary = core.get_vocab(with_added_tokens=True).values()
         special = {i for i, token in core.get_added_tokens_decoder().items() if token.special}
         self.largest_id: int = max(vocabulary, default=-1)
@@ -56,7 +60,8 @@ class Tokenizer:
                 settings |= read_json(folder, name)
         texts = {k: v.get("content") if isinstance(v, dict) else v for k, v in settings.items()}
         names = {k: v for k, v in texts.items() if k.endswith("_token") and isinstance(v, str)}
-        return cls(core, find_chat_template(folder, settings), names)
+        template, where = find_template(folder, settings)
+        return cls(core, template, names, where)
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids; `special` adds the tokens that the model expects around a text (<s>)."""
@@ -77,43 +82,12 @@ class Tokenizer:
         if not prompt.strip():
             raise DataError("the prompt is empty; a memory needs a key, give it at least one word")
         if chat and self.chat_template:
-            return self.encode(self.render_chat(prompt), special=False)
+            return self.encode(self.render_chats([prompt])[0], special=False)
         return self.encode(prompt)
 
-    def render_chat(self, message: str) -> str:
-        """The chat template around one user message, up to where the model's answer begins.
+    def render_chats(self, messages: Sequence[str]) -> list[str]:
+        """The chat template around each message; faster than one by one.
 
         Raises CheckpointError if the template cannot be rendered.
         """
-        from jinja2 import TemplateError
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment as Sandbox
-
-        def fail(reason: str) -> None:
-            raise TemplateError(reason)
-
-        # The template comes with a download, so it runs in jinja2's sandbox, as in transformers.
-        env = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        env.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
-        # A fixed date, because the key of a memory must stay the same.
-        env.globals |= {"raise_exception": fail, "strftime_now": lambda form: "1 January 2026"}
-        chat = [{"role": "user", "content": message}]
-        try:
-            template = env.from_string(self.chat_template or "")
-            return template.render(messages=chat, **CHAT, **self.names)
-        except Exception as error:  # a template is a program, and can fail in any way
-            problem = f"the chat template fails: {first_line(error)}; use --no-chat"
-            raise CheckpointError(problem) from error
-
-
-def find_chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """The template in chat_template.jinja, or else in the settings; the default one of several."""
-    template = settings.get("chat_template")
-    if isinstance(template, list):
-        named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
-        template = named[0].get("template") if named else None
-    if present(folder, "chat_template.jinja"):
-        template = read_text(folder, "chat_template.jinja")
-    if not isinstance(template, str | None):
-        raise CheckpointError(f"{folder}: chat_template is {template!r}, expected a text")
-    return template
+        return render_chats(self.chat_template or "", self.names, self.where, messages)
