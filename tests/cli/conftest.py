@@ -1,5 +1,6 @@
 """Runs the command line in the process of the test."""
 
+import shutil
 import signal
 import sys
 
