@@ -22,7 +22,7 @@ from tests.checkpoints import (
     same_weights,
 )
 from tinymem.base.checkpoint import load, open_checkpoint
-from tinymem.base.families import FAMILIES
+from tinymem.base.families import BUFFER, FAMILIES
 
 
 def test_names_by_hand():
@@ -32,7 +32,7 @@ def test_names_by_hand():
     assert gpt2.ours("h.11.mlp.c_fc.bias") == "layers.11.mlp.up_proj.bias"
     assert gpt2.ours("wpe.weight") == "embed_positions.weight"
     for buffer in ("h.0.attn.masked_bias", "transformer.h.11.attn.bias"):  # known, not needed
-        assert gpt2.ours(buffer) is None and gpt2.is_buffer(buffer)
+        assert gpt2.ours(buffer) is None and BUFFER.fullmatch(buffer)
     for unknown in (
         "h.0.attn.c_attn.scale",
         "h.0.moe.weight",
@@ -42,7 +42,7 @@ def test_names_by_hand():
         "h.0.attn.c_attn.masked_bias",
         "h.0.crossattn.bias",
     ):
-        assert gpt2.ours(unknown) is None and not gpt2.is_buffer(unknown)
+        assert gpt2.ours(unknown) is None and not BUFFER.fullmatch(unknown)
     assert gpt2.theirs("layers.3.mlp.down_proj") == "transformer.h.3.mlp.c_proj"
     assert gpt2.theirs("lm_head") == "lm_head"
 
@@ -55,7 +55,7 @@ def test_our_names_and_theirs_are_inverse(kind, tmp_path):
         module, _, part = name.rpartition(".")
         theirs = f"{checkpoint.family.theirs(module)}.{part}"
         assert checkpoint.family.ours(theirs) == name
-        assert not checkpoint.family.is_buffer(theirs)
+        assert not BUFFER.fullmatch(theirs)
 
 
 @torch.no_grad()

@@ -24,11 +24,6 @@ CONFIG_FAULTS = {
     ),
     "unknown": ("llama", {"model_type": "mamba"}, ("model_type", "mamba", "gpt2")),
     "yarn": ("llama", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, ("rope", "yarn")),
-    "dynamic": (
-        "llama",
-        {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
-        ("rope", "dynamic"),
-    ),
     "longrope": ("llama", {"rope_parameters": {"rope_type": "longrope"}}, ("rope", "longrope")),
     "nonsense": (
         "llama",
@@ -48,24 +43,29 @@ CONFIG_FAULTS = {
     ),
     "no rotary": ("gpt_neox", {"rope_parameters": None, "rotary_pct": 0.01}, ("rotary",)),
     "too much rotary": ("gpt_neox", {"rope_parameters": None, "rotary_pct": 1.5}, ("rotary",)),
-    # transformers' Llama has no window and ignores the field; its author meant something by it.
-    "llama window": ("llama", {"sliding_window": 64}, ("sliding", "64")),
-    "mistral window": ("mistral", {"sliding_window": 4096}, ("sliding", "4096")),
-    "mistral window, flag": (
-        "mistral",
-        {"sliding_window": 64, "use_sliding_window": False},
-        ("sliding", "64"),
-    ),
-    "qwen2 window": (
-        "qwen2",
-        {"use_sliding_window": True, "sliding_window": 64},
-        ("sliding", "64"),
-    ),
-    "layer types": (
+    "no window": ("mistral", {"sliding_window": 0}, ("sliding_window", "0")),
+    "negative window": ("mistral", {"sliding_window": -1}, ("sliding_window", "-1")),
+    "layer types": (  # transformers fails: use_sliding_window is false, so there is no window
         "qwen3",
         {"layer_types": ["full_attention", "sliding_attention"]},
-        ("sliding_attention",),
+        ("sliding_attention", "full_attention"),
     ),
+    "unknown layer types": (
+        "qwen2",
+        {"layer_types": ["chunked_attention"] * LAYERS},
+        ("layer_types", "chunked_attention"),
+    ),
+    "no number of layers": (
+        "qwen2",
+        {
+            "use_sliding_window": True,
+            "sliding_window": 4,
+            "max_window_layers": "1",
+            "layer_types": None,
+        },
+        ("max_window_layers", "'1'"),
+    ),
+    "size of a head": ("gpt_neox", {"head_dim": 16}, ("head_dim", "16", "8")),
     "activation": ("llama", {"hidden_act": "swish9"}, ("hidden_act", "swish9", "silu")),
     "text for a number": ("llama", {"hidden_size": "32"}, ("hidden_size", "'32'")),
     "fraction": ("llama", {"num_hidden_layers": 2.5}, ("num_hidden_layers", "2.5")),
@@ -150,23 +150,6 @@ def test_sizes_have_no_defaults(kind, key, rewrite):
 def test_gpt2_without_a_context(rewrite):
     refused(rewrite("gpt2", {}, drop=("n_positions", "n_ctx")), "config.json", "n_positions")
     assert load(rewrite("gpt2", {"n_ctx": CONTEXT}, drop=("n_positions",)), device="cpu")
-
-
-def test_windows_that_are_off(rewrite):
-    for kind, changes in (
-        ("mistral", {"sliding_window": None}),
-        ("qwen2", {"use_sliding_window": False, "sliding_window": 64}),
-        ("qwen3", {"layer_types": ["full_attention"] * LAYERS}),
-    ):
-        assert load(rewrite(kind, changes), device="cpu")
-    assert load(
-        rewrite("qwen2", {"sliding_window": 64}, drop=("use_sliding_window",)), device="cpu"
-    )
-    # Qwen's default is one of 4096 once it is switched on.
-    on = rewrite("qwen2", {"use_sliding_window": True}, drop=("sliding_window",))
-    refused(on, "config.json", "sliding", "4096")
-    # Mistral's own default is a window of 4096: silence does not mean none.
-    refused(rewrite("mistral", {}, drop=("sliding_window",)), "config.json", "sliding", "4096")
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2", "gpt_neox"])

@@ -14,7 +14,7 @@ class ModelConfig:
     num_heads: int  # H, heads of the queries
     num_kv_heads: int  # heads of keys and values; fewer than H in grouped-query attention
     head_dim: int  # D, explicit because Qwen3's is not d / H
-    context: int  # longest sequence the model was made for, in tokens
+    context: int  # longest sequence the model was made for, in tokens; at most its sliding window
     norm: str  # "layernorm" (weight and bias) or "rmsnorm" (weight)
     norm_eps: float
     activation: str  # a key of ACTIVATIONS
@@ -29,12 +29,18 @@ class ModelConfig:
     qk_norm: bool = False  # RMSNorm on each head's query and key (Qwen3)
     parallel_residual: bool = False  # attention and MLP read the same h (GPT-NeoX)
     tied: bool = False  # lm_head is the embedding matrix
+    sliding_window: int | None = None  # set if it made the context shorter; within it, none binds
 
 
+TANH = {"approximate": "tanh"}
 ACTIVATIONS = {  # name in a config.json -> function of torch.nn.functional, and its options
     "gelu": ("gelu", {}),
-    "gelu_new": ("gelu", {"approximate": "tanh"}),  # GPT-2's; the exact form differs by 5e-4
-    "gelu_pytorch_tanh": ("gelu", {"approximate": "tanh"}),
-    "relu": ("relu", {}),
-    "silu": ("silu", {}),
+    "gelu_python": ("gelu", {}),
+    "gelu_new": ("gelu", TANH),  # GPT-2's; the exact form differs by 5e-4
+    "gelu_fast": ("gelu", TANH),
+    "gelu_accurate": ("gelu", TANH),
+    "gelu_pytorch_tanh": ("gelu", TANH),
+    "gelu_python_tanh": ("gelu", TANH),
+    "swish": ("silu", {}),
+    **{name: (name, {}) for name in ("silu", "relu", "relu6", "leaky_relu", "hardswish", "mish")},
 }

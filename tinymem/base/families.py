@@ -50,6 +50,14 @@ LLAMA_NAMES = {
 }
 
 
+# Tensors that older versions of transformers and trl stored and that no logit depends on: tables of
+# rotary positions, causal masks, and the value head of reinforcement learning
+BUFFER = re.compile(
+    r"(.+\.)?(rotary_emb\.\w+|inv_freq|(cos|sin)_cached)"
+    r"|(.+\.)?(attn|self_attn|attention)\.(masked_)?bias|v_head\.summary\.(weight|bias)"
+)
+
+
 def split_layer(path: str) -> tuple[str, str]:
     """ "h.3.mlp" -> ("h.{}.mlp", "3"); a path without a layer -> (path, "")."""
     found = re.search(r"\.(\d+)\.", path)
@@ -69,7 +77,6 @@ class Family:
     fields: dict[str, str] = field(default_factory=dict)  # Llama's name of a field -> the family's
     required: dict[str, Any] = field(default_factory=dict)  # field -> the only supported value
     prefix: str = "model."  # of the body's tensors; some files leave it out
-    buffers: str = r"rotary_emb\.inv_freq"  # pattern of tensors that are known and not needed
     mlp_ratio: int | None = None  # intermediate / hidden size, where the config does not state it
     transposed: bool = False  # whether Linear weights are stored as [in, out]
 
@@ -81,10 +88,6 @@ class Family:
             if key in self.names and kind in ("weight", "bias"):
                 return f"{self.names[key].format(layer)}.{kind}"
         return None
-
-    def is_buffer(self, name: str) -> bool:
-        """Whether a tensor of the checkpoint is one that is not needed, such as a causal mask."""
-        return re.search(rf"(^|\.)({self.buffers})$", name) is not None
 
     def theirs(self, path: str) -> str:
         """Our module -> the module's path in the family's own checkpoints, and in peft."""
@@ -98,9 +101,9 @@ class Family:
 DEFAULTS = dict(rms_norm_eps=1e-6, hidden_act="silu", tie_word_embeddings=False, rope_theta=1e4)
 FIXED = dict(norm="rmsnorm", gated_mlp=True)
 ALL_BIASES = dict(qkv_bias=True, o_bias=True, mlp_bias=True)
-QWEN = DEFAULTS | dict(use_sliding_window=False, sliding_window=4096)
+QWEN = DEFAULTS | dict(use_sliding_window=False, sliding_window=4096, max_window_layers=28)
 QWEN3 = dict(attention_bias=False, head_dim=128)  # the family's default, not hidden size / heads
-LLAMA = dict(attention_bias=False, mlp_bias=False, use_sliding_window=True)
+LLAMA = dict(attention_bias=False, mlp_bias=False)
 GPT2_FIELDS = dict(hidden_size="n_embd", intermediate_size="n_inner", num_hidden_layers="n_layer")
 GPT2_FIELDS |= dict(num_attention_heads="n_head", max_position_embeddings="n_positions")
 GPT2_FIELDS |= dict(rms_norm_eps="layer_norm_epsilon", hidden_act="activation_function")
@@ -118,7 +121,6 @@ FAMILIES = {
         GPT2_FIELDS,
         GPT2_REQUIRED,
         prefix="transformer.",
-        buffers=r"h\.\d+\.attn\.(masked_)?bias",
         mlp_ratio=4,
         transposed=True,
     ),
@@ -128,10 +130,8 @@ FAMILIES = {
         dict(norm="layernorm", gated_mlp=False, fused_qkv="heads-qkv", mlp_bias=True),
         GPT_NEOX_FIELDS,
         prefix="gpt_neox.",
-        buffers=r"layers\.\d+\.attention\.((masked_)?bias|rotary_emb\.inv_freq)",
     ),
     "llama": Family(LLAMA_NAMES, DEFAULTS | LLAMA, FIXED),  # 2 to 3.2; SmolLM2, TinyLlama
-    # Only without its sliding window, which use_sliding_window cannot switch off
     "mistral": Family(LLAMA_NAMES, DEFAULTS | dict(sliding_window=4096), FIXED),
     "qwen2": Family(LLAMA_NAMES, QWEN, FIXED | dict(qkv_bias=True)),
     # A norm on each head's query and key; the size of a head is a field
@@ -152,22 +152,27 @@ def read_config(raw: dict[str, Any], where: str) -> tuple[ModelConfig, Family]:
     for key, value in family.required.items():
         f.check(key, raw.get(key, value) == value, repr(value))
     d, heads = f.count("hidden_size"), f.count("num_attention_heads")
+    layers = f.count("num_hidden_layers", most=1000)  # to build more would take hours
     kv_heads, head_dim = heads, d // heads
-    if "fused_qkv" not in family.fixed:  # the families with one matrix have none of these fields
-        f.refuse_sliding_window()
+    if "fused_qkv" in family.fixed:  # one matrix, so there is no choice
+        f.check("head_dim", raw.get("head_dim") in (None, head_dim), f"absent, or {head_dim}")
+    else:
         kv_heads, head_dim = f.count("num_key_value_heads", heads), f.count("head_dim", head_dim)
     if heads % kv_heads or (d % heads and head_dim == d // heads):
         sizes = f"hidden size {d}, {heads} heads and {kv_heads} key-value heads"
         raise CheckpointError(f"{where}: {sizes} do not divide without remainder")
+    context = f.count("max_position_embeddings", raw.get("n_ctx"))
+    window = f.sliding_window(layers)
     read: dict[str, Any] = dict(
         vocab_size=f.count("vocab_size"),
         hidden_size=d,
         intermediate_size=f.count("intermediate_size", family.mlp_ratio and family.mlp_ratio * d),
-        num_layers=f.count("num_hidden_layers", most=1000),  # to build more would take hours
+        num_layers=layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
-        context=f.count("max_position_embeddings", raw.get("n_ctx")),
+        context=min(context, window or context),  # a window that long never binds
+        sliding_window=window if window and window < context else None,
         norm_eps=f.number("rms_norm_eps"),
         activation=f.choice("hidden_act", ACTIVATIONS),
         qkv_bias=f.flag("attention_bias"),

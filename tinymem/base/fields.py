@@ -12,6 +12,7 @@ from ..errors import CheckpointError
 
 ROPE_TYPES = {  # type -> the fields it needs
     "default": (),
+    "dynamic": (),  # the same up to the context, beyond which nothing is computed
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
@@ -64,14 +65,27 @@ class Fields:
         self.check(key, isinstance(value, bool), "true or false")
         return value
 
-    def refuse_sliding_window(self) -> None:
-        """Accept full attention only: no window (None, 0), and no layer of another type."""
-        used = "use_sliding_window" not in self.defaults or self.get("use_sliding_window")
-        full = not (used and self.get("sliding_window"))
-        self.check("sliding_window", full, "none; choose a model without sliding windows")
-        kinds = self.get("layer_types") or []
-        full = isinstance(kinds, list) and all(kind == "full_attention" for kind in kinds)
-        self.check("layer_types", full, "full_attention only")
+    def sliding_window(self, layers: int) -> int | None:
+        """How many positions the layers with a sliding window see; None if there are none.
+
+        Families without this field among their defaults never read it. Every layer of a Mistral has
+        the window; Qwen's layers have it that `layer_types` names, or else the last ones.
+        """
+        if "sliding_window" not in self.defaults:
+            return None
+        slides = self.get("sliding_window") is not None
+        if "use_sliding_window" in self.defaults:
+            slides = slides and bool(self.get("use_sliding_window"))
+            kinds, first = self.get("layer_types"), self.get("max_window_layers")
+            if kinds is not None:
+                known = ("full_attention", "sliding_attention")[: 1 + slides]
+                valid = isinstance(kinds, list) and all(kind in known for kind in kinds)
+                self.check("layer_types", valid, f"a list of {' and '.join(known)}")
+                slides = "sliding_attention" in kinds
+            elif slides:
+                self.check("max_window_layers", type(first) is int, "a whole number")
+                slides = first < layers
+        return self.count("sliding_window") if slides else None
 
     def rope(self, head_dim: int) -> dict[str, Any]:
         """The fields of `ModelConfig` for rotary embeddings: rotary_dim, rope_theta, rope_scaling.
@@ -87,6 +101,7 @@ class Fields:
         share = self.number("partial_rotary_factor") if partial else 1.0
         older = {"rope_theta": self.number("rope_theta"), "partial_rotary_factor": share}
         older["rope_type"] = scaling.get("type", "default")
+        older["original_max_position_embeddings"] = self.get("max_position_embeddings")
         rope = Fields(scaling, f"{self.where}, {key}", defaults=older)
         size = int(head_dim * rope.number("partial_rotary_factor"))
         paired = 0 < size + size % 2 <= head_dim and (partial or size == head_dim)

@@ -6,6 +6,7 @@ files are memory-mapped, so the peak of memory is the weights plus one tensor.
 """
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +15,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, first_line
-from .families import Family
+from .families import BUFFER, Family
 from .folder import checked, present
 from .hub import INDEX, SAFETENSORS_ONLY, WEIGHTS, shard_names
 from .model import Linear, Model
 from .progress import Progress
 
+ESSENTIAL = ("embed_tokens.weight", "norm.weight", "lm_head.weight")
 FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -42,7 +44,7 @@ def copy_weights(
     The hash is of the stored values and our names for them. It depends neither on `dtype` nor on
     how the tensors are split into files. Raises CheckpointError if a value is not finite.
     """
-    hashes = []
+    hashes, zeros = [], set()
     for ours, source in progress.track(sorted(sources.items()), "loading weights"):
         value, digest = copy_tensor(source, device, dtype)
         if ours == "lm_head.weight" and model.config.tied:
@@ -51,11 +53,32 @@ def copy_weights(
                 raise CheckpointError(f"{source.path}: {differs}")
             continue
         hashes.append(f"{ours} {digest}")
+        if not value.any():
+            zeros.add(ours)
         module, _, kind = ours.rpartition(".")
         setattr(model.get_submodule(module), kind, nn.Parameter(value, requires_grad=False))
     if model.config.tied:
         model.lm_head.weight = model.embed_tokens.weight
+    check_not_blank(sources, zeros)
     return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+
+
+def check_not_blank(sources: Sources, zeros: set[str]) -> None:
+    """Raise CheckpointError where a file has lost its contents, and holds zeros.
+
+    Zeros are normal in biases, and in single matrices: a layer that was added to a model begins
+    with o_proj and down_proj at zero. They are damage in the embedding, the last norm and the head,
+    and in all matrices of a layer.
+    """
+    parts: dict[str, list[str]] = {}  # "norm.weight", "layers.3" -> names of their tensors
+    for name in sources:
+        if name.endswith("_proj.weight") or name in ESSENTIAL:
+            parts.setdefault(".".join(name.split(".")[:2]), []).append(name)
+    for names in parts.values():
+        if zeros.issuperset(names):
+            source, more = sources[names[0]], " and all others of its layer" * (len(names) > 1)
+            problem = f"{source.name}{more} hold nothing but zeros, a damaged file"
+            raise CheckpointError(f"{source.path}: {problem}; download it again")
 
 
 def copy_tensor(source: Source, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, str]:
@@ -66,6 +89,9 @@ def copy_tensor(source: Source, device: torch.device, dtype: torch.dtype) -> tup
     low, high = stored.aminmax()  # a NaN carries over; isfinite would make a mask of equal size
     if not (low.isfinite() and high.isfinite()):
         raise CheckpointError(f"{source.path}: {source.name} is damaged: NaN or infinite values")
+    if not (low.to(dtype).isfinite() and high.to(dtype).isfinite()):
+        beyond = f"{source.name} has values beyond the range of {dtype}"
+        raise CheckpointError(f"{source.path}: {beyond}; use --dtype float32, or other weights")
     digest = hashlib.sha256(stored.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
     turned = stored.t() if source.transposed else stored
     value = torch.empty(turned.shape, dtype=dtype, device=device).copy_(turned)
@@ -83,16 +109,20 @@ def find_sources(folder: Path, model: Model, family: Family) -> Sources:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     sources: Sources = {}
     unknown = []
-    for name, path in tensor_files(folder).items():
+    optional = {"lm_head.weight"} if model.config.tied else set()
+
+    def is_needed(name: str) -> bool:
+        return not BUFFER.fullmatch(name) and family.ours(name) not in optional
+
+    for name, path in tensor_files(folder, is_needed).items():
         ours = family.ours(name)
         if ours in sources:
             raise CheckpointError(f"{folder}: {name!r} is the same as {sources[ours].name!r}")
         if ours in parameters:
             sources[ours] = Source(name, path, is_transposed(ours, model, family))
-        elif not family.is_buffer(name):
+        elif is_needed(name):
             unknown.append(name)
     check_none(unknown, f"{folder}: tensors that this architecture does not have")
-    optional = {"lm_head.weight"} if model.config.tied else set()
     missing = [name.rpartition(".") for name in sorted(set(parameters) - set(sources) - optional)]
     names = [f"{family.theirs(module)}.{kind}" for module, _, kind in missing]
     check_none(names, f"{folder}: missing tensors, the checkpoint is incomplete")
@@ -131,8 +161,11 @@ def check_shape(source: Source, expected: list[int]) -> None:
 # --- The files -----------------------------------------------------------------------------------
 
 
-def tensor_files(folder: Path) -> dict[str, Path]:
-    """Every tensor's name -> the file that holds it; from one file, or from an index and shards."""
+def tensor_files(folder: Path, is_needed: Callable[[str], bool]) -> dict[str, Path]:
+    """Every tensor's name -> the file that holds it; from one file, or from an index and shards.
+
+    Raises CheckpointError if an index and its shards disagree about a tensor that is needed.
+    """
     if present(folder, WEIGHTS):
         path = checked(folder, WEIGHTS)
         return dict.fromkeys(tensor_names(path), path)
@@ -144,9 +177,10 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     listed = shard_names(folder)
     paths = {shard: checked(folder, shard) for shard in sorted(set(listed.values()))}
     held = {(name, shard) for shard, path in paths.items() for name in tensor_names(path)}
-    wrong = [f"{name} in {shard}" for name, shard in sorted(held ^ set(listed.items()))]
+    differ = sorted(held ^ set(listed.items()))
+    wrong = [f"{name} in {shard}" for name, shard in differ if is_needed(name)]
     check_none(wrong, f"{folder / INDEX}: does not agree with its files, download them again")
-    return {name: paths[shard] for name, shard in listed.items()}
+    return {name: paths[shard] for name, shard in sorted(held)}
 
 
 def tensor_names(path: Path) -> list[str]:
