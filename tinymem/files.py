@@ -6,20 +6,34 @@ import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from . import system
 from .errors import DataError
 
+TEXT_LIMIT = 4_000_000  # bytes of a text; its tokens take up to 250 times as much, and 10 s
 
-def read_text(path: Path) -> str:
+
+def read_text(path: Path, most: int = TEXT_LIMIT) -> str:
     """Returns the text of a UTF-8 file, without a byte-order mark.
 
-    Raises DataError if the file cannot be read, or names the first byte that is not UTF-8.
+    Raises DataError if the file cannot be read or has more than `most` bytes, or names the first
+    byte that is not UTF-8.
     """
     try:
-        return decode_text(path.read_bytes(), str(path))
+        with path.open("rb") as file:
+            return decode_text(read_limited(file, str(path), most), str(path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_limited(file: BinaryIO, where: str, most: int = TEXT_LIMIT) -> bytes:
+    """Reads to the end of a file or stream, but never more than `most` bytes. Raises DataError."""
+    content = file.read(most + 1)
+    if len(content) > most:
+        problem = f"longer than {most:,} bytes, more than can be memorized; cut it into parts"
+        raise DataError(f"{where}: {problem}")
+    return content
 
 
 def decode_text(content: bytes, where: str) -> str:

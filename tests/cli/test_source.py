@@ -15,6 +15,7 @@ from tinymem.cli.options import SourceOptions
 from tinymem.cli.source import check_source, describe, read_content, read_source
 from tinymem.data.memory import PROMPT
 from tinymem.errors import DataError
+from tinymem.files import TEXT_LIMIT
 
 TEXT = "It was a dark and stormy night in the harbour town, and the lamps were out."
 
@@ -108,6 +109,9 @@ def test_stdin_is_read_as_utf_8(monkeypatch):
     assert read_content(Path("-")) == "ΔL"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff")))
     with pytest.raises(DataError, match="stdin: not UTF-8 at byte 0"):
+        read_content(Path("-"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x" * (TEXT_LIMIT + 1))))
+    with pytest.raises(DataError, match="stdin: longer than"):
         read_content(Path("-"))
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(DataError, match="no stdin"):

@@ -3,6 +3,7 @@
 Both come with the checkpoint: tokenizer.json, and a chat template in one of several files.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from tokenizers import Tokenizer as Core
 from ..errors import CheckpointError, DataError, first_line
 from .folder import checked, present, read_json
 from .template import find_template, render_chats
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer:
@@ -65,10 +68,11 @@ class Tokenizer:
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids; `special` adds the tokens that the model expects around a text (<s>)."""
-        try:
-            return self.core.encode(text, add_special_tokens=special).ids
-        except (UnicodeEncodeError, TypeError) as error:
-            raise DataError("the text is not valid Unicode; save it as UTF-8") from error
+        if half := SURROGATE.search(text):
+            problem = f"U+{ord(half[0]):04X}, a lone surrogate, which is half of a character"
+            where = f"character {half.start() + 1} of the text"
+            raise DataError(f"{where} is {problem}; it is not Unicode, save it as UTF-8")
+        return self.core.encode(text, add_special_tokens=special).ids
 
     def decode(self, ids: list[int]) -> str:
         return self.core.decode(list(map(int, ids)), skip_special_tokens=False)

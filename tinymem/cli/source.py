@@ -20,7 +20,7 @@ from ..data.read import read_memories
 from ..errors import DataError, LawError, RecipeError
 from ..experiment.grid import Grid, check_grid, make_grid
 from ..experiment.recall import teacher_forced
-from ..files import decode_text, read_text
+from ..files import decode_text, read_limited, read_text
 from ..show.progress import Bars
 from ..training.recipe import Recipe
 from ..unit.sites import unit_shapes
@@ -150,7 +150,7 @@ def read_content(path: Path) -> str:
         return read_text(path)
     if sys.stdin is None:
         raise DataError("--text -: there is no stdin to read")
-    return decode_text(sys.stdin.buffer.read(), "stdin")
+    return decode_text(read_limited(sys.stdin.buffer, "stdin"), "stdin")
 
 
 def parse(flag: str, value: str, read: Callable[[str], T], expected: str) -> T:
