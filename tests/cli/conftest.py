@@ -8,6 +8,7 @@ import pytest
 
 from tinymem.base.checkpoint import SHIPPED
 from tinymem.cli.app import main
+from tinymem.system import STOP_SIGNALS
 
 
 @pytest.fixture
@@ -16,10 +17,11 @@ def tinymem(monkeypatch, capsys):
 
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["tinymem", *map(str, args)])
-        before = signal.getsignal(signal.SIGTERM)
+        before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         with pytest.raises(SystemExit) as caught:
             main()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         out, err = capsys.readouterr()
         return caught.value.code or 0, out, err
 

@@ -25,6 +25,7 @@ from tinymem.experiment import grid as grids, rows as rows_file, sweep
 from tinymem.experiment.grid import AXES, Cell, make_grid
 from tinymem.experiment.rows import RESULTS, read_rows
 from tinymem.experiment.sweep import run_sweep
+from tinymem.system import STOP_SIGNALS
 from tinymem.training.recipe import Recipe
 
 RECIPE = Recipe(steps=12)
@@ -110,12 +111,14 @@ ONE_CELL = ["sweep", "--ranks", "1", "--lengths", "4", "--steps", "2"]
 
 def run_command(*args) -> tuple[int, str, str]:
     """Run the command in this process: (exit code, stdout, stderr)."""
-    out, err, before = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
+    out, err = io.StringIO(), io.StringIO()
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
         patch.setattr(sys, "argv", ["tinymem", *map(str, args)])
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             cli.main()
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     return caught.value.code or 0, out.getvalue(), err.getvalue()
 
 

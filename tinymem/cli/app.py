@@ -8,7 +8,6 @@ only when the command runs, because that loads torch, and `--help` should answer
 """
 
 import inspect
-import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -16,8 +15,9 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from .. import __version__
+from .. import __version__, system
 from ..errors import TinymemError, is_out_of_memory
+from ..show.report import note
 from . import options as opt
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -68,23 +68,36 @@ def root(
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
+    system.open_streams()
+    stopped = system.stop_on_signals()
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False) or 0
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
-        code, message = explain(error)
-        print(f"tinymem: {message}", file=sys.stderr)
+        code = 130 if stopped else fail(error)  # an import that is interrupted may raise anything
+    if (lost := system.flush_stdout()) and code == 0:
+        code = fail(lost)
     sys.exit(code)
 
 
+def fail(error: Exception) -> int:
+    """Prints what went wrong on stderr, and returns the exit code."""
+    code, message = explain(error)
+    if message:
+        note(" ".join(f"tinymem: {message}".split()))
+    return code
+
+
 def explain(error: Exception) -> tuple[int, str]:
-    """Exit code and one line for the user. Raises an error again if it is a mistake of tinymem."""
+    """Exit code and one line for the user, "" for a reader that has gone (`| head -1`).
+
+    Raises an error again if it is a mistake of tinymem.
+    """
     if isinstance(error, TinymemError):
-        return 2, " ".join(str(error).split())
+        return 2, str(error)
     if isinstance(error, OSError):
-        return 1, str(error)
+        return 1, "" if system.is_broken_pipe(error) else str(error)
     if is_out_of_memory(error):
         return 1, "out of memory; use a smaller base model or shorter memories"
     if hasattr(error, "format_message"):  # wrong usage; typer does not export the class

@@ -1,6 +1,5 @@
 """`tinymem data` writes benchmark data as JSON Lines, one memory a line."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from ..data.benchmarks import (
     to_lines,
     write_rows,
 )
+from ..show.report import note
 from . import options as opt
 from .output import check_output
 from .source import parse_list, read_content
@@ -46,9 +46,9 @@ def rule(options: opt.Rule) -> int:
 
 def write_data(rows: list[dict[str, Any]], out: Path | None) -> int:
     if out is None:
-        sys.stdout.write(to_lines(rows))
+        print(to_lines(rows, ascii_only=True), end="")
         return 0
     check_output(out)
     write_rows(rows, out)
-    print(f"{len(rows)} memories in {out}", file=sys.stderr)
+    note(f"{len(rows)} memories in {out}")
     return 0

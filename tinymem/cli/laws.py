@@ -3,14 +3,13 @@
 Only the text of a plan needs torch; the rest runs without it.
 """
 
-import sys
-
 from ..errors import LawError
 from ..experiment.rows import read_rows
 from ..law.fit import Fit, fit_rows
 from ..law.plan import plan_length, plan_rank
 from ..law.recite import recite_length, recite_rank
 from ..show.plots import plot_law
+from ..show.report import note
 from ..show.tables import show_fits, show_plan, show_recital
 from . import options as opt
 from .output import check_output, print_json
@@ -74,7 +73,7 @@ def read_fits(options: opt.LawOptions) -> tuple[list[Fit], dict[str, str]]:
     """The laws of the rows; names torn lines on stderr. Raises LawError if there are no rows."""
     rows, torn = read_rows(options.results)
     for message in torn:
-        print(f"tinymem: {message}", file=sys.stderr)
+        note(f"tinymem: {message}")
     if not rows:
         raise LawError(f"{options.results}: no rows; run a sweep first")
     return fit_rows(rows, offset=not options.no_offset)

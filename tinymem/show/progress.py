@@ -22,7 +22,7 @@ class BarsAndNote(rich.Progress):
 
     def begin(self, what: str, total: float | None) -> rich.TaskID:
         """A new bar, whose speed is known from its first step on."""
-        task = self.add_task(what, total=total)
+        task = self.add_task(escape(what), total=total)
         self.update(task, completed=1e-9)  # rich measures speed between two updates
         return task
 
@@ -61,7 +61,7 @@ class Bars(Progress):
     def track(self, items: Iterable[T], what: str) -> Iterable[T]:
         """Passes the items on, under a bar of their own, or in a sweep under its note."""
         if self.label:
-            self.bars.note = self.label + what
+            self.bars.note = self.label + escape(what)
             yield from items
             return
         task = self.bars.begin(what, len(items) if isinstance(items, Sized) else None)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from ..files import printable
 
 if TYPE_CHECKING:
     from ..base.tokenizer import Tokenizer
@@ -16,8 +20,6 @@ if TYPE_CHECKING:
     from ..experiment.recall import Verdict
 
 Row = dict[str, Any]  # the report of a run, or a finished cell of a sweep
-stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False)
 SHOW_ALL = 256  # target tokens up to which the whole target is printed
 AROUND = 8  # tokens printed before and after a stubborn one of a longer target
 MOST_STUBBORN = 10  # rows in the table of stubborn tokens
@@ -39,6 +41,28 @@ HEADLINES = {
 }
 CERTIFIED = "\n[bold green]Certified[/]: every p > ½, the paper's stronger proof"
 LEGEND = "[green]p > ½[/]  [yellow]likeliest, p ≤ ½[/]  [bold red]‹another is likelier›[/]"
+
+
+class Terminal(Console):
+    """A console on which control characters in a text are shown and not obeyed."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+    def on_broken_pipe(self) -> None:  # rich would end the process here
+        raise
+
+
+stderr = Terminal(stderr=True, highlight=False, emoji=False)
+stdout = Terminal(highlight=False, emoji=False)
+
+
+def note(message: str) -> None:
+    """Prints a message on stderr."""
+    stderr.print(message, markup=False, soft_wrap=True)
 
 
 def number(value: float | None) -> str:
@@ -76,7 +100,8 @@ def show_report(report: Row) -> None:
     """Prints what was trained, then losses, bits and recall, and last the verdict."""
     layer, length, ratio = report["layer"], report["length"], report["ratio"]
     several = f"layers {', '.join(map(str, layer))}" if isinstance(layer, list) else ""
-    words = {"model": escape(report["model"]), "where": several or f"layer {layer}"}
+    words = {k: escape(" ".join(v.split())) for k, v in report.items() if isinstance(v, str)}
+    words["where"] = several or f"layer {layer}"
     words["kind"] = KINDS.get(ratio, f"tokens, {ratio} % of them random")
     words["many"] = f" in {report['memories']:,} memories" if report["memories"] > 1 else ""
     words["rate"] = "L-BFGS" if report["lr"] is None else f"learning rate {report['lr']:.3g}"
@@ -128,6 +153,7 @@ def headline(report: Row) -> str:
         return f"{start}There is no verdict"
     wrong = round((1 - report["argmax_accuracy"]) * report["length"])
     words = report | {"wrong": wrong, "lowest": number(report["min_margin"])}
+    words["dtype"] = escape(report["dtype"])
     recited = "thin" if report["thin"] else "recited"
     kind = recited if report["verbatim"] else "failed"
     kind = kind if report["verbatim"] == report["recall_exact"] else "rounding"
