@@ -346,9 +346,10 @@ ENVIRONMENT = {
 EXIT_CODES = {
     "0": "done",
     "1": "the run itself failed: it diverged, ran out of memory or could not be saved; of a sweep, "
-    "every cell failed; a recalled unit is not as reported",
+    "every cell failed; a recalled unit is not as reported; the results could not be printed",
     "2": "wrong usage or bad input; one line on stderr says what is wrong and what to do",
-    "130": "interrupted (Ctrl-C or SIGTERM); everything that was finished is on the disk",
+    "130": "interrupted (Ctrl-C, SIGTERM or SIGHUP); everything that was finished is on the disk, "
+    "unless a second signal followed",
 }
 
 # --- Tables from the code ------------------------------------------------------------------------
