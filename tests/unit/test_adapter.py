@@ -121,7 +121,8 @@ def saved(folder, sites=("mlp",)):
     save_adapter(grown(Unit.create(model, 3, sites=sites)), model, folder)
     path = folder / (OWN_FILE if sites == ("mlp",) else PEFT_FILE)
     tensors = from_bytes(path.read_bytes())  # a copy, since the tests write to the file
-    return path, tensors, {"format": "pt", "tinymem": json.dumps(read_unit(folder)[1])}
+    about = read_unit(folder)[1] | {"tensors_hash": None}  # the tests change the tensors
+    return path, tensors, {"format": "pt", "tinymem": json.dumps(about)}
 
 
 def refused(folder, message, model=None):
@@ -145,7 +146,7 @@ def test_tensors_that_do_not_fit(tmp_path, sites):
         (good | {first: torch.zeros(5, 7)}, "the base has"),
         (good | {first: good[first].t().contiguous()}, "the base has"),
         (good | {first: torch.full_like(good[first], float("nan"))}, "NaN"),
-        (good | {first: torch.full_like(good[first], float("inf"))}, "NaN or inf"),
+        (good | {first: torch.full_like(good[first], float("inf"))}, "infinite"),
     ):
         save_file(tensors, path, metadata)
         refused(tmp_path, message)
@@ -170,7 +171,7 @@ def test_damaged_and_absent_files(tmp_path):
         refused(tmp_path, "damaged")
     path.write_bytes(content)
     (tmp_path / PEFT_FILE).write_bytes(content)
-    refused(tmp_path, "holds both")
+    refused(tmp_path, "holds several units")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,6 @@ def test_damaged_and_absent_files(tmp_path):
         ({"use_dora": True}, "use_dora"),
         ({"bias": "all"}, "bias"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
         ({"init_lora_weights": "pissa"}, "pissa"),
         ({"target_modules": ["nothing"]}, "match nothing"),
         ({"target_modules": "(["}, "cannot be read"),

@@ -59,7 +59,8 @@ class Checkpoint:
         """
         target, model = pick_device(device), self.shapes()
         kind, sources = pick_dtype(dtype, target), find_sources(self.folder, model, self.family)
-        model.weight_hash = copy_weights(model, sources, target, kind, progress)
+        hashes = copy_weights(model, sources, target, kind, progress)
+        model.weight_hash, model.value_hash = hashes
         if window := self.config.sliding_window:
             shorter = f"the context is cut to its sliding window of {window:,} tokens"
             progress.warn(f"{self.name}: {shorter}, within which attention is full")

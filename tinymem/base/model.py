@@ -178,7 +178,7 @@ class Block(nn.Module):
 class Model(nn.Module):
     """A base model; `model(ids)` gives logits.
 
-    `name`, `revision`, `weight_hash` and `family` say which weights these are; the loader
+    `name`, `revision`, the hashes and `family` say which weights these are; the loader
     (checkpoint.py) sets them.
     """
 
@@ -188,6 +188,7 @@ class Model(nn.Module):
         self.name = "unnamed"
         self.revision: str | None = None
         self.weight_hash: str | None = None
+        self.value_hash: str | None = None
         self.family: Family | None = None
         d = config.hidden_size
         self.embed_tokens = Embedding(config.vocab_size, d)

@@ -23,6 +23,7 @@ from .progress import Progress
 
 ESSENTIAL = ("embed_tokens.weight", "norm.weight", "lm_head.weight")
 FLOATS = {"F64", "F32", "F16", "BF16"}
+NARROW = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
 class Source(NamedTuple):
@@ -38,21 +39,24 @@ Sources = dict[str, Source]  # by the names of our parameters
 
 def copy_weights(
     model: Model, sources: Sources, device: torch.device, dtype: torch.dtype, progress: Progress
-) -> str:
-    """Fill the model, which is on the meta device, from `find_sources`'s files; returns a hash.
+) -> tuple[str, str]:
+    """Fill the model, which is on the meta device, from `find_sources`'s files; returns two hashes.
 
-    The hash is of the stored values and our names for them. It depends neither on `dtype` nor on
-    how the tensors are split into files. Raises CheckpointError if a value is not finite.
+    Both are of our names, the shapes and what is stored: of its bytes, and of its values, which are
+    the same in every dtype that has room for them. They depend neither on `dtype` nor on how the
+    tensors are split into files. Raises CheckpointError if a value is not finite.
     """
-    hashes, zeros = [], set()
+    hashes: tuple[list[str], list[str]] = ([], [])
+    zeros = set()
     for ours, source in progress.track(sorted(sources.items()), "loading weights"):
-        value, digest = copy_tensor(source, device, dtype)
+        value, digests = copy_tensor(source, device, dtype)
         if ours == "lm_head.weight" and model.config.tied:
             if not torch.equal(value, model.embed_tokens.weight):
                 differs = f"the config ties {source.name} to the embedding, but they differ"
                 raise CheckpointError(f"{source.path}: {differs}")
             continue
-        hashes.append(f"{ours} {digest}")
+        for lines, digest in zip(hashes, digests, strict=True):
+            lines.append(f"{ours} {digest}")
         if not value.any():
             zeros.add(ours)
         module, _, kind = ours.rpartition(".")
@@ -60,7 +64,8 @@ def copy_weights(
     if model.config.tied:
         model.lm_head.weight = model.embed_tokens.weight
     check_not_blank(sources, zeros)
-    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+    of_bytes, of_values = (hashlib.sha256("\n".join(sorted(lines)).encode()) for lines in hashes)
+    return of_bytes.hexdigest(), of_values.hexdigest()
 
 
 def check_not_blank(sources: Sources, zeros: set[str]) -> None:
@@ -81,8 +86,10 @@ def check_not_blank(sources: Sources, zeros: set[str]) -> None:
             raise CheckpointError(f"{source.path}: {problem}; download it again")
 
 
-def copy_tensor(source: Source, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, str]:
-    """Copy one tensor; returns the copy, and dtype, shape and hash of what is stored, as text."""
+def copy_tensor(
+    source: Source, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, tuple[str, str]]:
+    """Copy one tensor; returns the copy, and the hash of its bytes and that of its values."""
     # The file is opened anew for each tensor, because closing the memory map frees its pages.
     with open_weights(source.path) as file:
         stored = file.get_tensor(source.name)
@@ -92,10 +99,27 @@ def copy_tensor(source: Source, device: torch.device, dtype: torch.dtype) -> tup
     if not (low.to(dtype).isfinite() and high.to(dtype).isfinite()):
         beyond = f"{source.name} has values beyond the range of {dtype}"
         raise CheckpointError(f"{source.path}: {beyond}; use --dtype float32, or other weights")
-    digest = hashlib.sha256(stored.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+    of_bytes, narrow = tensor_hash(stored), narrowest(stored)
+    of_values = of_bytes if narrow == stored.dtype else tensor_hash(stored.to(narrow))
     turned = stored.t() if source.transposed else stored
     value = torch.empty(turned.shape, dtype=dtype, device=device).copy_(turned)
-    return value, f"{stored.dtype} {list(stored.shape)} {digest}"
+    return value, (of_bytes, of_values)
+
+
+def tensor_hash(stored: Tensor) -> str:
+    """Dtype, shape and hash of the bytes, as text."""
+    digest = hashlib.sha256(stored.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+    return f"{stored.dtype} {list(stored.shape)} {digest}"
+
+
+def narrowest(stored: Tensor) -> torch.dtype:
+    """The first of NARROW that holds all of the values exactly; it depends on the values alone."""
+
+    def holds(dtype: torch.dtype) -> bool:
+        parts = stored.reshape(-1).split(2**20)  # most dtypes fail at the first part
+        return all(torch.equal(part.to(dtype).to(part.dtype), part) for part in parts)
+
+    return next(dtype for dtype in NARROW if dtype == stored.dtype or holds(dtype))
 
 
 # --- Do files and model fit? ---------------------------------------------------------------------

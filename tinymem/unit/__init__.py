@@ -2,5 +2,6 @@
 
 `lora` has the LoRA itself and `Unit`, which is attached to a model, detached, or merged into it.
 `sites` finds the parts of a model where a unit may sit. `stack` holds several units as one, so that
-they train as one batch. `adapter` saves and loads units, in peft's layout where there is one.
+they train as one batch. `adapter` saves and loads units, in peft's layout where there is one;
+`peft` reads and writes the adapter_config.json of that layout.
 """

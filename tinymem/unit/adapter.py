@@ -1,19 +1,19 @@
 """Units on disk: safetensors, described by JSON in the file's header.
 
-Linear sites    adapter_model.safetensors and adapter_config.json, which peft loads too:
+Linear sites    adapter_model.safetensors and adapter_config.json (peft.py), which peft loads too:
                 lora_A.weight [r, d_in], lora_B.weight [d_out, r], lora_alpha = r
 site mlp        unit.safetensors, tinymem's own layout, since peft has no such unit:
                 layers.K.mlp.lora_A [d, r], layers.K.mlp.lora_B [r, d]
 
-In both, the key `tinymem` of the header's metadata is JSON with the name and the weight hash of the
-base model, the memory as ids, the recipe and the report. Loading is strict: it is an error if the
-base is another one, or if a tensor is missing, extra, of another shape or not finite. After an
-error, nothing is attached.
+In both, the key `tinymem` of the header's metadata is JSON with the name and the weight hashes of
+the base model, a hash of the tensors, the memory as ids, the recipe and the report. Loading is
+strict: it is an error if the base is another one, if a tensor is missing, extra, of another shape
+or not finite, or if the tensors have changed. After an error, nothing is attached.
 """
 
 import hashlib
 import json
-import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,40 +22,35 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..base.folder import LIMIT, checked, present
 from ..base.model import Model
-from ..errors import AdapterError
+from ..errors import AdapterError, CheckpointError, first_line
 from ..files import write_atomically, write_text_atomically
 from .lora import LoRA, Unit
-from .sites import family_path, layer_of, linear_paths, widths
+from .peft import PEFT_CONFIG, Place, find_places, write_config
+from .sites import family_path, widths
 
 OWN_FILE, PEFT_FILE = "unit.safetensors", "adapter_model.safetensors"
-PEFT_CONFIG = "adapter_config.json"
 FORMAT_VERSION = 1
-PEFT_ALLOWED: dict[str, list] = {  # the only values of these fields of peft's config
-    **{"peft_type": ["LORA"], "bias": ["none"]},
-    "init_lora_weights": [None, True, False, "gaussian"],  # others change the base's weights
-}
-# Fields of peft's config that are read below, or do not change what the tensors mean.
-PEFT_HARMLESS = {
-    *("peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode"),
-    *("r", "lora_alpha", "use_rslora", "rank_pattern", "target_modules", "layers_to_transform"),
-    *("lora_dropout", "fan_in_fan_out", "layers_pattern", "auto_mapping", "ensure_weight_tying"),
-    *("megatron_core", "qalora_group_size", "peft_version"),  # set even where their feature is off
-}
+LARGEST = torch.finfo(torch.float32).max
 
 
 def base_hash(model: Model) -> str:
     """The weight hash of the checkpoint, or of the weights themselves where there was none."""
     if model.weight_hash is None:
-        digest = hashlib.sha256()
-        for name, value in sorted(model.named_parameters()):
-            if ".lora." not in name:
-                name = name.replace(".part.", ".")
-                digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-                stored = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
-                digest.update(stored.numpy().data)
-        model.weight_hash = digest.hexdigest()
+        own = {n: value for n, value in model.named_parameters() if ".lora." not in n}
+        model.weight_hash = tensors_hash({n.replace(".part.", "."): own[n] for n in own})
     return model.weight_hash
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of names, dtypes, shapes and bytes, by which a flipped bit is noticed."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        stored = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(stored.numpy().data)
+    return digest.hexdigest()
 
 
 def is_finite(unit: Unit) -> bool:
@@ -87,35 +82,45 @@ def save_adapter(unit: Unit, model: Model, folder: str | Path, **about: Any) -> 
         raise AdapterError("the unit holds NaN or infinite values; there is nothing to save")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    base = {"base": model.name, "base_weight_hash": base_hash(model)}
-    where = {"sites": sorted({path.split(".", 2)[2] for path in unit.loras}), "layers": unit.layers}
-    header = {"format_version": FORMAT_VERSION, **base, **where, "rank": unit.rank, **about}
     tensors: dict[str, Tensor] = {}
     for path, lora in unit.loras.items():
         for name, p in zip(tensor_names(model, path), (lora.A, lora.B), strict=True):
             value = p.detach().cpu()
             tensors[name] = (value if is_own(path) else value.t()).contiguous()
+    base: dict[str, Any] = {"base": model.name, "base_weight_hash": base_hash(model)}
+    base |= {"base_value_hash": model.value_hash, "tensors_hash": tensors_hash(tensors)}
+    where = {"sites": sorted({path.split(".", 2)[2] for path in unit.loras}), "layers": unit.layers}
+    header = {"format_version": FORMAT_VERSION, **base, **where, "rank": unit.rank, **about}
     targets = [family_path(model, path) for path in unit.loras if not is_own(path)]
     if targets:
-        text = json.dumps(peft_config(unit, model, targets), indent=2) + "\n"
-        write_text_atomically(folder / PEFT_CONFIG, text)
+        write_text_atomically(folder / PEFT_CONFIG, write_config(unit, model, targets))
     metadata = {"format": "pt", "tinymem": json.dumps(header)}
     file = folder / (PEFT_FILE if targets else OWN_FILE)
     write_atomically(file, lambda path: save_file(tensors, path, metadata))
 
 
-def peft_config(unit: Unit, model: Model, targets: list[str]) -> dict[str, Any]:
-    """The adapter_config.json by which peft puts the LoRAs where they belong."""
-    return {
-        **{"peft_type": "LORA", "task_type": "CAUSAL_LM", "inference_mode": True, "bias": "none"},
-        **{"base_model_name_or_path": model.name, "lora_dropout": 0.0},
-        **{"r": unit.rank, "lora_alpha": unit.rank},  # alpha / r = 1: no scaling
-        "fan_in_fan_out": bool(model.family and model.family.transposed),
-        "target_modules": targets,  # whole paths, so that nothing else matches
-    }
-
-
 # --- Loading -----------------------------------------------------------------------------------
+
+
+def find_unit(folder: Path) -> Path:
+    """The file of a saved unit: in the folder, or, as peft saves it with a name, in a subfolder.
+
+    Raises AdapterError if there is not one file.
+    """
+    try:
+        below = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+    except OSError:
+        below = []
+    for homes in ([folder], sorted(below)):
+        files = [h / name for h in homes for name in (OWN_FILE, PEFT_FILE) if present(h, name)]
+        if len(files) > 1:
+            names = ", ".join(str(file.relative_to(folder)) for file in files[:5])
+            raise AdapterError(f"{folder}: holds several units: {names}; name one, or keep one")
+        if files:
+            return files[0]
+    found = (folder / "adapter_model.bin").exists()
+    hint = "adapter_model.bin, a pickle, is not loaded" if found else "is this a run's folder?"
+    raise AdapterError(f"{folder}: no {OWN_FILE} and no {PEFT_FILE}; {hint}")
 
 
 def read_unit(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -123,24 +128,28 @@ def read_unit(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises AdapterError if there is not one file, or if it is damaged.
     """
-    files = [folder / name for name in (OWN_FILE, PEFT_FILE) if (folder / name).exists()]
-    if not files:
-        found = (folder / "adapter_model.bin").exists()
-        hint = "adapter_model.bin, a pickle, is not loaded" if found else "is this a run's folder?"
-        raise AdapterError(f"{folder}: no {OWN_FILE} and no {PEFT_FILE}; {hint}")
-    if len(files) > 1:
-        raise AdapterError(f"{folder}: holds both {OWN_FILE} and {PEFT_FILE}; keep one")
+    path = find_unit(folder)
     try:
-        with safe_open(files[0], framework="pt") as file:
+        checked(path.parent, path.name)
+        with path.open("rb") as raw:
+            if int.from_bytes(raw.read(8), "little") > LIMIT:
+                raise ValueError(f"a header of more than {LIMIT:,} bytes")
+        with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("tinymem", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise AdapterError(f"{files[0]}: damaged ({error}); save or download it again") from error
+    except CheckpointError as error:
+        raise AdapterError(str(error)) from error
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        problem = f"damaged ({first_line(error):.200}); save or download it again"
+        raise AdapterError(f"{path}: {problem}") from error
     if not isinstance(about, dict) or (about and about.get("format_version") != FORMAT_VERSION):
-        raise AdapterError(f"{files[0]}: not of format {FORMAT_VERSION}; is it of a newer tinymem?")
+        raise AdapterError(f"{path}: not of format {FORMAT_VERSION}; is it of a newer tinymem?")
     for name, value in tensors.items():
-        if not value.is_floating_point() or not torch.isfinite(value).all():
-            raise AdapterError(f"{files[0]}: {name} holds NaN or infinite values, or no floats")
+        if not value.is_floating_point() or not torch.isfinite(value.float()).all():
+            problem = "holds no floats, or such as float32 has no room for: NaN, infinite, 1e39"
+            raise AdapterError(f"{path}: {name!r:.80} {problem}")
+    if about.get("tensors_hash") not in (None, tensors_hash(tensors)):  # older units have none
+        raise AdapterError(f"{path}: damaged (its tensors have changed); save or download it again")
     return tensors, about
 
 
@@ -151,76 +160,44 @@ def load_adapter(model: Model, folder: str | Path) -> Unit:
     another shape or not finite. peft's files hold only a name of the base, so of these only the
     shapes can be checked.
     """
-    folder = Path(folder)
-    tensors, about = read_unit(folder)
-    if about and about.get("base_weight_hash") != base_hash(model):
-        problem = f"written for {about.get('base')!r} with other weights than {model.name!r} has"
-        raise AdapterError(f"{folder}: {problem}; load the base it was trained on")
-    if (folder / OWN_FILE).exists():
+    path = find_unit(Path(folder))
+    tensors, about = read_unit(path.parent)
+    same_values = model.value_hash and about.get("base_value_hash") == model.value_hash
+    if about and not same_values and about.get("base_weight_hash") != base_hash(model):
+        written = f"written for {about.get('base')!r:.80} with other weights"
+        raise AdapterError(f"{path}: {written} than {model.name!r} has; load its own base")
+    if path.name == OWN_FILE:
         layers = [n for n in range(len(model.layers)) if about.get("layers") == [n]]
         if about.get("sites") != ["mlp"] or not layers:
-            raise AdapterError(
-                f"{folder}: the header does not name the site mlp and a layer of this base"
-            )
-        path = f"layers.{layers[0]}.mlp"
-        loras = {path: _pop_lora(model, tensors, path, folder)}
+            problem = "the header does not name the site mlp and a layer of this base"
+            raise AdapterError(f"{path}: {problem}")
+        places = {f"layers.{layers[0]}.mlp": Place()}
     else:
-        loras = _peft_loras(model, tensors, folder)
+        places = find_places(model, path.parent)
+    loras = {at: _pop_lora(model, tensors, at, place, path) for at, place in places.items()}
     if tensors:
-        raise AdapterError(f"{folder}: tensors fit nowhere in this base: {sorted(tensors)[:5]}")
+        names = f"{sorted(tensors)[:5]}"
+        raise AdapterError(f"{path}: tensors fit nowhere in this base: {names:.400}")
     return Unit(loras).attach(model)
 
 
-def _pop_lora(model: Model, tensors: dict[str, Tensor], path: str, folder: Path) -> LoRA:
-    """Takes A and B out of the tensors. Raises AdapterError."""
-    names = tensor_names(model, path)
+def _pop_lora(model: Model, tensors: dict[str, Tensor], at: str, place: Place, path: Path) -> LoRA:
+    """Takes A and B of the LoRA at a place out of the tensors. Raises AdapterError."""
+    names = tensor_names(model, at)
     for missing in set(names) - set(tensors):
-        raise AdapterError(f"{folder}: tensor {missing} is missing")
+        raise AdapterError(f"{path}: tensor {missing} is missing")
     A, B = (tensors.pop(name).float() for name in names)
-    if not is_own(path):  # peft's are transposed
+    if not is_own(at):  # peft's are transposed
         A, B = A.t(), B.t()
-    (d_in, d_out), rank = widths(model, path), A.shape[-1]
+    (d_in, d_out), rank = widths(model, at), place.rank or A.shape[-1]
     if A.shape != (d_in, rank) or B.shape != (rank, d_out) or rank < 1:
         found = f"A B is {list(A.shape)} times {list(B.shape)}"
         needed = f"the base has {d_in} inputs and {d_out} outputs there"
-        raise AdapterError(f"{folder}: at {family_path(model, path)}, {found}; {needed}")
+        needed += f", and {PEFT_CONFIG} the rank {place.rank}" if place.rank else ""
+        raise AdapterError(f"{path}: at {family_path(model, at)}, {found}; {needed}")
+    B = B * place.factor
+    if not rank * float(A.abs().max()) * float(B.abs().max()) < LARGEST:
+        raise AdapterError(f"{path}: at {family_path(model, at)}, A B is infinite in float32")
     lora = LoRA(d_in, d_out, rank)
     lora.A.data, lora.B.data = A.contiguous(), B.contiguous()
     return lora.to(model.device)
-
-
-def _read_peft_config(path: Path) -> dict[str, Any]:
-    try:
-        config = {"peft_type": None} | json.loads(path.read_text(encoding="utf-8"))
-        targets, layers = config["target_modules"], config.get("layers_to_transform")
-        re.compile(targets if isinstance(targets, str) else "")
-        config["lora_alpha"] = float(config["lora_alpha"])
-        if not isinstance(targets, str | list | None) or not isinstance(layers, int | list | None):
-            raise TypeError(f"target_modules {targets!r}, layers_to_transform {layers!r}")
-    except (OSError, ValueError, TypeError, KeyError, re.error) as error:
-        raise AdapterError(f"{path}: cannot be read as peft's ({error!r})") from error
-    for key, value in config.items():
-        harmless = not value or key in PEFT_HARMLESS
-        if not (value in PEFT_ALLOWED[key] if key in PEFT_ALLOWED else harmless):
-            raise AdapterError(f"{path}: {key} = {value!r} is not supported, only plain LoRA is")
-    return config
-
-
-def _peft_loras(model: Model, tensors: dict[str, Tensor], folder: Path) -> dict[str, LoRA]:
-    """Takes the LoRAs out of the tensors, one for every module that peft's config names."""
-    config = _read_peft_config(folder / PEFT_CONFIG)
-    targets, layers = config["target_modules"], config.get("layers_to_transform")
-    layers = [layers] if isinstance(layers, int) else layers
-    pattern = ".*" if targets == "all-linear" else targets
-    if not isinstance(targets, str):  # names, or ends of paths
-        pattern = "|".join(rf"(.*\.)?{re.escape(str(name))}" for name in targets or [])
-    loras = {}
-    for path, theirs in linear_paths(model):
-        if re.fullmatch(pattern, theirs) and (not layers or layer_of(path) in layers):
-            lora = loras[path] = _pop_lora(model, tensors, path, folder)
-            rank = lora.A.shape[1]
-            # peft adds alpha/r (or, with rslora, alpha/√r) times A B; here the factor goes into B.
-            lora.B.data *= config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
-    if not loras:
-        raise AdapterError(f"{folder}: target_modules {targets!r} match nothing in this base")
-    return loras
