@@ -160,6 +160,35 @@ def test_another_base_is_refused(tmp_path):
     refused(tmp_path, "other weights", toy_model(layers=2))
 
 
+def test_the_same_values_in_another_dtype_are_the_same_base(tmp_path):
+    """A checkpoint saved again in a wider dtype; what rounding changes is another base."""
+    theirs = checkpoint(tmp_path / "float32", "gpt2")
+    theirs.to(torch.bfloat16).save_pretrained(tmp_path / "bfloat16")
+    for name, dtype in (("wider", torch.float32), ("widest", torch.float64)):
+        theirs.to(dtype).save_pretrained(tmp_path / name)
+    theirs.to(torch.float16).save_pretrained(tmp_path / "narrower")  # too small for some values
+    for name in ("bfloat16", "wider", "widest", "narrower"):
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    models = {path.name: load(path, device="cpu")[0] for path in tmp_path.iterdir()}
+    same = {models[name].value_hash for name in ("bfloat16", "wider", "widest")}
+    assert len(same) == 1 and len({model.weight_hash for model in models.values()}) == 5
+    base = models["bfloat16"]
+    save_adapter(grown(Unit.create(base, 2)), base, tmp_path / "run")
+    for name in ("bfloat16", "wider", "widest"):
+        load_adapter(models[name], tmp_path / "run").detach()
+    for name in ("float32", "narrower"):
+        refused(tmp_path / "run", "other weights", models[name])
+
+
+def test_units_saved_before_there_was_a_hash_of_the_values(tmp_path):
+    path, tensors, metadata = saved(tmp_path)
+    about = json.loads(metadata["tinymem"])
+    older = {key: about[key] for key in about if key not in ("tensors_hash", "base_value_hash")}
+    save_file(tensors, path, metadata | {"tinymem": json.dumps(older)})
+    load_adapter(toy_model(), tmp_path)
+    refused(tmp_path, "other weights", toy_model(seed=1))
+
+
 def test_damaged_and_absent_files(tmp_path):
     refused(tmp_path, "no unit.safetensors")
     (tmp_path / "adapter_model.bin").write_bytes(b"\x80\x04N.")

@@ -104,10 +104,22 @@ def test_merge_equals_attach(rank):
 def test_a_merged_model_has_another_weight_hash():
     """A unit trained on the old weights does not fit the new ones, and must be refused there."""
     model = toy_model()
-    model.weight_hash = "0" * 64  # as the loader sets it
+    model.weight_hash = model.value_hash = "0" * 64  # as the loader sets them
     merged = grown_unit(model, ("q_proj",), [1]).attach(model).merge()
-    assert merged.weight_hash is None
+    assert merged.weight_hash is None and merged.value_hash is None
     assert base_hash(merged) not in ("0" * 64, base_hash(toy_model()))
+
+
+def test_a_unit_is_not_added_twice():
+    """It may be attached to another model after a merge, but not to the one that has it."""
+    model = toy_model()
+    unit = grown_unit(model, ("q_proj",), [1]).attach(model)
+    attached = model(IDS)
+    unit.merge()
+    with pytest.raises(AdapterError, match="merged into this model"):
+        unit.attach(model)
+    assert torch.allclose(model(IDS), attached, atol=1e-4)
+    assert torch.equal(unit.attach(toy_model()).model(IDS), attached)
 
 
 def test_misuse_is_refused():

@@ -178,8 +178,7 @@ class Block(nn.Module):
 class Model(nn.Module):
     """A base model; `model(ids)` gives logits.
 
-    `name`, `revision`, the hashes and `family` say which weights these are; the loader
-    (checkpoint.py) sets them.
+    The loader (checkpoint.py) sets `name`, `revision`, `family` and the hashes of the weights.
     """
 
     def __init__(self, config: ModelConfig):

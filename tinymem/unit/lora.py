@@ -73,13 +73,14 @@ class WithLoRA(nn.Module):
 class Unit:
     """The LoRAs of one memory unit, by the path of the module that each sits beside.
 
-    The model changes only through these methods: `attach` puts the unit into a model and freezes
-    the base, `detach` takes it out again, `merge` adds it to the weights for good.
+    The model changes only here: `attach` puts the unit into a model and freezes the base, `detach`
+    takes it out again, `merge` adds it to the weights for good.
     """
 
     def __init__(self, loras: Mapping[str, LoRA]):
         self.loras: dict[str, LoRA] = dict(loras)
         self.model: Model | None = None  # the model it is attached to
+        self.merged: Model | None = None  # the model it was merged into
 
     @classmethod
     def create(
@@ -127,8 +128,9 @@ class Unit:
 
     def attach(self, model: Model) -> "Unit":
         """Put the unit into `model`. Afterwards exactly the unit's A and B are trainable."""
-        if self.model is not None:
-            raise AdapterError("this unit is attached already; detach it first")
+        if self.model is not None or self.merged is model:
+            how = "attached already; detach it first" if self.model else "merged into this model"
+            raise AdapterError(f"this unit is {how}")
         if any(isinstance(module, WithLoRA) for module in model.modules()):
             raise AdapterError("the model has a unit attached already; detach that first")
         model.requires_grad_(False)
@@ -158,7 +160,7 @@ class Unit:
         for path, lora in self.detach().loras.items():
             weight = model.get_parameter(f"{path}.weight")
             weight.copy_(weight.float() + (lora.A @ lora.B).t())
-        model.weight_hash = None  # the hash was that of the weights before
+        self.merged, model.weight_hash, model.value_hash = model, None, None  # other weights now
         return model
 
     def _attached(self) -> Model:
