@@ -116,7 +116,7 @@ def narrowest(stored: Tensor) -> torch.dtype:
     """The first of NARROW that holds all of the values exactly; it depends on the values alone."""
 
     def holds(dtype: torch.dtype) -> bool:
-        parts = stored.reshape(-1).split(2**20)  # most dtypes fail at the first part
+        parts = stored.reshape(-1).split(2**16)  # a dtype without room fails at the first part
         return all(torch.equal(part.to(dtype).to(part.dtype), part) for part in parts)
 
     return next(dtype for dtype in NARROW if dtype == stored.dtype or holds(dtype))
