@@ -174,7 +174,7 @@ def test_a_plan_without_the_offset_is_another(tinymem, grid):
     [
         ([], "give exactly one of --length, --rank and --text"),
         (["--length", "5", "--rank", "2"], "give exactly one of"),
-        (["--length", "0"], "--length is 0"),
+        (["--length", "0"], "length is 0; expected a whole number from 1"),
         (["--length", "9", "--method", "memft-ot"], "no law of method 'memft-ot'"),
         (["--length", "9", "--loss", "-1"], "nats per token"),
         (["--length", "9", "--probability", "1"], "probability is 1.0; expected a number between"),

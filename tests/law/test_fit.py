@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tinymem.errors import LawError
-from tinymem.files import json_text
 from tinymem.law.bits import BitsLaw, fit_bits
 from tinymem.law.fit import fit_rows
 from tinymem.law.power import LN2, Law, fit_law
@@ -211,13 +210,23 @@ def test_as_dict_holds_the_laws():
     assert found["grid"] == axes | {"ratios": [0, 100], "seeds": [0, 1]}
 
 
-def test_a_measure_that_does_not_exist_is_nan_and_a_law_that_does_not_is_a_reason():
+def test_a_law_that_does_not_exist_is_a_reason():
+    found = fit_one(planted()[:15]).as_dict()  # three ranks
+    assert found["leave_one_rank_out"] is None
+    unknown = [{name: row[name] for name in ("rank", "length", "delta_loss")} for row in planted()]
+    assert "25 of 25 parameters" in fit_one(unknown).as_dict()["constant_bits"]["reason"]
+
+
+def test_loss_reductions_that_are_all_the_same_are_no_law():
+    """There is no variance to explain, so that R² does not exist."""
     rows = [{"rank": r, "length": n, "delta_loss": 2.0} for r in (1, 2, 4) for n in (8, 16, 32)]
-    found = fit_one(rows, offset=False).as_dict()
-    assert not math.isfinite(found["r2"])  # ΔL does not vary, so there is no variance to explain
-    assert json.loads(json_text(found))["r2"] is None
-    assert found["leave_one_rank_out"] is None and found["offset"] is False
-    assert found["constant_bits"]["reason"]
+    for offset in (True, False):
+        with pytest.raises(LawError, match=r"the same delta_loss, 2, whatever .*; measure it in"):
+            fit_rows(rows, offset=offset)
+    rows[4]["delta_loss"] = 2.001
+    assert math.isfinite(fit_one(rows).law.r2)
+    fit = fit_one(planted(ratio=0, delta_loss=2.0, final_loss=10.0) + planted())
+    assert "the same delta_loss" in fit.by_ratio[0]
 
 
 def test_an_offset_that_the_cells_do_not_determine_is_reported():
@@ -238,7 +247,7 @@ def test_an_offset_that_the_cells_do_not_determine_is_reported():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"rank": None}, "rank is None; expected a whole number, 1 or more"),
+        ({"rank": None}, "rank is None; expected a whole number from 1 to 1,000,000,000,000"),
         ({"rank": 0}, "rank is 0"),
         ({"rank": 2.5}, "rank is 2.5"),
         ({"rank": True}, "rank is True"),
@@ -251,6 +260,12 @@ def test_an_offset_that_the_cells_do_not_determine_is_reported():
         ({"entropy": "high"}, "entropy is 'high'"),
         ({"ratio": "all"}, "ratio is 'all'"),
         ({"seed": [1]}, "seed is"),
+        ({"entropy": math.inf}, "entropy is inf; expected a number"),
+        ({"min_probability": "0.5"}, "min_probability is '0.5'"),
+        ({"model": {"a": 1}}, "model is {'a': 1}; expected text or a number, or a list of them"),
+        ({"layer": [[2]]}, r"layer is \[\[2\]\]"),
+        ({"status": 1}, "status is 1; expected text"),
+        ({"recall_exact": "x" * 999}, "recall_exact is 'xxx.*…; expected true or false"),
         (
             {"delta_loss": None, "final_loss": None},
             "has no delta_loss; give it, or base_loss and final_loss",
@@ -266,6 +281,50 @@ def test_a_bad_row_is_named(change, words):
     rows[3] |= {"_where": "mine.jsonl, line 9"}
     with pytest.raises(LawError, match="^mine.jsonl, line 9: " + words):
         fit_rows(rows)
+
+
+def test_whole_floats_and_numpys_numbers_are_numbers():
+    """As jq and pandas write them: 8.0 for 8, and NaN for what is missing."""
+    rows = planted(noise=0.03)
+    law = fit_one(rows).law
+    floats = [row | {"rank": float(row["rank"]), "length": np.int64(row["length"])} for row in rows]
+    floats = [row | {"delta_loss": np.float64(row["delta_loss"])} for row in floats]
+    gaps = [row | {"entropy": math.nan, "min_probability": np.float32("nan")} for row in floats]
+    for changed in (floats, gaps):
+        fit = fit_one(changed)
+        assert fit.law == law and fit.as_dict()["grid"]["ranks"] == [1, 2, 4, 8, 16]
+        assert {type(row["rank"]) for row in fit.rows} == {int}
+    assert "entropies are missing" in fit.bits
+
+
+def test_numbers_beyond_any_measurement():
+    rows = planted()
+    for name in ("delta_loss", "base_loss", "entropy", "trainable_parameters"):
+        for value in (1e200, -1e300 if name != "delta_loss" else 1e13, 10**15):
+            changed = [dict(row) for row in rows]
+            changed[3][name] = value
+            with pytest.raises(LawError, match=rf"row 4: {name} is .*; expected a number up to"):
+                fit_rows(changed)
+    rows[3] |= {"delta_loss": -1e300, "final_loss": 1e300}  # a run that got worse, and no mistake
+    rows[4] |= {"status": "diverged", "final_loss": 1e30, "delta_loss": None}
+    assert fit_one(rows).skipped == {"no loss reduction": 1, "diverged": 1}
+    for change in ({"rank": 10**18}, {"length": 10**5000}, {"rank": 1e13}):
+        with pytest.raises(LawError, match=r"is .*; expected a whole number from 1 to 1,000"):
+            fit_rows([*rows, rows[9] | change])
+
+
+@pytest.mark.parametrize("options", [{"draws": 0}, {"draws": 1.5}, {"draws": 10**9}, {"seed": -1}])
+def test_draws_and_seeds(options):
+    rows = planted()
+    names = ("trainable_parameters", "length", "base_loss", "entropy", "delta_loss")
+    (name,) = options
+    for fit, *data in (
+        (fit_rows, rows),
+        (fit_law, *columns(rows, "rank", "length", "delta_loss")),
+        (fit_bits, *columns(rows, *names)),
+    ):
+        with pytest.raises(LawError, match=f"^{name} is .*; expected a whole number from"):
+            fit(*data, **options)
 
 
 def test_nothing_to_fit():

@@ -31,9 +31,6 @@ def fit(options: opt.Fit) -> int:
 def plan(options: opt.Plan) -> int:
     if [options.length, options.rank, options.text].count(None) != 2:
         raise LawError("give exactly one of --length, --rank and --text")
-    for flag, value in (("--length", options.length), ("--rank", options.rank)):
-        if value is not None and value < 1:
-            raise LawError(f"{flag} is {value}; expected 1 or more")
     law = choose_fit(options)
     length, ratio, base_loss = options.length, options.ratio, None
     chance = options.probability

@@ -1,15 +1,49 @@
-"""The cells of a grid: whether they determine the law's constants, and how they scatter.
+"""Checks of input; the cells of a grid: do they determine the law's constants, how do they scatter?
 
 A cell is a rank and a length; the runs of one cell are its seeds. No law holds exactly, and the
 seeds of a cell share what the law misses there: three seeds of one cell are less than three
 observations. So the bootstrap (`scattered`) treats a cell as one observation, not a run.
 """
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
-from ..errors import LawError
+from ..errors import LawError, first_line
+
+LARGEST = 10**12  # no rank, length or loss comes near it; larger ones would overflow when squared
+MOST_DRAWS = 10**6
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a float or an int of at most 64 bits, of numpy too; a bool is not a number."""
+    if isinstance(value, Integral):
+        return not isinstance(value, bool) and abs(int(value)) < 1 << 63
+    return isinstance(value, Real)
+
+
+def whole_number(name: str, value: Any, most: int = LARGEST, least: int = 1) -> int:
+    """The value as an integer; 8.0 counts as 8. Raises LawError if it is not within the limits."""
+    if is_number(value) and least <= value <= most and value % 1 == 0:
+        return int(value)
+    expected = f"expected a whole number from {least} to {most:,}"
+    raise LawError(f"{name} is {shown(value)}; {expected}")
+
+
+def check_draws(draws: int, seed: int) -> None:
+    """Raises LawError if a bootstrap cannot have so many draws, or such a seed."""
+    whole_number("draws", draws, MOST_DRAWS)
+    whole_number("seed", seed, 2**63 - 1, least=0)
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, but not more of it than one line of a message holds."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an int of thousands of digits, a list in a list in …
+        return "too large"
+    return text if len(text) <= 60 else text[:60] + "…"
 
 
 def unsaturated_runs(**columns: Any) -> tuple[int, list[np.ndarray]]:
@@ -17,12 +51,12 @@ def unsaturated_runs(**columns: Any) -> tuple[int, list[np.ndarray]]:
 
     Raises LawError for columns that are not numbers, differ in size or are out of range.
     """
-    if columns["saturated"] is None:
-        columns["saturated"] = np.zeros(np.size(columns["lengths"]))
     try:
+        if columns["saturated"] is None:
+            columns["saturated"] = np.zeros(np.size(columns["lengths"]))
         arrays = {name: np.ravel(np.asarray(column, float)) for name, column in columns.items()}
-    except (TypeError, ValueError) as error:
-        raise LawError(f"{', '.join(columns)} must be numbers ({error})") from error
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise LawError(f"{', '.join(columns)} must be numbers ({first_line(error)})") from error
     if len({array.size for array in arrays.values()}) > 1:
         found = ", ".join(f"{array.size} {name}" for name, array in arrays.items())
         raise LawError(f"found {found}; every run needs one of each")
@@ -35,6 +69,9 @@ def unsaturated_runs(**columns: Any) -> tuple[int, list[np.ndarray]]:
         if bad := size - (np.isfinite(array) & (array > 0)).sum():
             what = f"{bad} of {size} {name} are missing, infinite or not above 0"
             raise LawError(f"{what}; leave those runs out")
+        if array.max() > LARGEST or array.min() < 1 / LARGEST:
+            found = f"from {array.min():.3g} to {array.max():.3g}"
+            raise LawError(f"{name} are {found}; expected from {1 / LARGEST:g} to {LARGEST:g}")
     return int(full.sum()), list(runs.values())
 
 
@@ -48,8 +85,13 @@ def cells_of(
     return rank, length, seeds, cell.ravel()
 
 
-def what_is_missing(ranks: np.ndarray, lengths: np.ndarray, constants: int) -> str:
-    """Why these cells do not determine so many constants; empty if they do."""
+def what_is_missing(
+    ranks: np.ndarray, lengths: np.ndarray, constants: int, deltas: np.ndarray | None = None
+) -> str:
+    """Why these cells do not determine so many constants; empty if they do.
+
+    deltas: ΔL of their runs, if these have to differ.
+    """
     for name, values in (("ranks", np.unique(ranks)), ("lengths", np.unique(lengths))):
         if len(values) < 3:
             found = " and ".join(f"{value:g}" for value in values)
@@ -61,6 +103,9 @@ def what_is_missing(ranks: np.ndarray, lengths: np.ndarray, constants: int) -> s
     columns = np.stack([np.log(ranks), np.log(lengths)], axis=1)
     if np.linalg.svd(columns - columns.mean(0), compute_uv=False)[1] < 1e-6:
         return "rank and length change together in every cell; add cells where only one changes"
+    if deltas is not None and np.ptp(deltas) <= 1e-9 * np.max(deltas):
+        same = f"all cells have the same delta_loss, {np.max(deltas):.3g}"
+        return f"{same}, whatever their rank and length; measure it in each cell"
     return ""
 
 
@@ -90,6 +135,7 @@ def scattered(deviations: np.ndarray, constants: int, draws: int, seed: int) -> 
     A few cells do not determine their scatter well, so each draw has a factor of its own, as in
     Student's t distribution: √(f / χ²) with f = cells − constants degrees of freedom.
     """
+    check_draws(draws, seed)
     random, freedom = np.random.default_rng(seed), len(deviations) - constants
     factors = np.sqrt(freedom / random.chisquare(freedom, size=(draws, 1)))
     return deviations * random.normal(size=(draws, len(deviations))) * factors

@@ -11,18 +11,20 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from numbers import Integral
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
 from ..errors import LawError
 from .bits import BitsLaw, fit_bits
+from .cells import LARGEST, check_draws, is_number, shown, whole_number
 from .power import LN2, Law, fit_law
 from .recall import RecallLaw, compare_loads, is_recited, recall_of
 
 KEY = ("model", "layer", "site", "method")
 LOSSES = ("base_loss", "final_loss", "delta_loss")
-NUMBERS = (*LOSSES, "entropy", "trainable_parameters", "ratio", "seed")
+NUMBERS = (*LOSSES, "entropy", "trainable_parameters", "min_probability", "ratio", "seed")
 POWER = ("rank", "length", "delta_loss")  # the columns that fit_law takes
 BITS = ("trainable_parameters", "length", "base_loss", "entropy", "delta_loss")  # fit_bits
 AnyLaw = TypeVar("AnyLaw", Law, BitsLaw)
@@ -78,6 +80,7 @@ def fit_rows(
     Groups with a power law come before those that only have a recall law, and larger groups first.
     Raises LawError for a row that is not valid, and if no group at all can be fitted.
     """
+    check_draws(draws, seed)
     groups: dict[str, list[dict]] = {}
     for number, row in enumerate(rows, start=1):
         row = complete_row(row, number)
@@ -99,34 +102,43 @@ def fit_rows(
 def complete_row(row: dict, number: int) -> dict:
     """Validates a row, and derives its delta or final loss where the other two losses give it.
 
-    Raises LawError, with the row's number or its place in a file, for a field that is missing or
-    is not a number.
+    NaN, which tables use for it, counts as missing. Raises LawError, with the row's number or its
+    place in a file, for a field that is missing or is not what it should be.
     """
     if not isinstance(row, dict):
         raise LawError(f"row {number}: expected a dict with rank, length and delta_loss")
     where = row.get("_where", f"row {number}")
-    for name in ("rank", "length"):
-        value = row.get(name)
-        if not is_number(value) or not isinstance(value, int) or value < 1:
-            raise LawError(f"{where}: {name} is {value!r}; expected a whole number, 1 or more")
+
+    def refuse(name: str, expected: str) -> NoReturn:
+        raise LawError(f"{where}: {name} is {shown(row.get(name))}; expected {expected}")
+
+    row = row | {name: whole_number(f"{where}: {name}", row.get(name)) for name in POWER[:2]}
     for name in NUMBERS:
-        if row.get(name) is not None and not is_number(row[name]):
-            raise LawError(f"{where}: {name} is {row[name]!r}; expected a number")
+        if (value := row.get(name)) is not None:
+            if not is_number(value) or (math.isinf(value) and name not in LOSSES):
+                refuse(name, "a number")
+            row[name] = int(value) if isinstance(value, Integral) else float(value)
+    for name in KEY:
+        parts = row[name] if isinstance(row.get(name), list) else [row.get(name)]
+        if not all(part is None or isinstance(part, str | int) for part in parts):
+            refuse(name, "text or a number, or a list of them")
+    if not isinstance(row.get("status"), str | None):
+        refuse("status", "text")
     if not isinstance(recited := is_recited(row), bool | None):
-        raise LawError(f"{where}: recall_exact is {recited!r}; expected true or false")
+        raise LawError(f"{where}: recall_exact is {shown(recited)}; expected true or false")
+    if row.get("delta_loss") is None and None not in (row.get("base_loss"), row.get("final_loss")):
+        row["delta_loss"] = row["base_loss"] - row["final_loss"]
+    row |= {n: None for n in NUMBERS if n != "delta_loss" and math.isnan(row.get(n) or 0)}
     base, final, delta = (row.get(name) for name in LOSSES)
-    if base is not None and final is not None and delta is None:
-        row = row | {"delta_loss": base - final}
-    elif base is not None and delta is not None and final is None:
-        row = row | {"final_loss": base - delta}
+    if base is not None and delta is not None and final is None:
+        row["final_loss"] = base - delta
     if row.get("delta_loss") is None and status_of(row) == "ok":
         raise LawError(f"{where}: has no delta_loss; give it, or base_loss and final_loss")
+    if not reason_to_skip(row):
+        for name in NUMBERS[:-1]:
+            if abs(row.get(name) or 0) > LARGEST:
+                refuse(name, f"a number up to {LARGEST:g}")
     return row
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a float or an int of at most 64 bits; a bool is not a number."""
-    return isinstance(value, float) or (type(value) is int and abs(value) < 1 << 63)
 
 
 def status_of(row: dict) -> str:

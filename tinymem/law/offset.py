@@ -127,4 +127,4 @@ def leverages(
     slopes = np.column_stack([power[:, None] * columns, *([np.ones(len(power))] * offset)])
     slopes *= (np.sqrt(seeds) / np.maximum(power + constants[3], 1e-3 * power))[:, None]
     basis = np.linalg.qr(slopes / np.linalg.norm(slopes, axis=0))[0]
-    return (basis**2).sum(1)
+    return np.minimum((basis**2).sum(1), 1)

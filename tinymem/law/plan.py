@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import LawError
+from .cells import LARGEST, whole_number
 from .fit import Fit, column, distinct, is_saturated
 from .power import LN2, Law, PowerLaw
 from .threshold import Threshold, fit_threshold
 
 PROBABILITY = 0.9
-LARGEST = 10**12  # a rank or length above it counts as infinite
 NEAR_ODDS = 2.0  # log-odds: p from 0.12 to 0.88
 NEAR_DELTA = 0.1  # ln ΔL: 10 % of ΔL
 NO_CERTIFICATE = (
@@ -106,6 +106,9 @@ def make_plan(
         raise LawError(f"probability is {probability}; expected a number between 0 and 1")
     if loss is not None and not 0 <= loss < math.inf:
         raise LawError(f"loss is {loss}; expected nats per token, 0 or more")
+    if not math.isfinite(base_loss or 0):
+        raise LawError(f"base_loss is {base_loss}; expected nats per token")
+    given = whole_number("length" if asked == "rank" else "rank", given, LARGEST)
     law, rows, warnings = law_of_ratio(fit, ratio)
     plane = threshold_of(rows, loss, base_loss)
     certificate = loss is None and plane is not None

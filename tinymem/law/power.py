@@ -133,7 +133,7 @@ def fit_law(
     )
     rank, length, seeds, cell = cells_of(ranks, lengths)
     n_constants = 4 if offset else 3
-    if missing := what_is_missing(rank, length, n_constants):
+    if missing := what_is_missing(rank, length, n_constants, deltas):
         note = f" ({n_saturated} saturated runs do not count)" if n_saturated else ""
         raise LawError(missing + note)
 

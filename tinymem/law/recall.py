@@ -40,6 +40,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import LawError
+from .cells import check_draws
 from .logistic import Surface, draw, interval, overdispersion, probability, surface
 
 LN2 = math.log(2)
@@ -118,6 +119,7 @@ def fit_recall(
     its 50 % point in other units. unit: of the load, for messages. draws: number of curves.
     Raises LawError, with the bound that follows, if all runs were recited or none.
     """
+    check_draws(draws, 0)
     load, hit, P = (np.ravel(np.asarray(each, float)) for each in (loads, recited, parameters))
     positive = all((np.isfinite(each) & (each > 0)).all() for each in (load, P))
     if not (positive and load.size == hit.size == P.size):

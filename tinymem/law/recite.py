@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import LawError
+from .cells import whole_number
 from .fit import Fit, distinct
 from .plan import extrapolations
 from .recall import RecallLaw, is_recited, recall_of
@@ -51,6 +52,7 @@ def recite_rank(
     ratio: use the runs of that percentage of random tokens, if they give a curve.
     Raises LawError if the rows give no curve.
     """
+    length = whole_number("length", length, LARGEST)
     law, rows, warnings = curve_of(fit, recite, ratio)
     rank, low, high = (smallest_rank(law, length, share) for share in (recite, 0.025, 0.975))
     near = range(max(1, rank - 2), rank + 3) if rank else ()
@@ -74,6 +76,7 @@ def recite_length(
     fit: Fit, rank: int, recite: float = 0.9, *, ratio: int | None = None
 ) -> RecitePlan:
     """The largest length that a run of this rank recites with the probability `recite`."""
+    rank = whole_number("rank", rank, LARGEST)
     law, rows, warnings = curve_of(fit, recite, ratio)
     length, low, high = (largest_length(law, rank, share) for share in (recite, 0.975, 0.025))
     parameters = int(rank * (law.parameters_per_rank or 0))
