@@ -31,6 +31,7 @@ class Repo:
     moved: str | None = None  # its new name
     status: dict[str, int] = field(default_factory=dict)  # file (or "*") -> answer this to it
     page: bool = False  # answer a web page to everything, as a login portal does
+    wrong: bool = False  # deliver other bytes than those of a weight file, as many as it has
     short: int | None = None  # deliver only so many bytes of a weight file, as if they were all
     cut: int | None = None  # end the connection after so many bytes of a weight file …
     cuts: int = 0  # … this many times
@@ -54,7 +55,8 @@ class Handler(BaseHTTPRequestHandler):
         )
         if self.path.startswith("/cdn/"):
             repo, data = self.server.blobs[self.path[5:]]
-            return self.send(200, data[: repo.short], {"ETag": f'"{digest(data)}"'}, repo)
+            sent = data[:-1] + bytes([data[-1] ^ 1]) if repo.wrong else data[: repo.short]
+            return self.send(200, sent, {"ETag": f'"{digest(data)}"'}, repo)
         parts = re.fullmatch(r"/(.+)/resolve/([^/]+)/(.+)", self.path)
         if not parts:  # the library's own business, such as /api/agent-harnesses
             return self.send(404, b"{}")

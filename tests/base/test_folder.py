@@ -96,6 +96,12 @@ def test_links_that_are_allowed(folder, tmp_path):
     moved = tmp_path / "HF_HOME" / snapshot.relative_to(tmp_path / "hub")
     assert same_weights(load(moved, device="cpu")[0], clean)
     assert same_weights(load(snapshot, device="cpu")[0], clean)
+    # As huggingface_hub 2 may lay it out: repositories share their blobs.
+    shared = tmp_path / "hub" / "blobs" / "ab" / ("ab" * 32)
+    move_and_link(snapshot.parents[1] / "blobs" / WEIGHTS, shared)
+    refused(snapshot, WEIGHTS, "link out of the folder")  # any folder may be called blobs
+    (shared.parents[1] / ".huggingface-shared-blobs").write_text("1")
+    assert same_weights(load(snapshot, device="cpu")[0], clean)
 
 
 @pytest.mark.parametrize("name", [*OUTSIDE[:2], *EXTRA])

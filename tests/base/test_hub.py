@@ -34,7 +34,8 @@ for repo, revision, whole in json.loads(sys.argv[1]):
     try:
         if whole:
             from tinymem.base.checkpoint import load
-            answer = {"hash": load(repo, revision=revision, device="cpu")[0].weight_hash}
+            model = load(repo, revision=revision, device="cpu")[0]
+            answer = {"hash": model.weight_hash, "revision": model.revision}
         else:
             from tinymem.base.hub import download
             answer = {"folder": str(download(repo, revision))}
@@ -113,7 +114,7 @@ OTHERS = {
     "README.md": b"# GPT-2",
     ".gitattributes": b"*.bin filter=lfs",
 }
-HARMLESS = re.compile(r"[\w.-]+\.(json|safetensors)")
+HARMLESS = re.compile(r"[\w.-]+\.(json|safetensors|jinja)|merges\.txt")
 
 
 @pytest.fixture
@@ -178,6 +179,8 @@ def test_first_load_asks_for_safe_files_only_and_later_ones_need_no_network(
     )
     first = ask(tmp_path, hub.url, ("gpt2", None, True), ("a/b", None, True))
     assert [answer.get("hash", answer) for answer in first] == [weight_hash] * 2
+    commits = [repo.revisions()["main"][0] for repo in (full, shards)]
+    assert [answer["revision"] for answer in first] == commits
     assert hub.asked() >= set(FILES) | {"model-00002-of-00002.safetensors"}
     assert all(HARMLESS.fullmatch(name) for name in hub.asked()), hub.asked()
 
@@ -190,6 +193,7 @@ def test_first_load_asks_for_safe_files_only_and_later_ones_need_no_network(
     hub.stop()
     offline = ask(tmp_path, hub.url, ("gpt2", None, True), ("a/b", None, True), HF_HUB_OFFLINE="1")
     assert [answer.get("hash", answer) for answer in offline] == [weight_hash] * 2
+    assert [answer["revision"] for answer in offline] == commits
     unplugged = ask(tmp_path, hub.url, "gpt2", "a/b")
     assert all("folder" in answer and answer["seconds"] < 5 for answer in unplugged), unplugged
 
@@ -350,6 +354,37 @@ def test_a_download_that_breaks_is_never_taken_for_whole(serve, tmp_path, weight
     hub.requests.clear()
     assert ask(tmp_path, hub.url, ("org/model", None, True))[0]["hash"] == weight_hash
     assert "tokenizer.json" not in hub.asked()  # it was whole, and is kept
+
+
+def test_wrong_bytes_of_the_right_size(serve, tmp_path, weight_hash):
+    repo = Repo(FILES, wrong=True)
+    hub = serve({"org/model": repo})
+    for _ in range(2):  # it is not taken from the cache the second time
+        (answer,) = ask(tmp_path, hub.url, "org/model")
+        for words in ("model.safetensors", "SHA-256", "deleted", "run the command again"):
+            assert words in answer["error"]
+        assert not list(tmp_path.rglob("model.safetensors"))
+    repo.wrong = False
+    assert ask(tmp_path, hub.url, ("org/model", None, True))[0]["hash"] == weight_hash
+
+
+TEMPLATE = b"{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+
+
+def test_a_hub_id_has_the_files_of_its_folder(serve, tmp_path):
+    extra = {"chat_template.jinja": TEMPLATE, "added_tokens.json": b"{}", "vocab.json": b"{}"}
+    files = {**FILES, **PICKLES, **extra, "merges.txt": b"", "special_tokens_map.json": b"{}"}
+    older = without(files, "tokenizer.json")
+    repos = {"org/old": Repo(older), "org/half": Repo(without(older, "merges.txt"))}
+    hub = serve({"org/new": Repo(files), **repos})
+    new, old, half = ask(tmp_path, hub.url, "org/new", "org/old", "org/half")
+    got = {
+        name: {p.name for p in Path(a["folder"]).iterdir()}
+        for name, a in (("new", new), ("old", old))
+    }
+    assert got["new"] == set(files) - set(PICKLES) - {"vocab.json", "merges.txt"}  # not needed then
+    assert got["old"] == set(older) - set(PICKLES)
+    assert "no merges.txt" in half["error"]
 
 
 def test_a_hub_that_fails_is_asked_once(serve, tmp_path):

@@ -19,7 +19,7 @@ from ..errors import CheckpointError, first_line
 from .config import ModelConfig
 from .families import Family, read_config
 from .folder import read_json
-from .hub import download
+from .hub import COMMIT, download
 from .model import Model
 from .progress import SILENT, Progress
 from .tokenizer import Tokenizer
@@ -34,7 +34,7 @@ class Checkpoint:
     """A base model on disk: its configuration and tokenizer are read, its weights are not."""
 
     name: str  # "tiny", a folder or a hub id, as the user gave it
-    revision: str | None
+    revision: str | None  # of a hub id: the commit
     folder: Path
     config: ModelConfig
     family: Family
@@ -77,6 +77,8 @@ def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
     Raises CheckpointError: what is wrong, where, and what to do.
     """
     folder = locate(str(name), revision)
+    if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name):  # in the hub's cache
+        revision = folder.name
     config, family = read_config(read_json(folder, "config.json"), str(folder / "config.json"))
     tokenizer = Tokenizer.from_folder(folder)
     if tokenizer.largest_id >= config.vocab_size:

@@ -15,7 +15,11 @@ from ..errors import CheckpointError, first_line
 # In bytes. The largest files known: 35 MB (tokenizer.json), 12 MB (tokenizer_config.json), 9 MB (an
 # index). Python's json needs up to 30 times the size of its text.
 LIMIT, VOCABULARY_LIMIT = 32_000_000, 100_000_000
-VOCABULARIES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt")
+TOKENIZER, OLDER_TOKENIZER = "tokenizer.json", ("vocab.json", "merges.txt")  # one or the other
+TOKENIZER_SETTINGS = (  # each optional; a download has these files, and a tokenizer reads no others
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.json", "chat_template.jinja"),
+)
 
 
 def present(folder: Path, name: str) -> bool:
@@ -53,12 +57,18 @@ def checked(folder: Path, name: str) -> Path:
 
 def limit(name: str) -> int:
     """The largest size in bytes of a JSON or text file of this name."""
-    return VOCABULARY_LIMIT if name in VOCABULARIES else LIMIT
+    return VOCABULARY_LIMIT if name in (TOKENIZER, *OLDER_TOKENIZER) else LIMIT
 
 
 def is_blob(target: Path) -> bool:
-    """Whether this is a file in the hub's cache: <repository>/blobs/<hash>, beside snapshots/."""
-    return target.parent.name == "blobs" and (target.parents[1] / "snapshots").is_dir()
+    """Whether this is a file in the hub's cache.
+
+    A repository's files are in <repository>/blobs, beside snapshots/; with huggingface_hub 2 they
+    may be links into <cache>/blobs/<two digits>, which all repositories share.
+    """
+    blobs = target.parent
+    own = blobs.name == "blobs" and (blobs.parent / "snapshots").is_dir()
+    return own or (blobs.parent / ".huggingface-shared-blobs").is_file()
 
 
 def read_text(folder: Path, name: str) -> str:

@@ -1,21 +1,21 @@
 """Downloads a checkpoint from the Hugging Face hub, through huggingface_hub and its cache.
 
 The environment variables are huggingface_hub's own: HF_HOME (the cache), HF_ENDPOINT (a mirror),
-HF_TOKEN, HF_HUB_OFFLINE. Files are requested by name, and only *.json and *.safetensors, so neither
+HF_TOKEN, HF_HUB_OFFLINE. Files are requested by name (config, tokenizer, safetensors), so neither
 pickles nor the other formats of a repository are ever downloaded.
 """
 
 import contextlib
+import hashlib
 import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..errors import CheckpointError, first_line
-from .folder import read_json
+from .folder import OLDER_TOKENIZER, TOKENIZER, TOKENIZER_SETTINGS, read_json
 
-OPTIONAL = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.json")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT, SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*\.safetensors")  # no folder, no "..", no drive, no NUL
 SAFETENSORS_ONLY = (
     "tinymem reads safetensors only, because unpickling weights runs code; use a revision that has "
@@ -94,8 +94,10 @@ def collect(repo: str, revision: str | None, offline: bool = False) -> Path:
     """The folder of a checkpoint whose files are all there, from the hub or only from the cache."""
     folder = find(repo, revision, offline, "config.json").parent
     commit = folder.name  # the cache names a snapshot's folder after its commit
-    find(repo, commit, offline, "tokenizer.json")
-    for name in OPTIONAL:
+    vocabulary, merges = OLDER_TOKENIZER
+    if find(repo, commit, offline, TOKENIZER, vocabulary).name == vocabulary:
+        find(repo, commit, offline, merges)
+    for name in TOKENIZER_SETTINGS:
         with contextlib.suppress(Absent):
             find(repo, commit, offline, name)
     weights = find(repo, commit, offline, WEIGHTS, INDEX)
@@ -126,15 +128,38 @@ def find(repo: str, version: str | None, offline: bool, *names: str) -> Path:
         # hf_hub_download tries a silent hub for minutes. An absent file goes on to the download
         # nevertheless, which notes in the cache that it is absent.
         try:
+            etag = None
             with contextlib.suppress(EntryNotFoundError):
-                url = hub.hf_hub_url(repo, name, revision=version)
-                hub.get_hf_file_metadata(url, timeout=HF_HUB_ETAG_TIMEOUT)  # 0.x needs it said
-            return Path(hub.hf_hub_download(repo, name, revision=version))
+                url = hub.hf_hub_url(repo, name, revision=version)  # 0.x needs the timeout said
+                etag = hub.get_hf_file_metadata(url, timeout=HF_HUB_ETAG_TIMEOUT).etag
+            path = Path(hub.hf_hub_download(repo, name, revision=version))
+            check_download(path, etag)
+            return path
         except LocalEntryNotFoundError as error:  # the hub failed after the first request
             raise (error.__cause__ or error) from None
         except EntryNotFoundError:
             continue
     raise Absent(names[0])
+
+
+def check_download(path: Path, etag: str | None) -> None:
+    """Compare a new file with the SHA-256 that the hub sent as its etag, as it does for large ones.
+
+    Raises CheckpointError if they differ, and deletes the file, so it is never taken for whole.
+    """
+    if not SHA256.fullmatch(etag or ""):
+        return
+    digest, blob = hashlib.sha256(), path.resolve()
+    with blob.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    if digest.hexdigest() != etag:
+        for damaged in (path, blob):
+            with contextlib.suppress(OSError):
+                damaged.unlink()
+        problem = "the SHA-256 of its bytes is not the one that the hub states"
+        advice = f"delete {blob} if it is still there" if blob.exists() else "it has been deleted"
+        raise CheckpointError(f"{path}: {problem}; {advice}, run the command again")
 
 
 def explain(error: BaseException) -> str:

@@ -54,7 +54,7 @@ class Report:
     """The report of one run: `report.json`, and most of a sweep's row. None: not known."""
 
     model: str = about("the base model: tiny, a hub id or a folder")
-    revision: str | None = about("branch, tag or commit of a hub id")
+    revision: str | None = about("the commit of a hub id that was loaded; of a folder, as given")
     rank: int = about("rank r of the unit")
     length: int = about("length ℓ of the target, of all memories together", "tokens")
     memories: int = about("memories in the unit")
