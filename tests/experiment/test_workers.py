@@ -48,12 +48,12 @@ def test_a_second_sweep_is_refused_until_the_first_is_killed(
     try:
         assert begun.wait(120)
         start = time.monotonic()
-        with pytest.raises(RecipeError, match="another sweep is writing there"):
+        with pytest.raises(RecipeError, match="another process is writing there"):
             run_sweep(model, toy_grid(), tmp_path, recipe=RECIPE)
         assert time.monotonic() - start < 5
         code, out, err = run_command(*ONE_CELL, "--out", tmp_path)
         assert (code, out) == (2, "") and err.count("\n") == 1
-        assert f"--out {tmp_path}: another sweep is writing there" in err
+        assert f"--out {tmp_path}: another process is writing there" in err
         assert not trained and first.is_alive()
         first.kill()
         first.join(120)

@@ -20,25 +20,31 @@ EXIT_CODES = {"ok": 0, "diverged": 1, "oom": 1, "interrupted": 130}  # by status
 def probe(options: opt.Probe) -> int:
     out, plot = options.out, options.plot
     check_output(out, plot)
-    if out and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
-        raise DataError(f"--out {out}: exists and is not empty; choose a new folder, or delete it")
     one_cell = {f"{axis}s": [getattr(options, axis)] for axis in AXES}
-    checkpoint, recipe, grid, held_out, _ = prepare(options, **one_cell)
+    checkpoint, recipe, grid, held_out, text = prepare(options, **one_cell)
     (memories,) = grid.values()
+    command = describe_command(options, text)
+    if out is not None and (report := finished_report(out, command)) is not None:
+        return show_again(report, out, options.json)
     with Bars() as bars:
         model = checkpoint.weights(options.device, options.dtype, bars)
-        result = memorize(model, memories, recipe=recipe, held_out=held_out, progress=bars)
-    try:
-        if options.json:
-            print_json(result.report)
-        else:
-            show_report(result.report)
-            if result.verdict is not None and result.report["final_loss"] is not None:
-                show_tokens(result.verdict, checkpoint.tokenizer)
-    finally:  # whatever becomes of stdout, the results are saved
-        has_unit = out is not None and save_run(result, model, recipe, out)
-        if plot is not None:
-            plot_run(result, plot)
+    with nullcontext() if out is None else lock(out):
+        with Bars() as bars:
+            keeper = FORGET if out is None else StateFile(out, command, model, bars)
+            result = memorize(
+                model, memories, recipe=recipe, held_out=held_out, progress=bars, keeper=keeper
+            )
+        try:
+            if options.json:
+                print_json(result.report)
+            else:
+                show_report(result.report)
+                if result.verdict is not None and result.report["final_loss"] is not None:
+                    show_tokens(result.verdict, checkpoint.tokenizer)
+        finally:  # whatever becomes of stdout, the results are saved
+            has_unit = out is not None and save_run(result, model, recipe, out)
+            if plot is not None:
+                plot_run(result, plot)
     if out is not None and not options.json:
         show_saved(out, "recite it with: tinymem recall" if has_unit else "")
     return EXIT_CODES[result.report["status"]]

@@ -31,7 +31,6 @@ out differently in different batch shapes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,28 +38,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..base.arithmetic import full_precision
 from ..base.model import Model, greedy
 from ..base.progress import SILENT, Progress
 from ..data.batch import Batch, sequences_per_pass
 from ..data.memory import Memories, Memory, check_fits
 from ..training.loss import log_probabilities
 from ..training.margin import margins
-from ..unit.lora import Unit
+from ..unit.lora import Unit, left_bare
 from ..unit.stack import Stack
 from .readout import readout
 
 VERDICT_DTYPE = torch.float32
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Products of float32 numbers in float32 arithmetic."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True)
@@ -263,9 +252,7 @@ def judge_units(
     for start in range(0, len(units), width):
         part, own = units[start : start + width], memories[start : start + width]
         unit = Stack(part) if len(part) > 1 else part[0]
-        unit.attach(model).train(False)  # no dropout
-        try:
+        with left_bare(model, [unit]):
+            unit.attach(model).train(False)  # no dropout
             verdicts = judge_groups(model, own, progress)
-        finally:
-            unit.detach()
         yield from verdicts

@@ -107,6 +107,7 @@ class Report:
     version: str = about("version of tinymem")
 
 
+REPORT = "report.json"
 # Those of a verdict, from certified_fraction to calibrated_loss.
 VERDICT_FIELDS = tuple(name for name in Report.__annotations__ if hasattr(Verdict, name))
 AGREEMENT = ("certified", "verbatim", "recall_exact")  # what a reloaded unit must have again
@@ -185,9 +186,16 @@ def count_bits(
     }
 
 
-def save_run(result: Result, model: Model, recipe: Recipe, folder: Path) -> bool:
+def save_run(
+    result: Result,
+    model: Model,
+    recipe: Recipe,
+    folder: Path,
+    command: Mapping[str, object] | None = None,
+) -> bool:
     """Write the unit and then report.json, which is thus the sign that the run is complete.
 
+    command: what the user asked for, to be compared when it is asked for again (resume.py).
     Returns whether there was a unit to write, one that was trained and is finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -196,7 +204,8 @@ def save_run(result: Result, model: Model, recipe: Recipe, folder: Path) -> bool
         memories = [asdict(m) for m in result.memories]
         about = {"memories": memories, "recipe": asdict(recipe), "report": result.report}
         save_adapter(result.unit, model, folder, **about)
-    write_text_atomically(folder / "report.json", json_text(result.report, indent=2) + "\n")
+    report = result.report if command is None else {**result.report, "command": command}
+    write_text_atomically(folder / REPORT, json_text(report, indent=2) + "\n")
     return usable
 
 

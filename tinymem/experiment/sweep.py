@@ -95,7 +95,7 @@ def run_sweep(
         recipes[cell] = replace(recipe, rank=cell.rank, method=cell.method, seed=cell.seed)
     setting = make_setting(model, recipe, source or {})
     options: Any = {"held_out": held_out, "progress": progress}
-    with lock(folder, workers):
+    with lock(folder, workers.rank == 0):
         results = folder / RESULTS
         rows, torn = read_rows(results) if results.exists() else ([], [])
         done = finished_cells(rows, setting)

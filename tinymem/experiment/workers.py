@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from ..errors import RecipeError
 
 T = TypeVar("T")
+LOCK = ".lock"  # a file in the folder of a run or a sweep
 
 
 class Workers:
@@ -54,16 +55,20 @@ class Workers:
 
 
 @contextmanager
-def lock(folder: Path, workers: Workers) -> Iterator[None]:
-    """Creates the folder and keeps other sweeps out. The lock ends with the process, even if
-    killed."""
+def lock(folder: Path, first: bool = True) -> Iterator[None]:
+    """Creates the folder and keeps other runs and sweeps out.
+
+    The lock ends with the process, even if killed. first: of the workers of a sweep, the first one
+    holds it for all. Raises RecipeError.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise RecipeError(f"--out {folder}: is a file, or within one; choose a folder") from error
-    file = FileLock(folder / ".lock")
-    try:  # the first worker holds it for all
-        with file.acquire(blocking=False) if workers.rank == 0 else nullcontext():
+    file = FileLock(folder / LOCK)
+    try:
+        with file.acquire(blocking=False) if first else nullcontext():
             yield
     except Timeout:
-        raise RecipeError(f"--out {folder}: another sweep is writing there; wait for it") from None
+        problem = "another process is writing there; wait for it"
+        raise RecipeError(f"--out {folder}: {problem}") from None

@@ -18,7 +18,7 @@ to 16, 13 runs) L-BFGS then reaches AdamW's loss of 600 steps after 58 to 169 ev
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -77,15 +77,27 @@ class BudgetSpent(Exception):
     """Ends torch's line search when the evaluations are used up."""
 
 
-def minimize(variables: Variables, evaluate: Evaluate, budget: int) -> None:
+def minimize(
+    variables: Variables,
+    evaluate: Evaluate,
+    budget: int,
+    keep: Callable[[torch.optim.LBFGS | None], None],
+    estimate: Mapping[str, object],
+) -> None:
     """Minimise a loss in rounds, with at most `budget` evaluations.
 
     evaluate: called with whether a round begins; returns the loss and leaves the gradient in the
         parameters of the variables. The function may change only when a round begins. None ends
         the minimisation.
+    keep: called before every round with the optimizer that has the curvature, None without one.
+    estimate: the curvature to go on with, as the optimizer has it; {} without one (state.py).
     """
     used, optimizer = 0, None
+    if estimate:
+        optimizer = torch.optim.LBFGS(variables.values, **OPTIONS)
+        optimizer.state[variables.values[0]].update(estimate)
     while used < budget:
+        keep(optimizer)
         start = evaluate(True)
         used += 1
         if start is None:

@@ -3,7 +3,7 @@
 `add` writes to tensors on the device and waits for nothing; `recent` and `finish` read them back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -87,6 +87,24 @@ class Record:
             self.runs[run].steps, self.runs[run].status = steps, status
         self.running = [run for run in self.running if run not in runs]
         self._columns = torch.tensor(self.running, dtype=torch.long, device=self._columns.device)
+
+    def until(self, count: int) -> dict[str, Tensor]:
+        """What was recorded of a lone run before so many gradients, for `restore`."""
+        traces = [(step, p[0]) for step, _, p in self._traces if step < count]
+        state = {"metrics": self._metrics[:, :count, 0]}
+        if traces:
+            steps, rows = zip(*traces, strict=True)
+            state |= {"trace_steps": torch.tensor(steps), "traces": torch.stack(rows)}
+        return state
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on after what another record had recorded of a lone run."""
+        self.count = state["metrics"].shape[1]
+        self._metrics[:, : self.count, 0] = state["metrics"]
+        if "traces" in state:
+            rows = state["traces"].to(self._metrics.device).split(1)
+            steps = state["trace_steps"].tolist()
+            self._traces = [(s, [0], p) for s, p in zip(steps, rows, strict=True)]
 
     def finish(self, steps: int, status: str) -> list[Training]:
         """The running runs end too; returns the course of every run."""

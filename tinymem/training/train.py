@@ -21,6 +21,7 @@ from .lbfgs import Evaluation, Variables, minimize
 from .margin import thin_for
 from .recipe import Minibatches, Recipe, schedule
 from .record import Record, Training
+from .state import FORGET, Keeper, read_lbfgs, read_state, restore, restore_lbfgs
 from .trainer import Trainer
 
 CHECK_EVERY = 10  # steps; a check waits for the device
@@ -41,10 +42,12 @@ def train(
     batch: Batch,
     recipes: Sequence[Recipe],
     progress: Progress = SILENT,
+    keeper: Keeper = FORGET,
 ) -> list[Training]:
     """Train each unit on its own part of the batch (see `Trainer`), as its recipe says.
 
     Ctrl-C ends the runs, which keep what they have learned; no unit is left attached.
+    keeper: of a lone run; it gives the state to go on from, and takes that of every step.
     """
     steps = list(schedule(recipes[0], len(batch.ids) // len(units)))
     trainer = Trainer(model, units, batch, recipes)
@@ -52,20 +55,24 @@ def train(
     check = partial(stop_finished, trainer, record, len(steps), progress)
     loop = {"adamw": run_adamw, "lbfgs": run_lbfgs}[recipes[0].optimizer]
     try:
-        done, status = loop(trainer, record, steps, check)
+        restore(keeper.state, trainer, record)
+        done, status = loop(trainer, record, steps, check, keeper)
     finally:
         trainer.close()
     return record.finish(done, status)
 
 
-def run_adamw(trainer: Trainer, record: Record, steps: Steps, check: Check) -> tuple[int, str]:
+def run_adamw(
+    trainer: Trainer, record: Record, steps: Steps, check: Check, keeper: Keeper
+) -> tuple[int, str]:
     """Gradient, update, and again, while the learning rate falls linearly to 0.
 
     Returns the number of steps done and the status.
     """
-    done = 0
+    done, now = record.count, partial(read_state, trainer)
     try:
-        for step, minibatches in enumerate(steps):
+        for step, minibatches in enumerate(steps[done:], done):
+            keeper.keep(record, now)
             found = trainer.gradient(minibatches, step / len(steps))
             record.add(found, whole=minibatches[-1] is None)
             if step % CHECK_EVERY == 0 and not check():
@@ -98,11 +105,18 @@ def stop_finished(trainer: Trainer, record: Record, steps: int, progress: Progre
     return bool(left)
 
 
-def run_lbfgs(trainer: Trainer, record: Record, steps: Steps, check: Check) -> tuple[int, str]:
+def run_lbfgs(
+    trainer: Trainer, record: Record, steps: Steps, check: Check, keeper: Keeper
+) -> tuple[int, str]:
     """L-BFGS on one run; its steps are evaluations of the gradient. Returns steps and status."""
-    loss = RoundLoss(trainer, record, steps, check)
+    loss, variables = RoundLoss(trainer, record, steps, check), Variables(trainer.stack.parameters())
+    loss.fixed, estimate = restore_lbfgs(keeper.state, variables)
+
+    def keep(optimizer: torch.optim.LBFGS | None) -> None:
+        keeper.keep(record, partial(read_lbfgs, trainer, variables, loss.fixed, optimizer))
+
     try:
-        minimize(Variables(trainer.stack.parameters()), loss, len(steps))
+        minimize(variables, loss, len(steps) - record.count, keep, estimate)
     except KeyboardInterrupt:
         return record.count, "interrupted"
     return record.count, "ok"

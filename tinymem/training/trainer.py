@@ -58,11 +58,7 @@ class Trainer:
         self.stack = Stack(units)
         self.stack.attach(model)
         self.stack.train()
-        try:
-            self.prefix = Prefix(model, self.stack, batch)
-        except BaseException:  # out of memory, or Ctrl-C
-            self.stack.detach()
-            raise
+        self.prefix = Prefix(model, self.stack, batch)
         self.optimizer = AdamW(self.stack.parameters())
         kinds = [recipe.weighting(self.memories) for recipe in recipes]
         self.weigh = Weigher(kinds, model.device)
@@ -71,10 +67,10 @@ class Trainer:
     def _prepare_step(self) -> None:
         """What depends on which runs train: rates, buffers, and the step that a GPU replays."""
         device, head = self.model.device, self.model.lm_head.weight
-        lrs = [recipe.learning_rate(self.model) or 0.0 for recipe in self.recipes]
+        lrs = [float(recipe.learning_rate(self.model) or 0) for recipe in self.recipes]
         self.lr = torch.tensor(lrs, device=device)
         self.rate = self.lr.clone()
-        self.clip = torch.tensor([recipe.clip for recipe in self.recipes], device=device)
+        self.clip = torch.tensor([float(recipe.clip) for recipe in self.recipes], device=device)
         ends = [recipe.last_temperature() for recipe in self.recipes]
         self.sharpens = min(ends) < 1
         self.last_temperature = torch.tensor(ends, device=device)

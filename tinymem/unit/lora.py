@@ -16,7 +16,8 @@ computes the dense product A B: x A B costs 2·d·r multiplications a token, A B
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -167,6 +168,24 @@ class Unit:
         if self.model is None:
             raise AdapterError("this unit is not attached to a model")
         return self.model
+
+
+@contextmanager
+def left_bare(model: Model, units: Sequence[Unit]) -> Iterator[None]:
+    """However the block ends, also by Ctrl-C at any moment, no unit is left in the model.
+
+    units: all that the block may attach. Raises AdapterError if one is attached already.
+    """
+    if any(isinstance(module, WithLoRA) for module in model.modules()):
+        raise AdapterError("the model has a unit attached already; detach that first")
+    try:
+        yield
+    finally:
+        for path, module in list(model.named_modules()):
+            if isinstance(module, WithLoRA):
+                replace(model, path, module.part)
+        for unit in units:
+            unit.model = None
 
 
 def replace(model: Model, path: str, module: nn.Module) -> None:

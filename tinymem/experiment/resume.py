@@ -1,0 +1,141 @@
+"""A run that can be killed and started again: the same command goes on where it was.
+
+While a run trains, `state.safetensors` in its folder holds its state (training/state.py). It is
+replaced every ten seconds and when the run is interrupted, and its header says which command and
+base it is of. `report.json` is written last, with the command; then the state is deleted.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..base.model import Model
+from ..base.progress import SILENT, Progress
+from ..errors import DataError, RecipeError
+from ..files import clean_temporaries, read_text, write_atomically
+from ..training.record import Record
+from ..training.state import Keeper, State
+from ..unit.adapter import OWN_FILE, PEFT_CONFIG, PEFT_FILE, base_hash
+from .report import REPORT, place_of
+
+STATE = "state.safetensors"
+EVERY = 10.0  # seconds between two saved states
+FINISHED = ("ok", "diverged")  # a run that was interrupted or out of memory is tried again
+FILES = {STATE, REPORT, OWN_FILE, PEFT_FILE, PEFT_CONFIG}
+
+
+def finished_report(folder: Path, command: Mapping[str, object]) -> dict[str, Any] | None:
+    """The report of the run that is finished in this folder; None if there is one to do.
+
+    command: what decides the run, by the names of its options. Raises RecipeError, with the
+    difference, if the folder belongs to another command, and DataError if it holds anything else.
+    """
+    found = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    names = {name for name in found if not name.startswith(".")}  # but lock and temporary files
+    report = read_report(folder / REPORT) if REPORT in names else {}
+    before = report.pop("command", None)
+    if before is None and STATE in names:
+        before = read_state(folder / STATE)[1].get("command")
+    if folder.is_file() or (names and (before is None or not names <= FILES)):
+        raise DataError(f"--out {folder}: exists and is not empty; choose a new folder")
+    if before is not None:
+        compare(folder, before, command)
+    if report.get("status") not in FINISHED:
+        return None
+    (folder / STATE).unlink(missing_ok=True)  # after a kill between the two
+    return report
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(read_text(path)))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: not a report; choose a new folder, or delete it") from error
+
+
+def compare(folder: Path, before: Mapping[str, object], now: Mapping[str, object]) -> None:
+    """Raises RecipeError, with the difference, if these are not the same."""
+    now = json.loads(json.dumps(now))  # as it was read, which makes lists of tuples
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if names:
+        was = "; ".join(f"{n} was {before.get(n)!r}, is {now.get(n)!r}" for n in names)
+        raise RecipeError(f"--out {folder}: is of another run: {was}; choose a new folder")
+
+
+def read_state(path: Path) -> tuple[State, dict[str, Any]]:
+    """The state in a file, and its header. Raises DataError if it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["tinymem"])
+            state = {name: file.get_tensor(name) for name in file.keys()}
+        if about["sha256"] != digest(state):
+            raise ValueError("its bytes have changed")
+        return state, about
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: damaged ({error}); delete it to begin again") from error
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names and values."""
+    found = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        found.update(f"{name} {list(value.shape)}".encode())
+        found.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+class StateFile(Keeper):
+    """Keeps the state of the run in a folder, and has the state to go on from.
+
+    Raises DataError or RecipeError, as `finished_report` does, also for another base or device.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        command: Mapping[str, object],
+        model: Model,
+        progress: Progress = SILENT,
+    ):
+        self.path, self.progress = folder / STATE, progress
+        self.about = {"command": dict(command), "base": base_hash(model), **place_of(model)}
+        clean_temporaries(self.path)
+        if self.path.exists():
+            self.state, before = read_state(self.path)
+            del before["sha256"]
+            self.seconds = before.pop("seconds")
+            compare(folder, before, self.about)
+        self.start = self.saved = time.monotonic()
+        self.latest: tuple[State, Record, int] | None = None  # all that a save needs, at any moment
+        self.warned = False
+
+    def keep(self, record: Record, now: Callable[[], State]) -> None:
+        self.latest = now(), record, record.count
+        if time.monotonic() - self.saved >= EVERY:
+            try:
+                self.save()
+            except OSError as error:
+                if not self.warned:
+                    self.progress.warn(f"the state cannot be saved ({error}); the run goes on")
+                self.warned, self.saved = True, time.monotonic()
+
+    def save(self) -> None:
+        """Write the latest state, if there is one. Raises OSError."""
+        if self.latest is None:
+            return
+        values, record, count = self.latest
+        state = {**values, **record.until(count)}
+        state = {name: value.cpu().contiguous() for name, value in state.items()}
+        about = {**self.about, "sha256": digest(state)}
+        about["seconds"] = self.seconds + time.monotonic() - self.start
+        metadata = {"tinymem": json.dumps(about)}
+        write_atomically(self.path, lambda path: save_file(state, path, metadata))
+        self.saved = time.monotonic()
