@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from tests.experiment.test_report import FIELDS
 from tinymem.base.checkpoint import open_checkpoint
 from tinymem.cli import probe, source
+from tinymem.experiment import resume
 
 FAST = ["--steps", "40", "--length", "12", "--rank", "4"]
 
@@ -178,7 +179,7 @@ def test_a_full_disk_does_not_hide_the_result(tinymem, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(probe, "save_run", full)
+    monkeypatch.setattr(resume, "save_run", full)
     code, out, err = tinymem("probe", *FAST, "--json", "--out", tmp_path / "run")
     assert code == 1 and json.loads(out)["rank"] == 4 and "No space left" in err
 

@@ -13,7 +13,7 @@ from tinymem.training import lbfgs
 from tinymem.training.loss import TokenLoss
 from tinymem.training.margin import END
 from tinymem.training.recipe import METHODS
-from tinymem.training.train import LEVELS
+from tinymem.training.rounds import LEVELS
 from tinymem.training.trainer import Trainer
 from tinymem.unit.lora import Unit
 

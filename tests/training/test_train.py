@@ -11,6 +11,7 @@ from tests.training.test_recipe import seen
 from tinymem.base.progress import Progress
 from tinymem.data.batch import Batch
 from tinymem.experiment.probe import memorize
+from tinymem.experiment.recall import judge
 from tinymem.training import margin, memft, train as loop
 from tinymem.training.loss import TokenLoss
 from tinymem.training.recipe import METHODS, Recipe
@@ -164,7 +165,11 @@ def test_ctrl_c_keeps_what_was_learned():
     options = {"rank": 4, "steps": 100, "lr": LR, "progress": InterruptsAt20Percent()}
     result = memorize(toy_model(), toy_memory(), **options)
     assert (result.report["status"], result.report["steps"]) == ("interrupted", 20)
-    assert result.report["final_loss"] < result.report["base_loss"]
+    assert result.verdict is None and result.report["final_loss"] is None  # it answers at once
+    assert len(result.training.losses) == 20 and result.training.losses[-1] < 3
+    model = toy_model()
+    result.unit.attach(model)
+    assert judge(model, toy_memory()).loss < result.report["base_loss"] - 1
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -12,6 +12,7 @@ from tinymem.training import memft
 from tinymem.training.loss import TokenLoss
 from tinymem.training.prefix import Prefix
 from tinymem.training.recipe import Recipe
+from tinymem.training.train import train
 from tinymem.training.trainer import Trainer
 from tinymem.unit.lora import Unit
 
@@ -161,5 +162,5 @@ def test_an_error_while_activations_are_cached_leaves_no_unit_attached(monkeypat
     model = toy_model()
     batch = Batch([toy_memory(8)], model.config.context, model.device)
     with pytest.raises(type(error)):
-        Trainer(model, [Unit.create(model, 2)], batch, [Recipe(rank=2)])
+        train(model, [Unit.create(model, 2)], batch, [Recipe(rank=2)])
     Unit.create(model, 1).attach(model)

@@ -28,5 +28,6 @@ def print_json(value: object) -> None:
 
 def show_saved(out: Path, command: str) -> None:
     """Prints where a run or a sweep is, and a command that takes it: `… with: tinymem …`."""
-    hint = f"{command} {shlex.quote(str(out))}" if command else "the report only, without a unit"
+    hint = command or "the report only, without a unit"
+    hint += f" {shlex.quote(str(out))}" if "tinymem" in command else ""
     stdout.print(f"\nSaved in {out}; {hint}", soft_wrap=True, markup=False)

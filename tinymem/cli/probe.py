@@ -1,18 +1,25 @@
 """`tinymem probe` writes a memory into a unit; `tinymem recall` judges a saved unit again."""
 
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
 from ..base.checkpoint import open_checkpoint
-from ..errors import DataError
+from ..base.tokenizer import Tokenizer
 from ..experiment.grid import AXES
 from ..experiment.probe import memorize
 from ..experiment.recall import judge
-from ..experiment.report import read_run, recall_report, save_run
+from ..experiment.report import Result, read_run, recall_report
+from ..experiment.resume import StateFile, finished_report
+from ..experiment.workers import lock
 from ..show.plots import plot_run
 from ..show.progress import Bars
 from ..show.report import show_recall, show_report, show_tokens
+from ..training.state import FORGET
 from ..unit.adapter import load_adapter
 from . import options as opt
 from .output import check_output, print_json, show_saved
-from .source import prepare
+from .source import describe_command, prepare
 
 EXIT_CODES = {"ok": 0, "diverged": 1, "oom": 1, "interrupted": 130}  # by status of the run
 
@@ -28,26 +35,42 @@ def probe(options: opt.Probe) -> int:
         return show_again(report, out, options.json)
     with Bars() as bars:
         model = checkpoint.weights(options.device, options.dtype, bars)
+    has_unit = False
     with nullcontext() if out is None else lock(out):
         with Bars() as bars:
             keeper = FORGET if out is None else StateFile(out, command, model, bars)
-            result = memorize(
-                model, memories, recipe=recipe, held_out=held_out, progress=bars, keeper=keeper
-            )
+            more: Any = {"held_out": held_out, "progress": bars, "keeper": keeper}
+            result = memorize(model, memories, recipe=recipe, **more)
         try:
-            if options.json:
-                print_json(result.report)
-            else:
-                show_report(result.report)
-                if result.verdict is not None and result.report["final_loss"] is not None:
-                    show_tokens(result.verdict, checkpoint.tokenizer)
+            show_result(result, checkpoint.tokenizer, options.json)
         finally:  # whatever becomes of stdout, the results are saved
-            has_unit = out is not None and save_run(result, model, recipe, out)
+            if isinstance(keeper, StateFile):
+                has_unit = keeper.end(result, model, recipe)
             if plot is not None:
                 plot_run(result, plot)
+    status = result.report["status"]
     if out is not None and not options.json:
-        show_saved(out, "recite it with: tinymem recall" if has_unit else "")
-    return EXIT_CODES[result.report["status"]]
+        recite = "recite it with: tinymem recall" if has_unit else ""
+        show_saved(out, "the same command goes on" if status == "interrupted" else recite)
+    return EXIT_CODES[status]
+
+
+def show_result(result: Result, tokenizer: Tokenizer, json: bool) -> None:
+    if json:
+        return print_json(result.report)
+    show_report(result.report)
+    if result.verdict is not None and result.report["final_loss"] is not None:
+        show_tokens(result.verdict, tokenizer)
+
+
+def show_again(report: dict[str, Any], out: Path, json: bool) -> int:
+    """The report of a run that is finished already."""
+    if json:
+        print_json(report)
+    else:
+        show_report(report)
+        show_saved(out, "this run was finished already")
+    return EXIT_CODES[report["status"]]
 
 
 def recall(options: opt.Recall) -> int:

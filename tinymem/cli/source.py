@@ -27,6 +27,7 @@ from ..unit.sites import unit_shapes
 from . import options as opt
 
 T = TypeVar("T")
+NOT_DECISIVE = ("out", "json", "plot")  # options of a probe that only say what to do with it
 Make = Callable[[int | None, int | None, int], list[Memory]]  # from (length, ratio, seed)
 
 
@@ -126,6 +127,12 @@ def describe(options: opt.SourceOptions, text: str | None) -> dict[str, Any]:
         contents[name] = None if path is None else path.read_bytes()
     hashes = {k: v and hashlib.sha256(v).hexdigest()[:16] for k, v in contents.items()}
     return {"prompt": options.prompt, "chat": options.chat, **hashes}
+
+
+def describe_command(options: opt.Probe, text: str | None) -> dict[str, Any]:
+    """Everything that decides a probe, by the names of its options; files by their hashes."""
+    given = {f.name: getattr(options, f.name) for f in fields(options)}
+    return {k: v for k, v in given.items() if k not in NOT_DECISIVE} | describe(options, text)
 
 
 def measure_text(options: opt.Plan, path: Path, row: dict[str, Any]) -> tuple[int, float]:

@@ -16,7 +16,7 @@ from ..training.recipe import Recipe
 from ..training.record import Training
 from ..training.state import FORGET, Keeper
 from ..training.train import train
-from ..unit.lora import Unit, left_bare
+from ..unit.lora import Unit
 from .recall import Verdict, judge_units, teacher_forced
 from .report import Result, make_report, pick
 
@@ -76,19 +76,18 @@ def memorize_together(
     base_losses = [math.nan] * len(recipes)
     status = "ok"
     try:
-        with left_bare(model, units):
-            base_losses = measure_base(model, targets)
-            batch = Batch([m for own in targets for m in own], model.config.context, model.device)
-            trainings = train(model, units, batch, recipes, progress, keeper)
-            for result, training in zip(results, trainings, strict=True):
-                result.training = training
-            if any(training.status == "interrupted" for training in trainings):
-                raise KeyboardInterrupt
-            verdicts = judge_units(model, units, targets, progress)
-            for result, verdict in zip(results, verdicts, strict=True):
-                if others:
-                    (result.held_out,) = judge_units(model, [result.unit], [others], progress)
-                result.verdict = verdict
+        base_losses = measure_base(model, targets)
+        batch = Batch([m for own in targets for m in own], model.config.context, model.device)
+        trainings = train(model, units, batch, recipes, progress, keeper)
+        for result, training in zip(results, trainings, strict=True):
+            result.training = training
+        if any(training.status == "interrupted" for training in trainings):
+            raise KeyboardInterrupt
+        verdicts = judge_units(model, units, targets, progress)
+        for result, verdict in zip(results, verdicts, strict=True):
+            if others:
+                (result.held_out,) = judge_units(model, [result.unit], [others], progress)
+            result.verdict = verdict
     except KeyboardInterrupt:  # what was trained is still there to be saved
         status = "interrupted"
     except (RuntimeError, MemoryError) as error:

@@ -9,22 +9,25 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..base.model import Model
 from ..base.progress import SILENT, Progress
 from ..errors import DataError, RecipeError
-from ..files import clean_temporaries, read_text, write_atomically
+from ..files import clean_temporaries, read_text, write_bytes_atomically
+from ..training.recipe import Recipe
 from ..training.record import Record
 from ..training.state import Keeper, State
 from ..unit.adapter import OWN_FILE, PEFT_CONFIG, PEFT_FILE, base_hash
-from .report import REPORT, place_of
+from .report import REPORT, Result, place_of, save_run
+from .workers import LOCK
 
 STATE = "state.safetensors"
 EVERY = 10.0  # seconds between two saved states
@@ -105,6 +108,7 @@ class StateFile(Keeper):
         model: Model,
         progress: Progress = SILENT,
     ):
+        super().__init__()
         self.path, self.progress = folder / STATE, progress
         self.about = {"command": dict(command), "base": base_hash(model), **place_of(model)}
         clean_temporaries(self.path)
@@ -113,6 +117,7 @@ class StateFile(Keeper):
             del before["sha256"]
             self.seconds = before.pop("seconds")
             compare(folder, before, self.about)
+            progress.warn(f"going on after {self.state['metrics'].shape[1]:,} steps")
         self.start = self.saved = time.monotonic()
         self.latest: tuple[State, Record, int] | None = None  # all that a save needs, at any moment
         self.warned = False
@@ -136,6 +141,30 @@ class StateFile(Keeper):
         state = {name: value.cpu().contiguous() for name, value in state.items()}
         about = {**self.about, "sha256": digest(state)}
         about["seconds"] = self.seconds + time.monotonic() - self.start
-        metadata = {"tinymem": json.dumps(about)}
-        write_atomically(self.path, lambda path: save_file(state, path, metadata))
+        write_bytes_atomically(self.path, save(state, {"tinymem": json.dumps(about)}))
         self.saved = time.monotonic()
+
+    def end(self, result: Result, model: Model, recipe: Recipe) -> bool:
+        """Save the run; an interrupted one keeps its state. Returns whether there is a unit.
+
+        Raises OSError, which names what is on the disk, if it is full.
+        """
+        folder, interrupted = self.path.parent, result.report["status"] == "interrupted"
+        for name in FILES:
+            clean_temporaries(folder / name)
+        try:
+            if interrupted:
+                self.save()
+            has_unit = save_run(result, model, recipe, folder, self.about["command"])
+        except OSError as error:
+            there = ", ".join(sorted(name for name in FILES if (folder / name).exists()))
+            problem = f"the result could not be saved ({error.strerror or error})"
+            advice = "free some space and run the same command again"
+            raise OSError(
+                f"{folder}: {problem}; on the disk: {there or 'nothing'}; {advice}"
+            ) from error
+        if not interrupted:
+            self.path.unlink(missing_ok=True)
+            with suppress(OSError):  # where Windows has it open
+                (folder / LOCK).unlink(missing_ok=True)
+        return has_unit

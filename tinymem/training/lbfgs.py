@@ -81,8 +81,8 @@ def minimize(
     variables: Variables,
     evaluate: Evaluate,
     budget: int,
-    keep: Callable[[torch.optim.LBFGS | None], None],
-    estimate: Mapping[str, object],
+    keep: Callable[[torch.optim.LBFGS | None], None] | None = None,
+    estimate: Mapping[str, object] | None = None,
 ) -> None:
     """Minimise a loss in rounds, with at most `budget` evaluations.
 
@@ -90,14 +90,15 @@ def minimize(
         parameters of the variables. The function may change only when a round begins. None ends
         the minimisation.
     keep: called before every round with the optimizer that has the curvature, None without one.
-    estimate: the curvature to go on with, as the optimizer has it; {} without one (state.py).
+    estimate: the curvature to go on with, as the optimizer has it (state.py).
     """
     used, optimizer = 0, None
     if estimate:
         optimizer = torch.optim.LBFGS(variables.values, **OPTIONS)
         optimizer.state[variables.values[0]].update(estimate)
     while used < budget:
-        keep(optimizer)
+        if keep is not None:
+            keep(optimizer)
         start = evaluate(True)
         used += 1
         if start is None:

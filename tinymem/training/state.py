@@ -3,7 +3,7 @@
     unit, generators          A and B, and the generators of the dropout masks
     m, v, t                   of AdamW (adamw.py)
     window                    of memft-sw (memft.py)
-    variables, curvature, …   of L-BFGS (lbfgs.py), with the function of its last round
+    variable, curvature, …    of L-BFGS (rounds.py)
     metrics, traces           what was recorded (record.py)
 
 The rest follows from base, memory and recipe, also which memories a step sees (recipe.schedule). A
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .lbfgs import Variables
 from .record import Record
 from .trainer import Trainer
 
@@ -25,10 +24,11 @@ Fixed = tuple[Tensor, Tensor] | None  # weights and temperature of a round of L-
 
 
 class Keeper:
-    """Where a run's state is kept; this one keeps nothing (experiment/state.py: in a file)."""
+    """Where a run's state is kept; this one keeps nothing (experiment/resume.py: in a file)."""
 
-    state: State = {}  # of an earlier process, to go on from
-    seconds = 0.0  # that the earlier processes took
+    def __init__(self) -> None:
+        self.state: State = {}  # of an earlier process, to go on from
+        self.seconds = 0.0  # that the earlier processes took
 
     def keep(self, record: Record, now: Callable[[], State]) -> None:
         """Called before every step (of L-BFGS, every round), from which the state `now()` goes on.
@@ -64,7 +64,7 @@ def read_state(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def restore(state: State, trainer: Trainer, record: Record) -> None:
-    """Go on from a state (an empty one: from the beginning). Raises DataError if it does not fit."""
+    """Go on from a state (empty: from the beginning). Raises DataError if it does not fit."""
     if not state:
         return
     try:
@@ -77,41 +77,3 @@ def restore(state: State, trainer: Trainer, record: Record) -> None:
         record.restore(state)
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"the saved state is of another run ({error!r})") from error
-
-
-# --- L-BFGS ------------------------------------------------------------------------------------
-
-
-def read_lbfgs(
-    trainer: Trainer,
-    variables: Variables,
-    fixed: Fixed,
-    optimizer: torch.optim.LBFGS | None,
-) -> dict[str, Tensor]:
-    """The state between two rounds; fixed: weights and temperature of the last one."""
-    state = read_state(trainer) | {f"fixed.{n}": value for n, value in enumerate(fixed or ())}
-    state |= {f"variable.{n}": value.clone() for n, value in enumerate(variables.values)}
-    for name, value in (optimizer.state[variables.values[0]] if optimizer else {}).items():
-        if name == "al":  # which every iteration computes anew
-            continue
-        if isinstance(value, list):
-            value = torch.stack(value) if value else torch.empty(0)
-        elif not isinstance(value, Tensor):
-            value = torch.tensor(value, dtype=torch.float64)  # the mark of a number
-        state[f"curvature.{name}"] = value.clone()
-    return state
-
-
-def restore_lbfgs(state: State, variables: Variables) -> tuple[Fixed, dict[str, object]]:
-    """The variables; returns what was fixed, and the curvature as torch's optimizer keeps it."""
-    for n, value in enumerate(variables.values):
-        value.copy_(state.get(f"variable.{n}", value))
-    estimate: dict[str, object] = {}
-    for name in [name for name in state if name.startswith("curvature.")]:
-        value, name = state[name], name.removeprefix("curvature.")
-        if name in ("old_dirs", "old_stps", "ro"):
-            estimate[name] = list(value.unbind())
-        else:
-            estimate[name] = value.item() if value.dtype == torch.float64 else value.clone()
-    fixed = (state["fixed.0"], state["fixed.1"]) if "fixed.0" in state else None
-    return fixed, estimate
