@@ -9,6 +9,7 @@ from tests.toy import toy_memory, toy_model
 from tinymem.base.arithmetic import full_precision, with_gradients
 from tinymem.base.checkpoint import load
 from tinymem.data.memory import random_memory
+from tinymem.errors import RecipeError
 from tinymem.experiment.probe import memorize
 from tinymem.experiment.recall import judge
 from tinymem.unit.lora import Unit
@@ -22,15 +23,12 @@ CONTEXTS = {
 
 @pytest.mark.parametrize("name", CONTEXTS)
 def test_a_run_and_a_verdict_within_a_context(name):
-    def run():
-        return memorize(toy_model(), toy_memory(), rank=2, steps=30, lr=0.05)
-
-    outside = run()
+    model = toy_model()
+    outside = memorize(model, toy_memory(), rank=2, steps=30, lr=0.05)
     with CONTEXTS[name]():
-        inside = run()
+        inside = memorize(model, toy_memory(), rank=2, steps=30, lr=0.05)
     same = {"wall_seconds": 0}
     assert inside.report | same == outside.report | same and inside.verdict == outside.verdict
-    model = toy_model()
     outside.unit.attach(model)
     with CONTEXTS[name]():
         assert judge(model, toy_memory()) == outside.verdict
@@ -45,6 +43,13 @@ def test_a_model_that_was_loaded_within_a_context(name):
     assert report["final_loss"] < report["base_loss"]
     memory = random_memory(tokenizer, 8)
     assert judge(unit.attach(model).model, memory).loss == pytest.approx(report["base_loss"])
+
+
+def test_a_model_that_cannot_train_is_refused():
+    with torch.inference_mode():
+        model = toy_model()
+    with pytest.raises(RecipeError, match="inference_mode; make it outside"):
+        memorize(model, toy_memory(), rank=2, steps=5)
 
 
 def test_the_settings_of_the_program_come_back():

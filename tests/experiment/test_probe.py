@@ -1,13 +1,15 @@
 """The experiment from memory to report: what is learned, what is refused, and how runs may end."""
 
 import dataclasses
+import sys
 
 import pytest
 import torch
 
 from tests.toy import toy_memory, toy_model
+from tinymem.base.checkpoint import load
 from tinymem.base.progress import Progress
-from tinymem.data.memory import Memory
+from tinymem.data.memory import Memory, random_memory
 from tinymem.errors import DataError, RecipeError
 from tinymem.experiment import probe
 from tinymem.experiment.probe import memorize, memorize_together
@@ -203,3 +205,55 @@ def test_runs_that_were_not_judged_have_no_verdict(monkeypatch, error, status):
     assert second.report["certified"] is None and second.report["steps"] == 20
     assert second.unit.parameters()[1].any()  # what it has learned can still be saved
     Unit.create(model, 1).attach(model)  # no unit was left attached
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load("tiny", device="cpu")
+
+
+@pytest.mark.parametrize("lr", [1e3, 1e5])
+@pytest.mark.parametrize(("length", "rank", "steps"), [(32, 2, 20), (64, 8, 30), (8, 8, 20)])
+def test_a_learning_rate_far_too_high_is_not_ok(tiny, lr, length, rank, steps):
+    model, tokenizer = tiny
+    for seed in (0, 1):
+        memory = random_memory(tokenizer, length, seed=seed)
+        report = memorize(model, memory, rank=rank, lr=lr, steps=steps, seed=seed).report
+        assert report["status"] == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("length", "steps", "lr"), [(32, 1, None), (32, 3, None), (200, 12, None), (32, 10, 1)]
+)
+def test_a_short_run_is_ok(tiny, length, steps, lr):
+    model, tokenizer = tiny
+    memory = random_memory(tokenizer, length)
+    assert memorize(model, memory, rank=2, lr=lr, steps=steps).report["status"] == "ok"
+
+
+def test_interrupted_at_any_moment_no_unit_is_left():
+    """Ctrl-C at every 40th line of Python that a short run executes."""
+    model, lines = toy_model(layers=2), 0
+    before = dict(model.named_modules())
+
+    def count(frame, event, arg):
+        nonlocal lines
+        lines += event == "line" and "tinymem" in frame.f_code.co_filename
+        if lines == stop:
+            raise KeyboardInterrupt
+        return count
+
+    stop, ends = None, set()
+    for stop in [0, *range(1, 10_000, 41)]:
+        lines = 0
+        sys.settrace(count)
+        try:
+            ends.add(memorize(model, toy_memory(4), rank=1, steps=2).report["status"])
+        except KeyboardInterrupt:  # before the run began, or while its report was made
+            ends.add("raised")
+        finally:
+            sys.settrace(None)
+        assert dict(model.named_modules()) == before
+        if stop > lines:
+            break
+    assert ends == {"ok", "interrupted", "raised"}

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError, first_line
+from .arithmetic import with_gradients
 from .config import ModelConfig
 from .families import Family, read_config
 from .folder import read_json
@@ -47,6 +48,7 @@ class Checkpoint:
         model.name, model.revision, model.family = self.name, self.revision, self.family
         return model.eval().requires_grad_(False)
 
+    @with_gradients()
     def weights(
         self, device: str = "auto", dtype: str = "auto", progress: Progress = SILENT
     ) -> Model:

@@ -70,6 +70,8 @@ def memorize_together(
     keys = {recipe.batch_key(own) for recipe, own in zip(recipes, targets, strict=True)}
     if len(recipes) > 1 and (len(keys) > 1 or None in keys):
         raise RecipeError("these runs cannot be trained together; train them one by one")
+    if model.embed_tokens.weight.is_inference():
+        raise RecipeError("the model was made in torch.inference_mode; make it outside, to train")
     start = time.monotonic() - keeper.seconds
     units = [Unit.create(model, **pick(recipe, *UNIT_FIELDS)) for recipe in recipes]
     results = [Result({}, own, unit) for own, unit in zip(targets, units, strict=True)]

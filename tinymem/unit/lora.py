@@ -180,12 +180,18 @@ def left_bare(model: Model, units: Sequence[Unit]) -> Iterator[None]:
         raise AdapterError("the model has a unit attached already; detach that first")
     try:
         yield
-    finally:
-        for path, module in list(model.named_modules()):
-            if isinstance(module, WithLoRA):
-                replace(model, path, module.part)
-        for unit in units:
-            unit.model = None
+        take_out(model, units)
+    except BaseException:  # also of a Ctrl-C in the line above
+        take_out(model, units)
+        raise
+
+
+def take_out(model: Model, units: Sequence[Unit]) -> None:
+    for path, module in list(model.named_modules()):
+        if isinstance(module, WithLoRA):
+            replace(model, path, module.part)
+    for unit in units:
+        unit.model = None
 
 
 def replace(model: Model, path: str, module: nn.Module) -> None:
