@@ -294,6 +294,12 @@ The header of the safetensors file has a key `tinymem`: JSON with the name and t
 the base model, the memories as token ids, the recipe and the report. `tm.load_adapter(model,
 folder)` reads both kinds, and LoRAs that peft saved.
 
+While a run trains, its folder holds `state.safetensors`: unit, optimizer and losses so far,
+replaced every ten seconds and when the run is interrupted. The same command again goes on from
+there, and on a CPU ends with the same bits as a run without the interruption; on a finished folder
+it prints the report. Another command is refused, with the difference. `report.json` holds the
+report and, under `command`, what decided the run. An interrupted run has no verdict.
+
 **A sweep** (`sweep --out`) is a folder with `results.jsonl`. A line that was cut off by a kill
 is skipped when the file is read, and named on stderr.
 

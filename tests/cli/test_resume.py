@@ -80,7 +80,7 @@ def test_killed_while_another_waits_and_then_finished(tinymem, tmp_path, whole):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send these signals")
-@pytest.mark.parametrize("name", ["SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_saves_and_the_run_goes_on(tinymem, tmp_path, whole, name):
     out = tmp_path / "run"
     process = start(out, pause=0.01)
