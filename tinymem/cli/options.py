@@ -128,7 +128,9 @@ class Probe(RecipeOptions, SourceOptions, BaseOptions):
         option("sft, memft-ot and memft-sw are the paper's; margin asks only what decoding needs."),
     ] = "sft"
     seed: Annotated[int, option("Seed of random tokens and initial weights.")] = 0
-    out: Annotated[Path | None, output("Folder of the run; the same command again goes on there.")] = None
+    out: Annotated[
+        Path | None, output("Folder of the run; the same command again goes on there.")
+    ] = None
     json: Json = False
     plot: Plot = None
 
