@@ -64,7 +64,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     The temporary file is renamed only when it is complete and on disk. If the process is killed or
     `write` fails, `path` stays as it was. Raises OSError.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_for(path)
     temporary.open("x").close()  # has the usual permissions, unlike the files of tempfile
     try:
         write(temporary)
@@ -72,6 +72,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         system.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_for(path: Path) -> Path:
+    """A new name beside `path`, by which `clean_temporaries` recognizes it."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:

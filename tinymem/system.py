@@ -7,6 +7,7 @@ import codecs
 import contextlib
 import errno
 import os
+import shlex
 import signal
 import sys
 import time
@@ -58,6 +59,15 @@ def last_byte(file: BinaryIO) -> bytes:
         return b""
     file.seek(-1, os.SEEK_END)
     return file.read(1)
+
+
+def quote(path: str) -> str:
+    """The path as one word of a command line, for the system's own shell."""
+    if not WINDOWS:
+        return shlex.quote(path)
+    from subprocess import list2cmdline
+
+    return list2cmdline([path])
 
 
 def limit_memory(size: int) -> None:

@@ -17,10 +17,11 @@ def test_data_is_written_and_read_back(tinymem, tmp_path):
         (tmp_path / "text").write_text("It was a dark and stormy night in the harbour town.")
         code, printed, _ = tinymem("data", kind, *options)
         assert code == 0 and all(json.loads(line) for line in printed.splitlines())
-        code, nothing, err = tinymem("data", kind, *options, "--out", tmp_path / "rows.jsonl")
+        file = tmp_path / f"{kind}.jsonl"
+        code, nothing, err = tinymem("data", kind, *options, "--out", file)
         assert code == 0 and not nothing and "memories in" in err
-        assert (tmp_path / "rows.jsonl").read_text() == printed
-        assert tinymem("probe", "--data", tmp_path / "rows.jsonl", "--steps", "1", "--json")[0] == 0
+        assert file.read_text(encoding="utf-8") == printed
+        assert tinymem("probe", "--data", file, "--steps", "1", "--json")[0] == 0
 
 
 @pytest.mark.parametrize(("flag", "chat"), [("--chat", True), ("--no-chat", False)])

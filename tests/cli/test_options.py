@@ -181,8 +181,9 @@ def test_places_for_results_are_checked(tmp_path):
         with pytest.raises(DataError, match="not a folder with write access"):
             check_output(path)
         with pytest.raises(DataError, match="not a folder with write access"):
-            check_output(plot=path)
+            check_output(plot=path.with_suffix(".png"))
     check_output(tmp_path / "x", tmp_path / "a.SVG")
     check_output()
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
     with pytest.raises(DataError, match=r"ends in .png, .pdf or .svg"):
         check_output(tmp_path / "x", tmp_path / "a.gif")

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import peft
 import pytest
@@ -245,11 +246,11 @@ def test_headers_that_say_nonsense(tmp_path):
 def test_nothing_half_written(tmp_path, monkeypatch):
     """If the disk fills up while the unit is written, neither of its files is left."""
 
-    def full(tensors, path, metadata):
-        path.write_bytes(b"half")
+    def full(path, content):
+        path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tinymem.unit.adapter.save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     model = toy_model()
     with pytest.raises(OSError, match="No space"):
         save_adapter(Unit.create(model, 2), model, tmp_path)

@@ -14,11 +14,12 @@ from ..data.benchmarks import (
 )
 from ..show.report import note
 from . import options as opt
-from .output import check_output
+from .output import check_new_file
 from .source import parse_list, read_content
 
 
 def random(options: opt.Random) -> int:
+    check_new_file(options.out)
     tokenizer = open_checkpoint(options.model).tokenizer
     key = {"prompt": options.prompt, "chat": options.chat, "vocabulary": options.vocabulary}
     rows = random_rows(tokenizer, options.length, options.count, options.seed, **key)
@@ -26,6 +27,7 @@ def random(options: opt.Random) -> int:
 
 
 def long_context(options: opt.LongContext) -> int:
+    check_new_file(options.out)
     ratios, text = parse_list("--ratios", options.ratios), read_content(options.text)
     tokenizer = open_checkpoint(options.model).tokenizer
     key = {"prompt": options.prompt, "chat": options.chat}
@@ -34,21 +36,24 @@ def long_context(options: opt.LongContext) -> int:
 
 
 def phonebook(options: opt.Phonebook) -> int:
+    check_new_file(options.out)
     return write_data(phonebook_rows(options.count, options.seed), options.out)
 
 
 def rule(options: opt.Rule) -> int:
     out = options.out
+    check_new_file(out)
+    other = out.with_suffix(f".held-out{out.suffix}") if options.held_out else None
+    check_new_file(other)
     rows, held_out = rule_rows(options.count, options.held_out, options.seed, options.limit)
     write_data(rows, out)
-    return write_data(held_out, out.with_suffix(f".held-out{out.suffix}")) if held_out else 0
+    return write_data(held_out, other) if other else 0
 
 
 def write_data(rows: list[dict[str, Any]], out: Path | None) -> int:
     if out is None:
         print(to_lines(rows, ascii_only=True), end="")
         return 0
-    check_output(out)
     write_rows(rows, out)
     note(f"{len(rows)} memories in {out}")
     return 0

@@ -1,25 +1,77 @@
 """Where results go: a check of the places before anything is computed, and what is printed."""
 
+import contextlib
 import os
-import shlex
+import shutil
 from pathlib import Path
 
+from .. import system
 from ..errors import DataError
-from ..files import json_text
+from ..files import json_text, temporary_for
 from ..show.axes import figure
 from ..show.report import stdout
 
 
 def check_output(out: Path | None = None, plot: Path | None = None) -> None:
-    """Raises DataError if one of the two could not be written, or no picture could be drawn."""
-    for path in (out, plot):
-        if path and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-            problem = f"cannot be written; {path.parent} is not a folder with write access"
-            raise DataError(f"{path}: {problem}")
+    """Checks a folder of results and the file of a picture, each of which may exist already.
+
+    Raises DataError if one of the two could not be written, or no picture could be drawn.
+    """
+    if out:
+        check_place("--out", out, folder=True)
     if plot:
         if plot.suffix.lower() not in (".png", ".pdf", ".svg"):
             raise DataError(f"--plot {plot}: expected a name that ends in .png, .pdf or .svg")
+        check_place("--plot", plot, folder=False)
         figure(1)
+
+
+def check_new_file(out: Path | None) -> None:
+    """Raises DataError if a file of results exists already, or could not be written."""
+    if out:
+        check_place("--out", out, folder=False)
+    if out and out.exists():
+        raise DataError(f"--out {out}: exists; choose another name, or delete it")
+
+
+def check_place(flag: str, path: Path, folder: bool) -> None:
+    """Raises DataError if the path can become no folder, or no file, of results.
+
+    It creates a file where results would be and removes it again, because permissions do not tell
+    of a file system that is read-only or full, nor what root may do.
+    """
+    kind = "folder" if folder else "file"
+    if os.path.islink(path) and not os.path.exists(path):
+        raise DataError(f"{flag} {path}: a link to nothing; delete it, or choose another {kind}")
+    if os.path.exists(path) and not (os.path.isdir if folder else os.path.isfile)(path):
+        raise DataError(f"{flag} {path}: exists and is no {kind}; choose another {kind}")
+    parent = path if os.path.isdir(path) else path.parent
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()  # fails for a name that no file can have
+        if os.path.isfile(path):
+            path.open("ab").close()
+        tried = temporary_for(parent / ("report.json" if folder else path.name))
+        tried.open("x").close()
+        tried.unlink()
+    except OSError as error:
+        is_there = os.path.isdir(parent)
+        reason = error.strerror if is_there else f"{parent} is not a folder with write access"
+        raise DataError(f"{flag} {path}: cannot be written: {reason}") from error
+
+
+def check_room(place: Path, needed: int) -> None:
+    """Raises DataError if the disk has less room than so many bytes.
+
+    place: the folder of the results, or one that is still to be created there.
+    """
+    while not os.path.isdir(place):
+        place = place.parent
+    with contextlib.suppress(OSError):  # a file system that does not tell
+        usage = shutil.disk_usage(place)
+        if usage.total and usage.free < needed:
+            room = f"{needed / 1e6:,.1f} MB are needed, and {usage.free / 1e6:,.1f} MB are free"
+            raise DataError(f"--out {place}: {room}; free some space, or choose another disk")
 
 
 def print_json(value: object) -> None:
@@ -29,5 +81,5 @@ def print_json(value: object) -> None:
 def show_saved(out: Path, command: str) -> None:
     """Prints where a run or a sweep is, and a command that takes it: `… with: tinymem …`."""
     hint = command or "the report only, without a unit"
-    hint += f" {shlex.quote(str(out))}" if "tinymem" in command else ""
+    hint += f" {system.quote(str(out))}" if "tinymem" in command else ""
     stdout.print(f"\nSaved in {out}; {hint}", soft_wrap=True, markup=False)

@@ -7,8 +7,10 @@ from ..experiment.workers import Workers
 from ..show.progress import Bars
 from ..show.tables import show_grid
 from . import options as opt
-from .output import check_output, print_json, show_saved
+from .output import check_output, check_room, print_json, show_saved
 from .source import describe, parse_list, parse_names, prepare
+
+ROW_BYTES = 4096  # at least the size of a row on disk
 
 
 def sweep(options: opt.Sweep) -> int:
@@ -23,6 +25,7 @@ def sweep(options: opt.Sweep) -> int:
         methods=parse_names(options.methods),
         seeds=parse_list("--seeds", options.seeds),
     )
+    check_room(options.out, len(grid) * ROW_BYTES)
     workers, device = Workers(), str(options.device)
     if workers.count > 1 and device != "cpu":
         device = workers.device(device)

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TinymemError
+from ..files import write_atomically
 from ..law.power import LN2
 from .report import Row
 
@@ -116,7 +117,8 @@ def draw(panels: Sequence[Panel | None], columns: int, path: Path, title: str = 
                 panel(fig.add_subplot(rows, columns, place))
     if key := {gid: line for ax in fig.axes for line in ax.lines if (gid := line.get_gid())}:
         fig.legend(key.values(), key, loc="outside lower center", ncols=len(key), frameon=False)
-    fig.savefig(path, dpi=130, format=Path(path).suffix.removeprefix(".") or "png")
+    look: dict[str, Any] = {"dpi": 130, "format": Path(path).suffix.removeprefix(".") or "png"}
+    write_atomically(Path(path).resolve(), lambda file: fig.savefig(file, **look))
     return fig
 
 

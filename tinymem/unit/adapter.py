@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..base.folder import LIMIT, checked, present
 from ..base.model import Model
 from ..errors import AdapterError, CheckpointError, first_line
-from ..files import write_atomically, write_text_atomically
+from ..files import write_bytes_atomically, write_text_atomically
 from .lora import LoRA, Unit
 from .peft import PEFT_CONFIG, Place, find_places, write_config
 from .sites import family_path, widths
@@ -96,7 +96,8 @@ def save_adapter(unit: Unit, model: Model, folder: str | Path, **about: Any) -> 
         write_text_atomically(folder / PEFT_CONFIG, write_config(unit, model, targets))
     metadata = {"format": "pt", "tinymem": json.dumps(header)}
     file = folder / (PEFT_FILE if targets else OWN_FILE)
-    write_atomically(file, lambda path: save_file(tensors, path, metadata))
+    # Not save_file, whose error on a full disk is no OSError.
+    write_bytes_atomically(file, save(tensors, metadata))
 
 
 # --- Loading -----------------------------------------------------------------------------------
