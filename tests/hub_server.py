@@ -32,6 +32,8 @@ class Repo:
     status: dict[str, int] = field(default_factory=dict)  # file (or "*") -> answer this to it
     page: bool = False  # answer a web page to everything, as a login portal does
     wrong: bool = False  # deliver other bytes than those of a weight file, as many as it has
+    etags: dict[str, str] = field(default_factory=dict)  # file -> answer with this etag
+    sizes: dict[str, int] = field(default_factory=dict)  # file -> promise so many bytes of it
     short: int | None = None  # deliver only so many bytes of a weight file, as if they were all
     cut: int | None = None  # end the connection after so many bytes of a weight file …
     cuts: int = 0  # … this many times
@@ -95,7 +97,9 @@ class Handler(BaseHTTPRequestHandler):
             headers["Location"] = f"http://localhost:{port}/cdn/{digest(data)}"
             headers |= {"X-Linked-Etag": f'"{digest(data)}"', "X-Linked-Size": str(len(data))}
             return self.send(302, b"", headers)
-        self.send(200, data, {**headers, "ETag": f'"{digest(data)[:40]}"'})
+        headers["ETag"] = f'"{repo.etags.get(file, digest(data)[:40])}"'
+        headers |= {"Content-Length": repo.sizes[file]} if file in repo.sizes else {}
+        self.send(200, data, headers)
 
     do_HEAD = do_GET
 

@@ -116,3 +116,10 @@ def test_a_file_that_grows_is_not_read_without_end(folder, monkeypatch):
     monkeypatch.setattr(module, "checked", lambda folder, name: folder / name)  # it was small then
     monkeypatch.setattr(module, "LIMIT", 1000)
     assert module.read_text(folder, "notes.txt") == "a" * 1000
+
+
+def test_an_installer_may_link_the_files_of_the_package(folder, tmp_path, monkeypatch):
+    clean, _ = load(folder, device="cpu")
+    move_and_link(folder / WEIGHTS, tmp_path / "elsewhere" / WEIGHTS)
+    monkeypatch.setattr(module, "__file__", str(folder.parent / "base" / "folder.py"))
+    assert same_weights(load(folder, device="cpu")[0], clean)

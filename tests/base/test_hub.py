@@ -251,6 +251,9 @@ REFUSED = {  # repository -> what the one line must say; the server's side is be
         "has size 1000",
         "run the command again",
     ],
+    "org/climber": ["config.json", "etag is '../../../../outside'", "HF_ENDPOINT"],
+    "org/nameless": ["config.json", "etag is ''", "HF_ENDPOINT"],
+    "org/huge": ["tokenizer.json", "1,000,000,000,000 bytes, more than"],
     "a name with spaces": ["neither a folder on this machine nor a hub id"],
 }
 
@@ -278,6 +281,9 @@ def refusals(tmp_path_factory):
             "org/half": Repo(FILES, status={"tokenizer.json": 503}),
             "org/portal": Repo(FILES, page=True),
             "org/short": Repo(FILES, short=1000),
+            "org/climber": Repo(FILES, etags={"config.json": "../../../../outside"}),
+            "org/nameless": Repo(FILES, etags={"config.json": ""}),
+            "org/huge": Repo(FILES, sizes={"tokenizer.json": 10**12}),
         }
     )
     answers = ask(tmp_path_factory.mktemp("home"), hub.url, *REFUSED)

@@ -7,6 +7,7 @@ block), a symbolic link to it does not leave the folder, and it is not larger th
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ def checked(folder: Path, name: str) -> Path:
 
     name: of the file, or a path below the folder. The folder itself may be a link.
     Raises CheckpointError if there is no such file, if it is not a regular file, if a symbolic link
-    leads out of the folder (but not into the blobs of the hub's cache), and if it is too large;
-    weights may have any size.
+    leads out of the folder (but not into the blobs of the hub's cache), and if it is too large.
+    Only the files that are shipped with the package may be links to any place.
     """
     path = folder / name
     if not present(folder, name):
@@ -44,19 +45,22 @@ def checked(folder: Path, name: str) -> Path:
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
         problem = f"cannot be read ({first_line(error)}); download it again"
         raise CheckpointError(f"{path}: {problem}") from error
-    if not target.is_relative_to(home) and not is_blob(target):
+    shipped = folder.is_relative_to(Path(__file__).parents[1])  # installers may link each file
+    if not (target.is_relative_to(home) or is_blob(target) or shipped):
         problem = f"a link out of the folder, to {target}; replace it by a copy if you trust it"
         raise CheckpointError(f"{path}: {problem}")
     if not stat.S_ISREG(about.st_mode):
         raise CheckpointError(f"{path}: not a regular file; do not trust this checkpoint")
-    if path.suffix != ".safetensors" and about.st_size > limit(name):
+    if about.st_size > limit(name):
         size = f"{about.st_size:,} bytes, more than {limit(name):,}"
         raise CheckpointError(f"{path}: {size}; no known checkpoint has such a file")
     return path
 
 
 def limit(name: str) -> int:
-    """The largest size in bytes of a JSON or text file of this name."""
+    """The largest size in bytes of a file of this name; weights may have any size."""
+    if name.endswith(".safetensors"):
+        return sys.maxsize
     return VOCABULARY_LIMIT if name in (TOKENIZER, *OLDER_TOKENIZER) else LIMIT
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..errors import CheckpointError, first_line
-from .folder import OLDER_TOKENIZER, TOKENIZER, TOKENIZER_SETTINGS, read_json
+from .folder import OLDER_TOKENIZER, TOKENIZER, TOKENIZER_SETTINGS, limit, read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 COMMIT, SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
+PLAIN_ETAG = re.compile(r"[\w+=-][\w.+=-]{0,199}")
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*\.safetensors")  # no folder, no "..", no drive, no NUL
 SAFETENSORS_ONLY = (
     "tinymem reads safetensors only, because unpickling weights runs code; use a revision that has "
@@ -131,7 +132,9 @@ def find(repo: str, version: str | None, offline: bool, *names: str) -> Path:
             etag = None
             with contextlib.suppress(EntryNotFoundError):
                 url = hub.hf_hub_url(repo, name, revision=version)  # 0.x needs the timeout said
-                etag = hub.get_hf_file_metadata(url, timeout=HF_HUB_ETAG_TIMEOUT).etag
+                offer = hub.get_hf_file_metadata(url, timeout=HF_HUB_ETAG_TIMEOUT)
+                check_offer(f"{repo!r}: {name}", name, offer.etag, offer.size)
+                etag = offer.etag
             path = Path(hub.hf_hub_download(repo, name, revision=version))
             check_download(path, etag)
             return path
@@ -140,6 +143,18 @@ def find(repo: str, version: str | None, offline: bool, *names: str) -> Path:
         except EntryNotFoundError:
             continue
     raise Absent(names[0])
+
+
+def check_offer(where: str, name: str, etag: str | None, size: int | None) -> None:
+    """Raise CheckpointError for what a hub does not send, before anything is downloaded.
+
+    huggingface_hub names the file in the cache after the etag, even if that leads out of the cache.
+    """
+    if etag is not None and not PLAIN_ETAG.fullmatch(etag):
+        raise CheckpointError(f"{where}: the etag is {etag!r:.80}, not a name; check HF_ENDPOINT")
+    if size and size > limit(name):
+        too_large = f"{size:,} bytes, more than {limit(name):,}"
+        raise CheckpointError(f"{where}: {too_large}; no known checkpoint has such a file")
 
 
 def check_download(path: Path, etag: str | None) -> None:
