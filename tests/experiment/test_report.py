@@ -224,9 +224,19 @@ def test_a_unit_without_a_run_has_no_memory_to_recall(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"memories": []}, {"memories": [{}]}, {"report": {}}, {"report": [1]}]
+    ("change", "message"),
+    [
+        ({"memories": []}, "carries no memory"),
+        ({"memories": [{}]}, "carries no memory"),
+        ({"report": [1]}, "carries no memory"),
+        ({"report": {}}, "the report's model is None"),
+        ({"memories": [{"prompt_ids": [], "target_ids": [2]}]}, "prompt_ids must be"),
+        ({"memories": [{"prompt_ids": [1], "target_ids": [-2]}]}, "target_ids must be"),
+        ({"recipe": {"rank": 0}}, "rank is 0"),
+        ({"recipe": {"rank": 2, "of_a_version_to_come": 3, "method": "x"}}, "method is 'x'"),
+    ],
 )
-def test_a_run_whose_header_lacks_what_recall_needs(tmp_path, change):
+def test_a_run_whose_header_lacks_what_recall_needs(tmp_path, change, message):
     path, tensors, metadata = saved_unit(tmp_path)
     _, _, result = finished_run()
     good = {"memories": [{"prompt_ids": [1], "target_ids": [2]}], "report": result.report}
@@ -234,7 +244,7 @@ def test_a_run_whose_header_lacks_what_recall_needs(tmp_path, change):
     save_file(tensors, path, metadata | {"tinymem": json.dumps(about)})
     assert read_run(tmp_path)[0] == [Memory([1], [2])]
     save_file(tensors, path, metadata | {"tinymem": json.dumps(about | change)})
-    with pytest.raises(AdapterError, match="carries no memory"):
+    with pytest.raises(AdapterError, match=message):
         read_run(tmp_path)
 
 
@@ -290,6 +300,6 @@ def test_a_report_from_before_there_were_margins_is_recalled(tmp_path):
     older = {name: value for name, value in result.report.items() if name not in newer}
     save_run(dataclasses.replace(result, report=older), model, recipe, tmp_path)
     memories, report = read_run(tmp_path)
-    assert report == older
+    assert report == {**dict.fromkeys(newer), **older}
     again = recall_report(report, memories, result.verdict, model)
     assert again == result.report | {"agrees": True} and not again["thin"]

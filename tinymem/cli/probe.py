@@ -1,11 +1,16 @@
 """`tinymem probe` writes a memory into a unit; `tinymem recall` judges a saved unit again."""
 
+import os
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from ..base.checkpoint import open_checkpoint
+from ..base.folder import present
 from ..base.tokenizer import Tokenizer
+from ..data.memory import check_fits
+from ..errors import AdapterError
 from ..experiment.grid import AXES
 from ..experiment.probe import memorize
 from ..experiment.recall import judge
@@ -14,13 +19,16 @@ from ..experiment.resume import StateFile, finished_report
 from ..experiment.workers import lock
 from ..show.plots import plot_run
 from ..show.progress import Bars
-from ..show.report import show_recall, show_report, show_tokens
+from ..show.report import show_recall, show_report, show_tokens, stderr
 from ..training.state import FORGET
 from ..unit.adapter import load_adapter
 from . import options as opt
 from .output import check_output, print_json, show_saved
 from .source import describe_command, prepare
 
+NAME = r"\w[\w-]{0,95}(\.[\w-]{1,95})*"
+HUB_ID = re.compile(rf"{NAME}(/{NAME})?", re.ASCII)
+REVISION = re.compile(rf"{NAME}(/{NAME})*", re.ASCII)  # a branch may have several parts
 EXIT_CODES = {"ok": 0, "diverged": 1, "oom": 1, "interrupted": 130}  # by status of the run
 
 
@@ -75,8 +83,12 @@ def show_again(report: dict[str, Any], out: Path, json: bool) -> int:
 
 def recall(options: opt.Recall) -> int:
     memories, report = read_run(options.run)
-    revision = options.revision or report.get("revision")
-    checkpoint = open_checkpoint(options.model or report["model"], revision)
+    name, revision = find_base(report, options)
+    if not options.model:
+        version = f", revision {revision}" if revision else ""
+        stderr.print(f"base model of this unit: {name}{version}", markup=False, soft_wrap=True)
+    checkpoint = open_checkpoint(name, revision)
+    check_fits(memories, checkpoint.config)
     precision = report["dtype"] if options.dtype == "auto" else options.dtype  # as it was trained
     with Bars() as bars:
         base = checkpoint.weights(options.device, precision, bars)
@@ -88,3 +100,25 @@ def recall(options: opt.Recall) -> int:
     else:
         show_recall(again, memories[0], verdict, checkpoint.tokenizer)
     return 0 if again["agrees"] else 1
+
+
+def find_base(report: dict[str, Any], options: opt.Recall) -> tuple[str, str | None]:
+    """Name and revision of a unit's base model: what the user says, or else what the unit says.
+
+    A unit may come from a stranger, who must not choose freely what is opened. Raises AdapterError
+    unless it names tiny, a hub id or a checkpoint's folder without "..", and a plain revision.
+    """
+    revision = options.revision or report["revision"]
+    if revision != options.revision and not REVISION.fullmatch(revision):
+        problem = f"names the revision {revision!r:.80}; give it with --revision"
+        raise AdapterError(f"{options.run}: {problem}")
+    if options.model:
+        return options.model, revision
+    name = report["model"]
+    path = Path(os.path.expanduser(name))
+    far = name.startswith(("//", "\\\\")) or ".." in path.parts  # another machine, or place
+    folder = not far and os.path.isdir(path) and present(path, "config.json")
+    if not folder and not HUB_ID.fullmatch(name):
+        problem = f"names the base model {name!r:.80}, neither a hub id nor a checkpoint's folder"
+        raise AdapterError(f"{options.run}: {problem}; give the base with --model")
+    return name, revision
