@@ -253,7 +253,7 @@ def check_report(report: Mapping[str, Any]) -> None:
         raise ValueError("the report's held_out_exact_match is None")
 
 
-def fits(value: object, kind: Any) -> bool:
+def fits(value: object, kind: object) -> bool:
     """Whether a value from a file is of this type, one of those in `Report`, and not absurd."""
     if get_origin(kind) is list:
         (part,) = get_args(kind)
