@@ -96,7 +96,7 @@ def about(fit: Fit) -> str:
     """What the rows of a fit have in common: `tiny, layer 2, site mlp, sft`."""
     words = {"model": "{}", "layer": "layer {}", "site": "site {}", "method": "{}"}
     parts = [words[name].format(value) for name, value in fit.key.items() if value is not None]
-    return escape(", ".join(parts))
+    return escape(" ".join(", ".join(parts).split()))
 
 
 def show_power_law(fit: Fit, law: Law) -> None:
