@@ -15,6 +15,11 @@ from ..errors import CheckpointError, first_line
 from .folder import OLDER_TOKENIZER, TOKENIZER, TOKENIZER_SETTINGS, limit, read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER, ADAPTER_CONFIG, UNIT = (
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "unit.safetensors",
+)
 COMMIT, SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 PLAIN_ETAG = re.compile(r"[\w+=-][\w.+=-]{0,199}")
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*\.safetensors")  # no folder, no "..", no drive, no NUL
@@ -54,33 +59,36 @@ class Absent(LookupError):
     """A repository, or the cache, does not have a file of this name."""
 
 
-def download(repo: str, revision: str | None = None) -> Path:
+def download(repo: str, revision: str | None = None, adapter: bool = False) -> Path:
     """The local folder of a hub repository's checkpoint; downloads what the cache does not have.
 
     If the hub fails, it is the folder in the cache, if that is complete.
+    adapter: of an adapter of peft's, or a unit, instead of a checkpoint.
     Raises CheckpointError for an unknown or gated repository, an unknown revision, a repository
     without safetensors, and a failing network.
     """
     from huggingface_hub.utils import logging
 
+    gather = collect_adapter if adapter else collect
     # Hide warnings (retries, "not logged in"), unless HF_HUB_VERBOSITY has set another level.
     level = logging.get_verbosity()
     if level == logging.WARNING:
         logging.set_verbosity_error()
     try:
-        return collect(repo, revision)
+        return gather(repo, revision)
     except CheckpointError:
         raise
     except Absent as absent:
         reason = f"the repository has no {absent}"
-        no_weights = str(absent) == WEIGHTS
-        reason += f" and no {INDEX}. {SAFETENSORS_ONLY}" if no_weights else "; is it a checkpoint?"
+        other = {WEIGHTS: INDEX, ADAPTER: UNIT}.get(str(absent))
+        kind = "an adapter" if adapter else "a checkpoint"
+        reason += f" and no {other}. {SAFETENSORS_ONLY}" if other else f"; is it {kind}?"
     except Exception as error:  # of the network or the disk; the classes vary by version
         reason = explain(error)
         # The cache is no help against a wrong name, and must not stand for a branch that is gone.
         if type(error).__name__ not in ("HFValidationError", "RevisionNotFoundError"):
             try:
-                return collect(repo, revision, offline=True)
+                return gather(repo, revision, offline=True)
             except Absent as absent:
                 reason = f"cannot get {absent}: {reason}"
             except OSError:
@@ -106,6 +114,14 @@ def collect(repo: str, revision: str | None, offline: bool = False) -> Path:
         for shard in sorted(set(shard_names(folder).values())):
             find(repo, commit, offline, shard)
     return folder
+
+
+def collect_adapter(repo: str, revision: str | None, offline: bool = False) -> Path:
+    """The folder of an adapter or a unit whose files are all there, likewise."""
+    weights = find(repo, revision, offline, ADAPTER, UNIT)
+    if weights.name == ADAPTER:
+        find(repo, weights.parent.name, offline, ADAPTER_CONFIG)
+    return weights.parent
 
 
 def find(repo: str, version: str | None, offline: bool, *names: str) -> Path:

@@ -13,6 +13,8 @@ or not finite, or if the tensors have changed. After an error, nothing is attach
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..base.folder import LIMIT, checked, present
+from ..base.hub import ADAPTER as PEFT_FILE, UNIT as OWN_FILE, download
 from ..base.model import Model
 from ..errors import AdapterError, CheckpointError, first_line
 from ..files import write_bytes_atomically, write_text_atomically
@@ -30,7 +33,6 @@ from .lora import LoRA, Unit
 from .peft import PEFT_CONFIG, Place, find_places, write_config
 from .sites import family_path, widths
 
-OWN_FILE, PEFT_FILE = "unit.safetensors", "adapter_model.safetensors"
 FORMAT_VERSION = 1
 LARGEST = torch.finfo(torch.float32).max
 
@@ -103,6 +105,17 @@ def save_adapter(unit: Unit, model: Model, folder: str | Path, **about: Any) -> 
 # --- Loading -----------------------------------------------------------------------------------
 
 
+def download_unit(folder: str | Path, revision: str | None) -> Path:
+    """The folder itself; of a hub id, unless there is such a folder, its folder in the cache."""
+    name = os.fspath(folder)
+    if os.path.lexists(name) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
+        return Path(folder)
+    try:
+        return download(name, revision, adapter=True)
+    except CheckpointError as error:
+        raise AdapterError(f"no folder of this name here, and from the hub: {error}") from error
+
+
 def find_unit(folder: Path) -> Path:
     """The file of a saved unit: in the folder, or, as peft saves it with a name, in a subfolder.
 
@@ -154,14 +167,16 @@ def read_unit(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, about
 
 
-def load_adapter(model: Model, folder: str | Path) -> Unit:
+def load_adapter(model: Model, folder: str | Path, *, revision: str | None = None) -> Unit:
     """Load a saved unit, tinymem's or peft's, and attach it to `model`.
 
+    folder: of a run or an adapter, or the hub id org/name of one, which is downloaded.
+    revision: branch, tag or commit of a hub id.
     Raises AdapterError if the unit belongs to another base, or if a tensor is missing, extra, of
     another shape or not finite. peft's files hold only a name of the base, so of these only the
     shapes can be checked.
     """
-    path = find_unit(Path(folder))
+    path = find_unit(download_unit(folder, revision))
     tensors, about = read_unit(path.parent)
     same_values = model.value_hash and about.get("base_value_hash") == model.value_hash
     if about and not same_values and about.get("base_weight_hash") != base_hash(model):

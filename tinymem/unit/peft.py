@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..base.folder import checked, read_json
+from ..base.hub import ADAPTER_CONFIG as PEFT_CONFIG
 from ..base.model import Model
 from ..errors import AdapterError, CheckpointError
 from .lora import Unit
 from .sites import ends_with, family_path, layer_of, linear_paths
 
-PEFT_CONFIG, LIMIT = "adapter_config.json", 1_000_000  # bytes
+LIMIT = 1_000_000  # bytes
 ONLY: dict[str, tuple] = {  # the only values of these fields
     **{"peft_type": ("LORA",), "bias": ("none",)},
     # pissa, olora, corda, loftq and lora_ga change the weights of the base model.
