@@ -231,6 +231,8 @@ TENSOR_FAULTS = {
     "missing norm": (lambda t: t.pop(NORM), ("missing", "layers.1.input_layernorm.weight")),
     "missing head, untied": (lambda t: t.pop(HEAD), ("missing", "lm_head.weight")),
     "unknown": (lambda t: t.update({"model.rotary.x": torch.ones(1)}), ("model.rotary.x",)),
+    "a name of two lines": (lambda t: t.update({"a\nb": torch.ones(1)}), ("'a\\nb'",)),
+    "a long name": (lambda t: t.update({"a" * 10**5: torch.ones(1)}), ("a" * 100,)),
     "unknown module": (
         lambda t: t.update({"model.layers.0.moe.weight": torch.ones(1)}),
         ("layers.0.moe",),

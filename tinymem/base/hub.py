@@ -50,8 +50,9 @@ def shard_names(folder: Path) -> dict[str, str]:
         raise CheckpointError(f"{index}: not a safetensors index; download it again")
     for tensor, shard in names.items():
         if not isinstance(shard, str) or not PLAIN_NAME.fullmatch(shard):
-            problem = f"weight_map sends {tensor!r} to {shard!r}, not a plain *.safetensors name"
-            raise CheckpointError(f"{index}: {problem}; do not trust this checkpoint")
+            problem = f"weight_map sends {tensor!r:.100} to {shard!r:.100}"
+            advice = "not a plain *.safetensors name; do not trust this checkpoint"
+            raise CheckpointError(f"{index}: {problem}, {advice}")
     return names
 
 

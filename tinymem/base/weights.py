@@ -165,8 +165,9 @@ def is_transposed(name: str, model: Model, family: Family) -> bool:
 def check_none(names: list[str], problem: str) -> None:
     """Raise CheckpointError if there are any names, with the first five."""
     if names:
+        shown = [f"{name if name.isprintable() else repr(name):.100}" for name in names[:5]]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        raise CheckpointError(f"{problem}: {', '.join(names[:5])}{more}")
+        raise CheckpointError(f"{problem}: {', '.join(shown)}{more}")
 
 
 def check_shape(source: Source, expected: list[int]) -> None:
