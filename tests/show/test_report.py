@@ -128,13 +128,14 @@ def test_a_report_of_many_memories_of_text(capsys):
         ),
         ({"status": "diverged", "certified_fraction": None}, "Diverged"),
         ({"status": "oom", "certified_fraction": None}, "Out of memory"),
-        ({"status": "interrupted", "certified_fraction": None}, "There is no verdict"),
+        ({"status": "interrupted", "certified_fraction": None}, "before the verdict"),
+        ({"status": "interrupted", "certified": False}, "Recited[/]: proof"),
     ],
 )
 def test_the_headline(fields, words):
     line = headline(REPORT | fields)
     assert words in line
-    assert ("Interrupted[/] after 2,000 steps\n" in line) == ("interrupted" in fields.values())
+    assert ("Interrupted[/] after 2,000 steps" in line) == ("interrupted" in fields.values())
     assert "certified" not in line and len(line.splitlines()) <= 2
 
 
@@ -151,7 +152,7 @@ def test_a_run_without_a_verdict_shows_only_the_base_loss(capsys):
     show_report(REPORT | dict.fromkeys(names) | {"status": "oom", "converged": False})
     lines = capsys.readouterr().out.splitlines()
     assert lines[2:] == [
-        "loss        12.545 → – nats per token, not converged",
+        "loss        12.545 nats per token without the unit",
         "Out of memory: use a shorter target or a smaller base model",
     ]
 

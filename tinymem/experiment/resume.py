@@ -5,7 +5,6 @@ replaced every ten seconds and when the run is interrupted, and its header says 
 base it is of. `report.json` is written last, with the command; then the state is deleted.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -13,10 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 
 from ..base.model import Model
 from ..base.progress import SILENT, Progress
@@ -25,7 +22,7 @@ from ..files import clean_temporaries, read_text, write_bytes_atomically
 from ..training.recipe import Recipe
 from ..training.record import Record
 from ..training.state import Keeper, State
-from ..unit.adapter import OWN_FILE, PEFT_CONFIG, PEFT_FILE, base_hash
+from ..unit.adapter import OWN_FILE, PEFT_CONFIG, PEFT_FILE, base_hash, tensors_hash
 from .report import REPORT, Result, place_of, save_run
 from .workers import LOCK
 
@@ -79,20 +76,11 @@ def read_state(path: Path) -> tuple[State, dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["tinymem"])
             state = {name: file.get_tensor(name) for name in file.keys()}
-        if about["sha256"] != digest(state):
+        if about["tensors_hash"] != tensors_hash(state):
             raise ValueError("its bytes have changed")
         return state, about
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: damaged ({error}); delete it to begin again") from error
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the names and values."""
-    found = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        found.update(f"{name} {list(value.shape)}".encode())
-        found.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 class StateFile(Keeper):
@@ -114,7 +102,7 @@ class StateFile(Keeper):
         clean_temporaries(self.path)
         if self.path.exists():
             self.state, before = read_state(self.path)
-            del before["sha256"]
+            del before["tensors_hash"]
             self.seconds = before.pop("seconds")
             compare(folder, before, self.about)
             progress.warn(f"going on after {self.state['metrics'].shape[1]:,} steps")
@@ -139,7 +127,7 @@ class StateFile(Keeper):
         values, record, count = self.latest
         state = {**values, **record.until(count)}
         state = {name: value.cpu().contiguous() for name, value in state.items()}
-        about = {**self.about, "sha256": digest(state)}
+        about = {**self.about, "tensors_hash": tensors_hash(state)}
         about["seconds"] = self.seconds + time.monotonic() - self.start
         write_bytes_atomically(self.path, save(state, {"tinymem": json.dumps(about)}))
         self.saved = time.monotonic()

@@ -125,7 +125,11 @@ def show_report(report: Row) -> None:
 
 def show_bits(report: Row) -> None:
     """Prints the losses, and the bits that follow from them."""
-    loss = f"{number(report['base_loss'])} → [bold]{number(report['final_loss'])}[/]"
+    before, after = report["base_loss"], report["final_loss"]
+    if after is None:  # not judged
+        stdout.print(f"loss        {number(before)} nats per token without the unit")
+        return
+    loss = f"{number(before)} → [bold]{number(after)}[/]"
     moving = "" if report["converged"] else ", [yellow]not converged[/]"
     stdout.print(f"loss        {loss} nats per token{moving}")
     names = {"stored": "", "memorized": "memorized_", "recited": "calibrated_"}
@@ -148,9 +152,10 @@ def headline(report: Row) -> str:
     if (status := report["status"]) in HEADLINES:
         return HEADLINES[status]
     early = status == "interrupted"
-    start = f"[yellow]Interrupted[/] after {report['steps']:,} steps\n" if early else ""
+    start = f"[yellow]Interrupted[/] after {report['steps']:,} steps" if early else ""
     if report["certified_fraction"] is None:
-        return f"{start}There is no verdict"
+        return f"{start}, before the verdict" if early else "There is no verdict"
+    start += "\n" if early else ""
     wrong = round((1 - report["argmax_accuracy"]) * report["length"])
     words = report | {"wrong": wrong, "lowest": number(report["min_margin"])}
     words["dtype"] = escape(report["dtype"])
