@@ -16,7 +16,6 @@ from tests.toy import toy_model
 from tinymem import files
 from tinymem.cli import output, probe as probe_file, source
 from tinymem.cli.output import check_room
-from tinymem.errors import DataError
 from tinymem.show import axes
 from tinymem.unit.adapter import save_adapter
 from tinymem.unit.lora import Unit
@@ -127,7 +126,7 @@ def test_existing_data_is_never_overwritten(tinymem, tmp_path):
 def test_a_disk_without_room(tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path).free
     check_room(tmp_path / "not" / "yet", free // 2)
-    with pytest.raises(DataError, match=r"1,000,000,000,000.0 MB are needed, and .* MB are free"):
+    with pytest.raises(OSError, match=r"1,000,000,000,000.0 MB are needed, and .* MB are free"):
         check_room(tmp_path / "not" / "yet", 10**18)
 
     def untold(_):

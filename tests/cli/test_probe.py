@@ -170,7 +170,7 @@ def test_a_folder_with_something_in_it_is_not_overwritten(tinymem, tmp_path):
     code, _, err = tinymem("probe", *FAST, "--out", tmp_path)
     assert code == 2 and "not empty" in err
     code, _, err = tinymem("probe", *FAST, "--out", tmp_path / "notes")
-    assert code == 2 and "not empty" in err
+    assert code == 2 and "is no folder" in err
     assert [p.name for p in tmp_path.iterdir()] == ["notes"]
     assert (tmp_path / "notes").read_text() == "mine"
 

@@ -143,9 +143,9 @@ def test_the_time_of_all_parts_counts(tmp_path):
     with pytest.raises(Killed):
         run(tmp_path / "run", KilledAt(0.5), steps=20)
     state, about = resume.read_state(tmp_path / "run" / STATE)
-    tensors = {**state}
-    about["seconds"] = 1000.0
-    save_file(tensors, tmp_path / "run" / STATE, {"tinymem": json.dumps(about)})
+    header = json.dumps(about | {"seconds": 1000.0})
+    metadata = {"tinymem": header, "sha256": resume.hash_of(header, state)}
+    save_file(state, tmp_path / "run" / STATE, metadata)
     assert 1000 < run(tmp_path / "run", Progress(), steps=20).report["wall_seconds"] < 1060
 
 

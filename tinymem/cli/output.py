@@ -61,17 +61,19 @@ def check_place(flag: str, path: Path, folder: bool) -> None:
 
 
 def check_room(place: Path, needed: int) -> None:
-    """Raises DataError if the disk has less room than so many bytes.
+    """Raises OSError if the disk has less room than so many bytes.
 
     place: the folder of the results, or one that is still to be created there.
     """
     while not os.path.isdir(place):
         place = place.parent
-    with contextlib.suppress(OSError):  # a file system that does not tell
+    try:
         usage = shutil.disk_usage(place)
-        if usage.total and usage.free < needed:
-            room = f"{needed / 1e6:,.1f} MB are needed, and {usage.free / 1e6:,.1f} MB are free"
-            raise DataError(f"--out {place}: {room}; free some space, or choose another disk")
+    except OSError:  # a file system that does not tell
+        return
+    if usage.total and usage.free < needed:
+        room = f"{needed / 1e6:,.1f} MB are needed, and {usage.free / 1e6:,.1f} MB are free"
+        raise OSError(f"--out {place}: {room}; free some space, or choose another disk")
 
 
 def print_json(value: object) -> None:

@@ -10,12 +10,12 @@ from ..base.checkpoint import open_checkpoint
 from ..base.folder import present
 from ..base.tokenizer import Tokenizer
 from ..data.memory import check_fits
-from ..errors import AdapterError
+from ..errors import AdapterError, DataError
 from ..experiment.grid import AXES
 from ..experiment.probe import memorize
 from ..experiment.recall import judge
 from ..experiment.report import Result, read_run, recall_report
-from ..experiment.resume import StateFile, finished_report
+from ..experiment.resume import StateFile, bytes_needed, finished_report
 from ..experiment.workers import lock
 from ..show.plots import plot_run
 from ..show.progress import Bars
@@ -23,7 +23,7 @@ from ..show.report import show_recall, show_report, show_tokens, stderr
 from ..training.state import FORGET
 from ..unit.adapter import load_adapter
 from . import options as opt
-from .output import check_output, print_json, show_saved
+from .output import check_output, check_room, print_json, show_saved
 from .source import describe_command, prepare
 
 NAME = r"\w[\w-]{0,95}(\.[\w-]{1,95})*"
@@ -39,8 +39,10 @@ def probe(options: opt.Probe) -> int:
     checkpoint, recipe, grid, held_out, text = prepare(options, **one_cell)
     (memories,) = grid.values()
     command = describe_command(options, text)
-    if out is not None and (report := finished_report(out, command)) is not None:
-        return show_again(report, out, options.json)
+    if out is not None:
+        if (report := finished_report(out, command)) is not None:
+            return show_again(report, out, options)
+        check_room(out, bytes_needed(checkpoint.shapes(), recipe, memories))
     with Bars() as bars:
         model = checkpoint.weights(options.device, options.dtype, bars)
     has_unit = False
@@ -71,13 +73,16 @@ def show_result(result: Result, tokenizer: Tokenizer, json: bool) -> None:
         show_tokens(result.verdict, tokenizer)
 
 
-def show_again(report: dict[str, Any], out: Path, json: bool) -> int:
-    """The report of a run that is finished already."""
-    if json:
+def show_again(report: dict[str, Any], out: Path, options: opt.Probe) -> int:
+    """The report of a run that is finished already. Raises DataError if a picture is wanted too."""
+    if options.plot is not None:
+        problem = "the run is finished, and its course, which --plot draws, is not kept"
+        raise DataError(f"--out {out}: {problem}; choose a new folder")
+    if options.json:
         print_json(report)
     else:
         show_report(report)
-        show_saved(out, "this run was finished already")
+        show_saved(out, "it was finished already")
     return EXIT_CODES[report["status"]]
 
 

@@ -5,9 +5,10 @@ replaced every ten seconds and when the run is interrupted, and its header says 
 base it is of. `report.json` is written last, with the command; then the state is deleted.
 """
 
+import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,21 @@ from safetensors.torch import save
 
 from ..base.model import Model
 from ..base.progress import SILENT, Progress
+from ..data.memory import Memory
 from ..errors import DataError, RecipeError
 from ..files import clean_temporaries, read_text, write_bytes_atomically
+from ..training.lbfgs import HISTORY
 from ..training.recipe import Recipe
-from ..training.record import Record
+from ..training.record import SNAPSHOTS, Record
 from ..training.state import Keeper, State
 from ..unit.adapter import OWN_FILE, PEFT_CONFIG, PEFT_FILE, base_hash, tensors_hash
+from ..unit.sites import unit_shapes
 from .report import REPORT, Result, place_of, save_run
 from .workers import LOCK
 
 STATE = "state.safetensors"
 EVERY = 10.0  # seconds between two saved states
+OVERHEAD = 2**16  # bytes of headers and reports
 FINISHED = ("ok", "diverged")  # a run that was interrupted or out of memory is tried again
 FILES = {STATE, REPORT, OWN_FILE, PEFT_FILE, PEFT_CONFIG}
 
@@ -44,7 +49,7 @@ def finished_report(folder: Path, command: Mapping[str, object]) -> dict[str, An
     before = report.pop("command", None)
     if before is None and STATE in names:
         before = read_state(folder / STATE)[1].get("command")
-    if folder.is_file() or (names and (before is None or not names <= FILES)):
+    if names and (before is None or not names <= FILES):
         raise DataError(f"--out {folder}: exists and is not empty; choose a new folder")
     if before is not None:
         compare(folder, before, command)
@@ -52,6 +57,19 @@ def finished_report(folder: Path, command: Mapping[str, object]) -> dict[str, An
         return None
     (folder / STATE).unlink(missing_ok=True)  # after a kill between the two
     return report
+
+
+def bytes_needed(shapes: Model, recipe: Recipe, memories: Sequence[Memory]) -> int:
+    """About the most that a run has on the disk at a time: unit, report, and two states."""
+    sizes = unit_shapes(shapes, recipe.rank, recipe.sites, recipe.layers).values()
+    parameters = recipe.rank * sum(d_in + d_out for d_in, d_out in sizes)
+    copies = 2 * HISTORY if recipe.optimizer == "lbfgs" else 3  # gradients, or A and B, m and v
+    tokens = sum(memory.length for memory in memories)
+    steps = recipe.steps
+    if recipe.epochs is not None:
+        steps = recipe.epochs * recipe.steps_per_epoch(len(memories))
+    state = 4 * (copies * parameters + 4 * steps + SNAPSHOTS * tokens)
+    return 2 * state + 4 * parameters + 16 * tokens + OVERHEAD
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -74,13 +92,17 @@ def read_state(path: Path) -> tuple[State, dict[str, Any]]:
     """The state in a file, and its header. Raises DataError if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["tinymem"])
+            metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}
-        if about["tensors_hash"] != tensors_hash(state):
+        if metadata["sha256"] != hash_of(metadata["tinymem"], state):
             raise ValueError("its bytes have changed")
-        return state, about
+        return state, dict(json.loads(metadata["tinymem"]))
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: damaged ({error}); delete it to begin again") from error
+
+
+def hash_of(header: str, state: State) -> str:
+    return hashlib.sha256(f"{header} {tensors_hash(state)}".encode()).hexdigest()
 
 
 class StateFile(Keeper):
@@ -102,7 +124,6 @@ class StateFile(Keeper):
         clean_temporaries(self.path)
         if self.path.exists():
             self.state, before = read_state(self.path)
-            del before["tensors_hash"]
             self.seconds = before.pop("seconds")
             compare(folder, before, self.about)
             progress.warn(f"going on after {self.state['metrics'].shape[1]:,} steps")
@@ -127,9 +148,10 @@ class StateFile(Keeper):
         values, record, count = self.latest
         state = {**values, **record.until(count)}
         state = {name: value.cpu().contiguous() for name, value in state.items()}
-        about = {**self.about, "tensors_hash": tensors_hash(state)}
-        about["seconds"] = self.seconds + time.monotonic() - self.start
-        write_bytes_atomically(self.path, save(state, {"tinymem": json.dumps(about)}))
+        seconds = self.seconds + time.monotonic() - self.start
+        header = json.dumps({**self.about, "seconds": seconds})
+        metadata = {"tinymem": header, "sha256": hash_of(header, state)}
+        write_bytes_atomically(self.path, save(state, metadata))
         self.saved = time.monotonic()
 
     def end(self, result: Result, model: Model, recipe: Recipe) -> bool:
