@@ -59,7 +59,7 @@ def test_a_lesson_runs_and_the_page_shows_what_it_prints(lesson, tmp_path, monke
     assert fresh.shape == kept.shape
     if number(lesson) in STEADY:
         assert numbers(said) == pytest.approx(numbers(shown), rel=0.02, abs=0.02)
-        assert np.abs(coarse(fresh) - coarse(kept)).mean() < 0.01
+        assert np.abs(coarse(fresh) - coarse(kept)).mean() < 0.02
 
 
 @each

@@ -134,8 +134,7 @@ def command_in_child(*args: str) -> None:
 # --- Child processes -----------------------------------------------------------------------------
 
 processes = multiprocessing.get_context("forkserver")
-# torch._dynamo, because torch's optimizers import it when they are first used.
-processes.set_forkserver_preload(["torch._dynamo", "tests.experiment.sweeps"])
+processes.set_forkserver_preload(["tests.experiment.sweeps"])
 
 
 class KillsItself(Progress):

@@ -235,7 +235,7 @@ def test_killed_at_every_write(tmp_path, monkeypatch):
             assert sorted(os.listdir(folder)) == sorted(os.listdir(tmp_path / "whole"))
         else:
             pytest.fail("more writes than expected")
-    assert count == 2 * (4 + 2)  # four states, unit and report; each is synced and renamed
+    assert count == 2 * (5 + 2)  # a state a step and at the end, unit, report: synced and renamed
 
 
 def test_a_full_disk_while_training_does_not_end_the_run(tmp_path, monkeypatch):

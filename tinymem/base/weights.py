@@ -220,7 +220,8 @@ def open_weights(path: Path) -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; the download is incomplete") from None
     except (SafetensorError, OSError) as error:
-        problem = f"damaged ({first_line(error)}), delete it and download it again"
+        size = f"{path.stat().st_size:,} bytes" if path.is_file() else "no file"
+        problem = f"damaged ({first_line(error)}; {size}), delete it and download it again"
         if path.is_file():
             with path.open("rb") as file:
                 if file.read(24) == b"version https://git-lfs.":

@@ -163,8 +163,7 @@ class StateFile(Keeper):
         for name in FILES:
             clean_temporaries(folder / name)
         try:
-            if interrupted:
-                self.save()
+            self.save()  # whatever is killed from here on, the same command goes on
             has_unit = save_run(result, model, recipe, folder, self.about["command"])
         except OSError as error:
             there = ", ".join(sorted(name for name in FILES if (folder / name).exists()))
