@@ -81,11 +81,10 @@ def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
     folder = locate(str(name), revision)
     if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name):  # in the hub's cache
         revision = folder.name
-    config, family = read_config(read_json(folder, "config.json"), str(folder / "config.json"))
-    tokenizer = Tokenizer.from_folder(folder)
-    if tokenizer.largest_id >= config.vocab_size:
-        ids = f"ids up to {tokenizer.largest_id} for a vocabulary of {config.vocab_size}"
-        raise CheckpointError(f"{folder}: the tokenizer of another model ({ids})")
+    raw = read_json(folder, "config.json")
+    config, family = read_config(raw, str(folder / "config.json"))
+    kind, size = raw["model_type"], config.vocab_size
+    tokenizer = Tokenizer.from_folder(folder, kind, size, trusted=str(name) in SHIPPED)
     return Checkpoint(str(name), revision, folder, config, family, tokenizer)
 
 
