@@ -27,7 +27,7 @@ IDS = torch.arange(24)[None]
 TOKENIZER = {
     "version": "1.0",
     "added_tokens": [],
-    "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
+    "model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"},
 }
 
 
