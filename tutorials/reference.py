@@ -290,9 +290,16 @@ unit at the site `mlp` is `unit.safetensors`, with the float32 tensors `layers.K
 r] and `layers.K.mlp.lora_B` [r, d]. A unit at Linear sites is `adapter_model.safetensors` and
 `adapter_config.json`, as peft saves them, and peft loads them.
 
-The header of the safetensors file has a key `tinymem`: JSON with the name and the weight hash of
-the base model, the memories as token ids, the recipe and the report. `tm.load_adapter(model,
-folder)` reads both kinds, and LoRAs that peft saved.
+The header of the safetensors file has a key `tinymem`: JSON with the name and two hashes of the
+base model (of its bytes, and of its values, which are the same in a wider dtype), a hash of the
+tensors, the memories as token ids, the recipe and the report. `tm.load_adapter(model, folder)`
+reads both kinds, and LoRAs that peft saved, also in a subfolder with the adapter's name or under a
+hub id. What changes the base model (pissa, olora, loftq, corda) or is no plain LoRA (DoRA, trained
+biases, modules_to_save) is refused.
+
+`tinymem recall` checks all of a header, because a unit may come from a stranger. It shows the base
+model that the unit names before it opens it, and opens only `tiny`, a hub id or a checkpoint's
+folder; `--model` names another place of the base.
 
 While a run trains, its folder holds `state.safetensors`: unit, optimizer and losses so far,
 replaced every ten seconds and when the run is interrupted. The same command again goes on from

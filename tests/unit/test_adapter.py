@@ -146,6 +146,11 @@ def test_tensors_that_do_not_fit(tmp_path, sites):
         (good | {"layers.0.mlp.lora_A": torch.zeros(2)}, "fit nowhere"),
         (good | {first: torch.zeros(5, 7)}, "the base has"),
         (good | {first: good[first].t().contiguous()}, "the base has"),
+        (good | {first: torch.zeros(3)}, "the base has"),
+        (good | {first: torch.zeros(1, *good[first].shape)}, "the base has"),
+        (good | {first: torch.tensor(1.0)}, "the base has"),
+        (good | {first: torch.zeros(0, 0)}, "the base has"),
+        (good | {first: torch.zeros_like(good[first], dtype=torch.int64)}, "no floats"),
         (good | {first: torch.full_like(good[first], float("nan"))}, "NaN"),
         (good | {first: torch.full_like(good[first], float("inf"))}, "infinite"),
     ):
@@ -191,6 +196,9 @@ def test_units_saved_before_there_was_a_hash_of_the_values(tmp_path):
 
 
 def test_damaged_and_absent_files(tmp_path):
+    for name in ("", "nowhere", "a\0b", "x" * 5000, "a\nb", str(tmp_path / "no" / "where")):
+        with pytest.raises(AdapterError, match=r"no unit.safetensors"):
+            load_adapter(toy_model(), name)
     refused(tmp_path, "no unit.safetensors")
     (tmp_path / "adapter_model.bin").write_bytes(b"\x80\x04N.")
     refused(tmp_path, "a pickle, is not loaded")

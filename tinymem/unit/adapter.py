@@ -123,7 +123,7 @@ def find_unit(folder: Path) -> Path:
     """
     try:
         below = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         below = []
     for homes in ([folder], sorted(below)):
         files = [h / name for h in homes for name in (OWN_FILE, PEFT_FILE) if present(h, name)]
@@ -132,7 +132,7 @@ def find_unit(folder: Path) -> Path:
             raise AdapterError(f"{folder}: holds several units: {names}; name one, or keep one")
         if files:
             return files[0]
-    found = (folder / "adapter_model.bin").exists()
+    found = present(folder, "adapter_model.bin")
     hint = "adapter_model.bin, a pickle, is not loaded" if found else "is this a run's folder?"
     raise AdapterError(f"{folder}: no {OWN_FILE} and no {PEFT_FILE}; {hint}")
 
@@ -203,9 +203,9 @@ def _pop_lora(model: Model, tensors: dict[str, Tensor], at: str, place: Place, p
     for missing in set(names) - set(tensors):
         raise AdapterError(f"{path}: tensor {missing} is missing")
     A, B = (tensors.pop(name).float() for name in names)
-    if not is_own(at):  # peft's are transposed
+    if not is_own(at) and A.ndim == B.ndim == 2:  # peft's are transposed
         A, B = A.t(), B.t()
-    (d_in, d_out), rank = widths(model, at), place.rank or A.shape[-1]
+    (d_in, d_out), rank = widths(model, at), place.rank or (A.shape or (0,))[-1]
     if A.shape != (d_in, rank) or B.shape != (rank, d_out) or rank < 1:
         found = f"A B is {list(A.shape)} times {list(B.shape)}"
         needed = f"the base has {d_in} inputs and {d_out} outputs there"
