@@ -32,6 +32,7 @@ from tinymem.experiment.grid import AXES, make_grid
 from tinymem.experiment.probe import memorize
 from tinymem.experiment.rows import RESULTS, hash_of, read_rows
 from tinymem.experiment.sweep import run_sweep
+from tinymem.training import trainer
 from tinymem.training.recipe import METHODS, Recipe
 
 # --- Rows -----------------------------------------------------------------------------------------
@@ -261,15 +262,17 @@ def test_cells_trained_as_a_batch_give_the_rows_of_single_runs(
 def test_a_batch_that_does_not_fit_in_memory_is_halved(
     model, tmp_path, cells_in_batches, monkeypatch
 ):
-    real, sizes = probe.train, []
+    """The units are attached already when the optimizer finds no memory."""
+    real, sizes = trainer.AdamW, []
 
-    def train(model, units, *args, **options):
-        sizes.append(len(units))
-        if len(units) > 2 or any(unit.rank == 3 for unit in units):
+    def adamw(parameters):
+        runs, _, rank = parameters[0].shape
+        sizes.append(runs)
+        if runs > 2 or (runs == 1 and rank == 3):
             raise MemoryError
-        return real(model, units, *args, **options)
+        return real(parameters)
 
-    monkeypatch.setattr(probe, "train", train)
+    monkeypatch.setattr(trainer, "AdamW", adamw)
     rows = run_sweep(model, toy_grid(ranks=(1, 2, 3, 4, 5), lengths=(4,)), tmp_path, recipe=RECIPE)
     assert [row["status"] for row in rows] == ["ok", "ok", "oom", "ok", "ok"]
     assert sizes[0] == 5 and len(rows_of(tmp_path)) == 5
