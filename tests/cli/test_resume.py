@@ -62,6 +62,8 @@ def test_killed_while_another_waits_and_then_finished(tinymem, tmp_path, whole):
     assert code == 2 and "another process is writing there" in err and err.count("\n") == 1
     process.kill()
     process.communicate()
+    code, _, err = tinymem("recall", out)
+    assert code == 2 and "the same probe command goes on" in err and err.count("\n") == 1
     left = out / f".{resume.STATE}.0123abcd.tmp"
     left.write_text("half")
     code, _, err = tinymem("probe", *RUN[:-4], "--rank", "3", "--out", out)

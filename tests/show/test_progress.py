@@ -137,3 +137,14 @@ def test_a_quiet_worker_shows_only_its_finished_cells():
     with Bars(quiet=True, console=console(terminal=True)) as bars:
         bars.training(0.5, 2.0, 0.5, math.nan)
     assert written(bars.console).strip() == ""
+
+
+def test_a_run_that_goes_on_does_not_count_what_was_done_before_as_speed():
+    with Bars(console=console(terminal=True)) as bars:
+        clock = [0.0]
+        bars.bars.get_time = lambda: clock[0]
+        for clock[0], done in ((10.0, 0.5), (20.0, 0.6), (30.0, 0.7)):
+            bars.training(done, 1.0, 0.0, math.nan)
+        (task,) = bars.bars.tasks
+        assert task.percentage == pytest.approx(70)
+        assert task.time_remaining == pytest.approx(30, abs=1)  # 0.3 at a tenth in ten seconds

@@ -14,8 +14,8 @@ from ..errors import AdapterError, DataError
 from ..experiment.grid import AXES
 from ..experiment.probe import memorize
 from ..experiment.recall import judge
-from ..experiment.report import Result, read_run, recall_report
-from ..experiment.resume import StateFile, bytes_needed, finished_report
+from ..experiment.report import REPORT, Result, read_run, recall_report
+from ..experiment.resume import STATE, StateFile, bytes_needed, finished_report
 from ..experiment.workers import lock
 from ..show.plots import plot_run
 from ..show.progress import Bars
@@ -87,6 +87,9 @@ def show_again(report: dict[str, Any], out: Path, options: opt.Probe) -> int:
 
 
 def recall(options: opt.Recall) -> int:
+    if present(options.run, STATE) and not present(options.run, REPORT):
+        problem = "its run was killed; the same probe command goes on with it"
+        raise AdapterError(f"{options.run}: {problem}")
     memories, report = read_run(options.run)
     name, revision = find_base(report, options)
     if not options.model:

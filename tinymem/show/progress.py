@@ -20,10 +20,10 @@ class BarsAndNote(rich.Progress):
 
     note = ""
 
-    def begin(self, what: str, total: float | None) -> rich.TaskID:
-        """A new bar, whose speed is known from its first step on."""
-        task = self.add_task(escape(what), total=total)
-        self.update(task, completed=1e-9)  # rich measures speed between two updates
+    def begin(self, what: str, total: float | None, done: float = 0.0) -> rich.TaskID:
+        """A new bar, whose speed is known from its first step on; `done` before is no speed."""
+        task = self.add_task(escape(what), total=total, completed=done)
+        self.update(task, completed=done + 1e-9)  # rich measures speed between two updates
         return task
 
     def get_renderables(self) -> Iterable[RenderableType]:
@@ -75,7 +75,7 @@ class Bars(Progress):
     def training(self, done: float, loss: float, certified: float, recited: float) -> None:
         """Moves the bar of the sweep or the run; shows the loss, and how many tokens are there."""
         if self.main is None:
-            self.main = self.bars.begin("training", total=self.cost)
+            self.main = self.bars.begin("training", self.cost, done)
         self.bars.update(self.main, completed=self.cost_before + done * self.cost)
         watched = not math.isnan(recited)
         what, share = ("likeliest", recited) if watched else ("p > ½", certified)
