@@ -22,7 +22,8 @@ class BarsAndNote(rich.Progress):
 
     def begin(self, what: str, total: float | None, done: float = 0.0) -> rich.TaskID:
         """A new bar, whose speed is known from its first step on; `done` before is no speed."""
-        task = self.add_task(escape(what), total=total, completed=done)
+        started: Any = done  # rich counts in floats, too, but declares a whole number
+        task = self.add_task(escape(what), total=total, completed=started)
         self.update(task, completed=done + 1e-9)  # rich measures speed between two updates
         return task
 
