@@ -27,7 +27,7 @@ LOSSES = ("base_loss", "final_loss", "delta_loss")
 NUMBERS = (*LOSSES, "entropy", "trainable_parameters", "min_probability", "ratio", "seed")
 POWER = ("rank", "length", "delta_loss")  # the columns that fit_law takes
 BITS = ("trainable_parameters", "length", "base_loss", "entropy", "delta_loss")  # fit_bits
-AnyLaw = TypeVar("AnyLaw", Law, BitsLaw)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -169,57 +169,51 @@ def fit_group(key: dict, rows: Sequence[dict], offset: bool, **options: int) -> 
     if not usable:
         found = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
         raise LawError(f"no row can be used ({found})")
-    power = {"offset": offset, **options}
-    law = law_or_reason(fit_law, POWER, usable, **power)
-    recall = recall_or_reason(usable)
+
+    def power_law(rows: Sequence[dict]) -> Law | str:
+        saturated = [is_saturated(row) for row in rows]
+        power = {"saturated": saturated, "offset": offset, **options}
+        return or_reason(fit_law, *(column(rows, name) for name in POWER), **power)
+
+    law, recall = power_law(usable), or_reason(recall_of, usable)
     if isinstance(law, str) and isinstance(recall, str):
         judged = any(is_recited(row) is not None for row in usable)
         raise LawError(f"{law}; {recall}" if judged else law)
     ratios = distinct(usable, "ratio")
     parts = {r: [row for row in usable if row.get("ratio") == r] for r in ratios if len(ratios) > 1}
-    unsaturated = [row for row in usable if not is_saturated(row)]
+    saturated = [is_saturated(row) for row in usable]
+    bits = {"saturated": saturated, "ranks": column(usable, "rank"), **options}
     return Fit(
         key=key,
         rows=usable,
-        saturated=[is_saturated(row) for row in usable],
+        saturated=saturated,
         law=law,
         recall=recall,
         loads={} if isinstance(recall, str) else deviances(usable),
-        bits=law_or_reason(fit_bits, BITS, usable, ranks=column(usable, "rank"), **options),
-        by_ratio={r: law_or_reason(fit_law, POWER, part, **power) for r, part in parts.items()},
+        bits=or_reason(fit_bits, *(column(usable, name) for name in BITS), **bits),
+        by_ratio={ratio: power_law(part) for ratio, part in parts.items()},
         skipped=dict(skipped),
-        n_unconverged=sum(row.get("converged") is False for row in unsaturated),
+        n_unconverged=sum(row.get("converged") is False for row in usable if not is_saturated(row)),
         offset=offset,
     )
 
 
-def law_or_reason(
-    fit: Callable[..., AnyLaw], names: Sequence[str], rows: Sequence[dict], **options: Any
-) -> AnyLaw | str:
-    """The law that `fit` finds for these columns of the rows, or why there is none."""
-    saturated = [is_saturated(row) for row in rows]
+def or_reason(fit: Callable[..., T], *columns: Any, **options: Any) -> T | str:
+    """What `fit` finds, or why there is no law."""
     try:
-        return fit(*(column(rows, name) for name in names), saturated=saturated, **options)
-    except LawError as error:
-        return str(error)
-
-
-def recall_or_reason(rows: Sequence[dict]) -> RecallLaw | str:
-    """The recall law of the rows, or why there is none."""
-    try:
-        return recall_of(rows)
+        return fit(*columns, **options)
     except LawError as error:
         return str(error)
 
 
 def deviances(rows: Sequence[dict]) -> dict[str, float]:
-    """How well recall follows tokens and bits per parameter, where the entropy of rows differs."""
-    if len({round(entropy, 6) for entropy in distinct(rows, "entropy")}) < 2:
-        return {}
-    try:
-        return {load: law.deviance for load, law in compare_loads(rows).items()}
-    except LawError:  # among the rows with an entropy, all are recited, or none
-        return {}
+    """How well recall follows tokens and bits per parameter, where the entropy of rows differs.
+
+    Nothing if all rows with an entropy are recited, or none is.
+    """
+    same = len({round(entropy, 6) for entropy in distinct(rows, "entropy")}) < 2
+    laws = {} if same else or_reason(compare_loads, rows)
+    return {} if isinstance(laws, str) else {load: law.deviance for load, law in laws.items()}
 
 
 def column(rows: Sequence[dict], name: str) -> list:

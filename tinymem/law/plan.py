@@ -13,8 +13,9 @@ missing, a loss is planned by the power law instead, which extrapolates.
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,8 +23,10 @@ from ..errors import LawError
 from .cells import LARGEST, whole_number
 from .fit import Fit, column, distinct, is_saturated
 from .power import LN2, Law, PowerLaw
+from .recall import RecallLaw, the_one
 from .threshold import Threshold, fit_threshold
 
+AnyLaw = TypeVar("AnyLaw", Law, RecallLaw)
 PROBABILITY = 0.9
 NEAR_ODDS = 2.0  # log-odds: p from 0.12 to 0.88
 NEAR_DELTA = 0.1  # ln ΔL: 10 % of ΔL
@@ -35,7 +38,7 @@ BY_LAW = "too few runs on both sides of that loss; planned by the power law"
 
 
 @dataclass(frozen=True)
-class Plan:
+class Answer:
     """The smallest whole rank for a length, or the largest whole length for a rank.
 
     None stands for "no rank is enough" or "no limit to the length".
@@ -44,21 +47,28 @@ class Plan:
     asked: str  # "rank" or "length"
     rank: int | None
     length: int | None
-    probability: float  # that a fresh run of this rank and length reaches the goal
+    probability: float | None  # that a fresh run of this rank and length reaches the goal
     by_rank: dict[int, float]  # the probability at that rank and its neighbours, if asked for
     interval: tuple[int | None, int | None]  # the ranks that 95 % of fresh runs need, or lengths
     parameters: int | None  # of a unit of that rank
-    bytes: int | None
+    bytes: int | None  # in float32
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, JSON-ready."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Plan(Answer):
+    """An answer for a final loss, or for the certificate."""
+
+    probability: float
     certificate: bool  # whether the goal is the certificate
     base_loss: float | None  # L₀, in nats per token; a plan for the certificate needs none
     loss: float | None  # L*, in nats per token; None for the certificate
     constant_bits: int | None  # the answer of the constant-bits law; None for the certificate
     right_left_out: float | None  # share of runs that a law without their cell judges correctly
     warnings: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields, JSON-ready."""
-        return asdict(self)
 
 
 def plan_rank(
@@ -108,8 +118,11 @@ def make_plan(
         raise LawError(f"loss is {loss}; expected nats per token, 0 or more")
     if not math.isfinite(base_loss or 0):
         raise LawError(f"base_loss is {base_loss}; expected nats per token")
-    given = whole_number("length" if asked == "rank" else "rank", given, LARGEST)
-    law, rows, warnings = law_of_ratio(fit, ratio)
+    given = whole_number("length" if asked == "rank" else "rank", given)
+    law, rows, warnings = of_ratio(
+        *(fit, ratio, fit.law, lambda rows: fit.by_ratio.get(ratio)),
+        "the grid was measured on {known} random tokens, not on {ratio} %",
+    )
     plane = threshold_of(rows, loss, base_loss)
     certificate = loss is None and plane is not None
     if plane is not None:
@@ -119,31 +132,47 @@ def make_plan(
         loss, why = (LN2, NO_CERTIFICATE) if loss is None else (loss, BY_LAW)
         runs = runs_by_law(law, rows, asked, given, loss, base_loss)
         right, warnings = share_right(law, rows, loss), [*warnings, why]
-    answer = whole(asked, reached(asked, runs, probability))
-    ends = (whole(asked, reached(asked, runs, share)) for share in (0.025, 0.975))
-    low, high = ends if asked == "rank" else reversed([*ends])
-    rank, length = (answer, given) if asked == "rank" else (given, answer)
-    near = range(max(1, answer - 2), answer + 3) if asked == "rank" and answer else ()
-    per_rank = parameters_per_rank(rows)
-    parameters = rank * per_rank if rank and per_rank else None
+    found = answer(
+        *(asked, given, probability, parameters_per_rank(rows)),
+        solve=lambda share: whole(asked, reached(asked, runs, share)),
+        chance=lambda number: probability_of(asked, runs, number),
+    )
     if base_loss is None and loss is not None:
-        base_loss = base_loss_at(rows, length or max(column(rows, "length")))
+        base_loss = base_loss_at(rows, found["length"] or max(column(rows, "length")))
     return Plan(
-        asked=asked,
-        rank=rank,
-        length=length,
-        probability=probability_of(asked, runs, answer),
-        by_rank={one: probability_of(asked, runs, one) for one in near},
-        interval=(low, high),
-        parameters=parameters,
-        bytes=4 * parameters if parameters else None,  # float32
+        **found,
         certificate=certificate,
         base_loss=base_loss,
         loss=loss,
         constant_bits=None if loss is None else answer_of_bits(fit, rows, asked, given, loss),
         right_left_out=right,
-        warnings=[*warnings, *extrapolations(rows, rank, length)],
+        warnings=[*warnings, *extrapolations(rows, found["rank"], found["length"])],
     )
+
+
+def answer(
+    asked: str,
+    given: int,
+    probability: float,
+    per_rank: float | None,
+    solve: Callable[[float], int | None],
+    chance: Callable[[int | None], float | None],
+) -> dict[str, Any]:
+    """The fields of an `Answer`.
+
+    per_rank: parameters of a unit of rank 1. solve: the rank or the length for a probability, and
+    chance: the other way round.
+    """
+    number, *ends = map(solve, (probability, 0.025, 0.975))
+    low, high = ends if asked == "rank" else reversed(ends)
+    rank, length = (number, given) if asked == "rank" else (given, number)
+    near = range(max(1, number - 2), number + 3) if asked == "rank" and number else ()
+    parameters = int(rank * per_rank) if rank and per_rank else None
+    return {
+        **{"asked": asked, "rank": rank, "length": length, "probability": chance(number)},
+        **{"by_rank": {one: chance(one) for one in near}, "interval": (low, high)},
+        **{"parameters": parameters, "bytes": None if parameters is None else 4 * parameters},
+    }
 
 
 def threshold_of(rows: list[dict], loss: float | None, base_loss: float | None) -> Threshold | None:
@@ -227,18 +256,23 @@ def whole(asked: str, value: float) -> int | None:
     return max(nearest, 1 if asked == "rank" else 0)
 
 
-def law_of_ratio(fit: Fit, ratio: int | None) -> tuple[Law, list[dict], list[str]]:
-    """The law and rows of a ratio, or those of all ratios with a warning where it has no law."""
-    if isinstance(fit.law, str):
-        raise LawError(fit.law)
+def of_ratio(
+    fit: Fit, ratio: int | None, law: AnyLaw | str, part: Callable[[list[dict]], Any], warning: str
+) -> tuple[AnyLaw, list[dict], list[str]]:
+    """The law and rows of a ratio; those of all ratios, with a warning, where it has no law.
+
+    law: of all ratios. part: from the rows of a ratio, its law; no law is a string or None.
+    """
+    if isinstance(law, str):
+        raise LawError(law)
     ratios = distinct(fit.rows, "ratio")
     if ratio is None or ratios == [ratio]:
-        return fit.law, fit.rows, []
-    law = fit.by_ratio.get(ratio)
-    if isinstance(law, Law):
-        return law, [row for row in fit.rows if row.get("ratio") == ratio], []
+        return law, fit.rows, []
+    rows = [row for row in fit.rows if row.get("ratio") == ratio]
+    if not isinstance(own := part(rows), str | None):
+        return own, rows, []
     known = ", ".join(f"{r} %" for r in ratios) or "an unknown share of"
-    return fit.law, fit.rows, [f"the grid was measured on {known} random tokens, not on {ratio} %"]
+    return law, fit.rows, [warning.format(known=known, ratio=ratio)]
 
 
 def base_loss_at(rows: list[dict], length: float) -> float:
@@ -254,8 +288,8 @@ def base_loss_at(rows: list[dict], length: float) -> float:
 def parameters_per_rank(rows: list[dict]) -> int | None:
     """Trainable parameters of a unit of rank 1; None if the rows do not say, or do not agree."""
     known = with_fields(rows, "trainable_parameters")
-    found = {row["trainable_parameters"] / row["rank"] for row in known}
-    return int(found.pop()) if len(found) == 1 else None
+    each = the_one([row["trainable_parameters"] / row["rank"] for row in known])
+    return None if each is None else int(each)
 
 
 def answer_of_bits(fit: Fit, rows: list[dict], asked: str, given: int, loss: float) -> int | None:

@@ -7,41 +7,28 @@ something about these runs, and it counts how many of those promises come true.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
 
 from ..errors import LawError
 from .cells import whole_number
-from .fit import Fit, distinct
-from .plan import extrapolations
+from .fit import Fit, distinct, or_reason
+from .plan import Answer, answer, extrapolations, of_ratio
 from .recall import RecallLaw, is_recited, recall_of
 
 LARGEST = 10**9  # a rank or a length above it counts as infinite
 
 
 @dataclass(frozen=True)
-class RecitePlan:
-    """The smallest rank that recites a length, or the largest length that a rank recites.
+class RecitePlan(Answer):
+    """An answer for a memory that is recited whole.
 
-    None stands for "no rank is enough" or "no limit to the length"; a length of 0 for "not even one
-    token that often".
+    A length of 0 stands for "not even one token that often".
     """
 
-    asked: str  # "rank" or "length"
-    rank: int | None
-    length: int | None
     recite: float  # the probability that was asked for
-    probability: float | None  # that a fresh run of this rank recites the whole length
-    by_rank: dict[int, float]  # the probability at that rank and its neighbours, if asked for
-    interval: tuple[int | None, int | None]  # the ranks that 95 % of runs need, or lengths
-    parameters: int | None  # of a unit of that rank
-    bytes: int | None
     kept: tuple[int, int] | None  # runs of which other ranks promise so much: recited, and all
     warnings: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields, JSON-ready."""
-        return asdict(self)
 
 
 def recite_rank(
@@ -52,70 +39,40 @@ def recite_rank(
     ratio: use the runs of that percentage of random tokens, if they give a curve.
     Raises LawError if the rows give no curve.
     """
-    length = whole_number("length", length, LARGEST)
-    law, rows, warnings = curve_of(fit, recite, ratio)
-    rank, low, high = (smallest_rank(law, length, share) for share in (recite, 0.025, 0.975))
-    near = range(max(1, rank - 2), rank + 3) if rank else ()
-    per_rank = int(law.parameters_per_rank or 0)
-    return RecitePlan(
-        asked="rank",
-        rank=rank,
-        length=length,
-        recite=recite,
-        probability=chance(law, rank, length) if rank else None,
-        by_rank={one: chance(law, one, length) for one in near},
-        interval=(low, high),
-        parameters=rank * per_rank if rank else None,
-        bytes=4 * rank * per_rank if rank else None,  # float32
-        kept=promises(rows, recite),
-        warnings=[*warnings, *extrapolations(rows, rank, length)],
-    )
+    return make_recital(fit, "rank", length, recite, ratio)
 
 
 def recite_length(
     fit: Fit, rank: int, recite: float = 0.9, *, ratio: int | None = None
 ) -> RecitePlan:
     """The largest length that a run of this rank recites with the probability `recite`."""
-    rank = whole_number("rank", rank, LARGEST)
-    law, rows, warnings = curve_of(fit, recite, ratio)
-    length, low, high = (largest_length(law, rank, share) for share in (recite, 0.975, 0.025))
-    parameters = int(rank * (law.parameters_per_rank or 0))
-    return RecitePlan(
-        asked="length",
-        rank=rank,
-        length=length,
-        recite=recite,
-        probability=chance(law, rank, length) if length else None,
-        by_rank={},
-        interval=(low, high),
-        parameters=parameters,
-        bytes=4 * parameters,
-        kept=promises(rows, recite),
-        warnings=[*warnings, *extrapolations(rows, rank, length)],
-    )
+    return make_recital(fit, "length", rank, recite, ratio)
 
 
-def curve_of(fit: Fit, recite: float, ratio: int | None) -> tuple[RecallLaw, list[dict], list[str]]:
-    """The curve and the rows of a ratio, or of all ratios, with a warning where it has none."""
+def make_recital(fit: Fit, asked: str, given: int, recite: float, ratio: int | None) -> RecitePlan:
+    """The plan for the number that is asked for, "rank" or "length", where the other is given."""
+    given = whole_number("length" if asked == "rank" else "rank", given)
     if not 0 < recite < 1:
         raise LawError(f"the probability to recite is {recite}; expected one between 0 and 1")
-    if isinstance(fit.recall, str):
-        raise LawError(fit.recall)
-    rows, law, ratios = fit.rows, fit.recall, distinct(fit.rows, "ratio")
-    warnings = []
-    if ratio is not None and ratios != [ratio]:
-        try:
-            rows = [row for row in fit.rows if row.get("ratio") == ratio]
-            law = recall_of(rows)
-        except LawError:
-            rows, known = fit.rows, ", ".join(f"{r} %" for r in ratios) or "an unknown share of"
-            warnings = [f"the runs recited {known} random tokens, not {ratio} %"]
+    law, rows, warnings = of_ratio(
+        *(fit, ratio, fit.recall, partial(or_reason, recall_of)),
+        "the runs recited {known} random tokens, not {ratio} %",
+    )
     if not law.parameters_per_rank:
         raise LawError("ranks have different numbers of parameters each; fit one site at a time")
-    return law, [row for row in rows if is_recited(row) is not None], warnings
+    rows = [row for row in rows if is_recited(row) is not None]
+    for_rank = asked == "rank"
+    found = answer(
+        *(asked, given, recite, law.parameters_per_rank),
+        solve=partial(smallest_rank if for_rank else largest_length, law, given),
+        chance=lambda n: chance(law, *((n, given) if for_rank else (given, n))) if n else None,
+    )
+    warnings = [*warnings, *extrapolations(rows, found["rank"], found["length"])]
+    return RecitePlan(**found, recite=recite, kept=promises(rows, recite), warnings=warnings)
 
 
 def chance(law: RecallLaw, rank: int, length: int) -> float:
+    """That a run of this rank recites so many tokens."""
     parameters = rank * (law.parameters_per_rank or 1)
     return float(law.chance(length / parameters, parameters))
 
@@ -150,9 +107,8 @@ def promises(rows: Sequence[dict], recite: float) -> tuple[int, int] | None:
     """
     outcomes = []
     for rank in distinct(rows, "rank"):
-        try:
-            law = recall_of([row for row in rows if row["rank"] != rank])
-        except LawError:
+        law = or_reason(recall_of, [row for row in rows if row["rank"] != rank])
+        if isinstance(law, str):
             continue
         for row in rows:
             parameters = row["trainable_parameters"]
