@@ -6,5 +6,5 @@ Read `power` first: it has the law's equation, and `fit_law`, which fits it to m
 `logistic`: how likely a memory is recited whole, as a function of the load. `fit` turns the rows of
 a sweep into laws. `threshold` says from which rank on runs reach a loss or a certificate. `plan`
 rests on it, and `recite` on the recall law: they give the rank that a length needs, or the length
-that a rank holds, for a fresh run with a given probability.
+that a rank holds, for a fresh run with a given probability. `answer` holds what both share.
 """

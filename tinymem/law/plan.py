@@ -13,20 +13,18 @@ missing, a loss is planned by the power law instead, which extrapolates.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..errors import LawError
+from .answer import Answer, answer, extrapolations, of_ratio
 from .cells import LARGEST, whole_number
 from .fit import Fit, column, distinct, is_saturated
 from .power import LN2, Law, PowerLaw
-from .recall import RecallLaw, the_one
+from .recall import the_one
 from .threshold import Threshold, fit_threshold
 
-AnyLaw = TypeVar("AnyLaw", Law, RecallLaw)
 PROBABILITY = 0.9
 NEAR_ODDS = 2.0  # log-odds: p from 0.12 to 0.88
 NEAR_DELTA = 0.1  # ln ΔL: 10 % of ΔL
@@ -35,27 +33,6 @@ NO_CERTIFICATE = (
     "planned for a mean loss of ln 2, which is no certificate"
 )
 BY_LAW = "too few runs on both sides of that loss; planned by the power law"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The smallest whole rank for a length, or the largest whole length for a rank.
-
-    None stands for "no rank is enough" or "no limit to the length".
-    """
-
-    asked: str  # "rank" or "length"
-    rank: int | None
-    length: int | None
-    probability: float | None  # that a fresh run of this rank and length reaches the goal
-    by_rank: dict[int, float]  # the probability at that rank and its neighbours, if asked for
-    interval: tuple[int | None, int | None]  # the ranks that 95 % of fresh runs need, or lengths
-    parameters: int | None  # of a unit of that rank
-    bytes: int | None  # in float32
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields, JSON-ready."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -150,31 +127,6 @@ def make_plan(
     )
 
 
-def answer(
-    asked: str,
-    given: int,
-    probability: float,
-    per_rank: float | None,
-    solve: Callable[[float], int | None],
-    chance: Callable[[int | None], float | None],
-) -> dict[str, Any]:
-    """The fields of an `Answer`.
-
-    per_rank: parameters of a unit of rank 1. solve: the rank or the length for a probability, and
-    chance: the other way round.
-    """
-    number, *ends = map(solve, (probability, 0.025, 0.975))
-    low, high = ends if asked == "rank" else reversed(ends)
-    rank, length = (number, given) if asked == "rank" else (given, number)
-    near = range(max(1, number - 2), number + 3) if asked == "rank" and number else ()
-    parameters = int(rank * per_rank) if rank and per_rank else None
-    return {
-        **{"asked": asked, "rank": rank, "length": length, "probability": chance(number)},
-        **{"by_rank": {one: chance(one) for one in near}, "interval": (low, high)},
-        **{"parameters": parameters, "bytes": None if parameters is None else 4 * parameters},
-    }
-
-
 def threshold_of(rows: list[dict], loss: float | None, base_loss: float | None) -> Threshold | None:
     """The plane through the runs near the goal: the loss, or without one the certificate.
 
@@ -232,17 +184,6 @@ def probability_of(asked: str, runs: np.ndarray, number: int | None) -> float:
     return float(np.mean(runs <= number + margin if asked == "rank" else runs >= number - margin))
 
 
-def extrapolations(rows: list[dict], rank: int | None, length: int | None) -> list[str]:
-    """A warning for a rank or length outside the measured ones."""
-    warnings = []
-    for name, value in (("rank", rank), ("length", length)):
-        low, high = min(column(rows, name)), max(column(rows, name))
-        if value is None or not low <= value <= high:
-            what = f"no {name}" if value is None else f"{name} {value:,}"
-            warnings.append(f"{what} is outside the measured {low:,} to {high:,}: an extrapolation")
-    return warnings
-
-
 def whole(asked: str, value: float) -> int | None:
     """A rank rounded up to at least 1, or a length rounded down; None above LARGEST.
 
@@ -254,25 +195,6 @@ def whole(asked: str, value: float) -> int | None:
     if not math.isclose(value, nearest, rel_tol=1e-9):
         nearest = math.ceil(value) if asked == "rank" else math.floor(value)
     return max(nearest, 1 if asked == "rank" else 0)
-
-
-def of_ratio(
-    fit: Fit, ratio: int | None, law: AnyLaw | str, part: Callable[[list[dict]], Any], warning: str
-) -> tuple[AnyLaw, list[dict], list[str]]:
-    """The law and rows of a ratio; those of all ratios, with a warning, where it has no law.
-
-    law: of all ratios. part: from the rows of a ratio, its law; no law is a string or None.
-    """
-    if isinstance(law, str):
-        raise LawError(law)
-    ratios = distinct(fit.rows, "ratio")
-    if ratio is None or ratios == [ratio]:
-        return law, fit.rows, []
-    rows = [row for row in fit.rows if row.get("ratio") == ratio]
-    if not isinstance(own := part(rows), str | None):
-        return own, rows, []
-    known = ", ".join(f"{r} %" for r in ratios) or "an unknown share of"
-    return law, fit.rows, [warning.format(known=known, ratio=ratio)]
 
 
 def base_loss_at(rows: list[dict], length: float) -> float:

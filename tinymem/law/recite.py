@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ..errors import LawError
+from .answer import Answer, answer, extrapolations, of_ratio
 from .cells import whole_number
 from .fit import Fit, distinct, or_reason
-from .plan import Answer, answer, extrapolations, of_ratio
 from .recall import RecallLaw, is_recited, recall_of
 
 LARGEST = 10**9  # a rank or a length above it counts as infinite
