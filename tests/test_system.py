@@ -66,6 +66,7 @@ def test_the_last_byte_of_a_file(tmp_path, content, last):
         assert system.last_byte(file) == last and file.tell() == len(content)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
 def test_a_process_can_limit_its_memory():
     code = "from tinymem.system import limit_memory; limit_memory(1 << 29); b'1' * (1 << 30)"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -317,9 +317,13 @@ these pairs:
 |---|---|---|
 {pairs}
 
+or with a chat of one turn: `messages` with one message of the role `user` and one of `assistant`,
+or a list with the first as `prompt` and one with the second as `completion`. A system message,
+further turns and tools are refused.
+
 Files with token ids may also have `ratio` (percentage of random tokens) and `entropy` (H in nats
-per token), which the report then uses. Other fields are ignored. `tinymem data` writes such
-files.
+per token), which the report then uses. Other fields are ignored. A file has at most 40 MB, a line,
+a `--text` and what comes from stdin 4 MB. `tinymem data` writes such files.
 """
 
 MODELS = """
@@ -329,10 +333,21 @@ MODELS = """
 |---|---|
 {families}
 
-Weights are read from one or several safetensors files of any size, with tied or separate head,
-and the tokenizer from `tokenizer.json`. Logits are those of `transformers` to within 1e-4, which
-is tested for each family. What tinymem cannot compute exactly (sliding windows, other rope
-types, quantised weights) and what it does not open (pickles) is refused by name.
+Weights are read from one or several safetensors files of any size, with tied or separate head.
+Logits are those of `transformers` to within 1e-4, which is tested for each family. What tinymem
+cannot compute exactly (sliding windows, other rope types, quantised weights) and what it does not
+open (pickles) is refused by name.
+
+The tokenizer is read from `tokenizer.json`, or from the `vocab.json` and `merges.txt` of a GPT-2 or
+Qwen2, with the tokens that `tokenizer_config.json`, `special_tokens_map.json` and
+`added_tokens.json` add. It is first tried in a process of its own, with 10 s and 2 GB: one that
+fails, or makes texts grow without end, is refused. A token that has no row in the embedding, such
+as a padding token that was added later, is never drawn, and a text that contains it is refused.
+
+A chat template is a program. It is rendered in jinja2's sandbox, in a process of its own with 5 s
+and 512 MB (macOS and Windows limit only its time); start and end of that process take about 0.06 s,
+once for all prompts of a file. It may add a million characters to a prompt. `strftime_now` formats
+1 January 2026, so that the key of a memory stays the same. `--no-chat` does without the template.
 """
 
 FAMILY_MODELS = {

@@ -11,9 +11,11 @@ Only Linux limits the child's memory; on macOS and Windows the child ends with i
 import faulthandler
 import importlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ..system import limit_memory
@@ -35,8 +37,9 @@ def call_limited(
     seconds: of wall-clock time. Raises LimitError with the reason in one line.
     """
     limits = [seconds, megabytes << 20]
-    request = [sys.path, *limits, function.__module__, function.__name__, arguments]
-    command = [sys.executable, "-I", "-S", "-c", CHILD]
+    path = [*map(str, sys.path), str(Path(__file__).parents[2])]
+    request = [path, *limits, function.__module__, function.__name__, arguments]
+    command = [sys.executable or "python", "-I", "-S", "-c", CHILD]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     try:  # the child stops itself in time; the second limit is for one that cannot even do that
         text = json.dumps(request).encode()
@@ -54,10 +57,13 @@ def call_limited(
 
 def answer(seconds: float, size: int, module: str, name: str, arguments: list[object]) -> None:
     """In the child: calls the function, and writes its result or its error to stdout."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which decides
     faulthandler.dump_traceback_later(seconds, exit=True)  # a thread that needs no lock of Python's
     limit_memory(size)
     try:
         reply = {"value": getattr(importlib.import_module(module), name)(*arguments)}
+    except MemoryError:
+        reply = {"error": f"it needs more than {size >> 20} MB"}
     except BaseException as error:  # a panic of Rust code is no Exception
         reason = str(error).strip() or type(error).__name__
         reply = {"error": reason.splitlines()[0][:300]}
