@@ -65,7 +65,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     `write` fails, `path` stays as it was. Raises OSError.
     """
     temporary = temporary_for(path)
-    temporary.open("x").close()  # has the usual permissions, unlike the files of tempfile
+    temporary.open("xb").close()  # has the usual permissions, unlike the files of tempfile
     try:
         write(temporary)
         system.sync(temporary)

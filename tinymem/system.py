@@ -75,6 +75,8 @@ def limit_memory(size: int) -> None:
 
     Windows has no module for it, and macOS refuses it.
     """
+    if sys.platform == "win32":
+        return
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 

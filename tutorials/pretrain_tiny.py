@@ -184,7 +184,8 @@ def save(model: Model, tokenizer: Tokenizer, out: Path) -> None:
         state[f"{family.theirs(module)}.{kind}"] = value.to(torch.bfloat16).contiguous()
     out.mkdir(parents=True, exist_ok=True)
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    config = json.dumps(CONFIG, indent=2) + "\n"
+    (out / "config.json").write_text(config, encoding="utf-8")
     tokenizer.save(str(out / "tokenizer.json"))
 
 

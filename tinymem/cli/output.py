@@ -52,7 +52,7 @@ def check_place(flag: str, path: Path, folder: bool) -> None:
         if os.path.isfile(path):
             path.open("ab").close()
         tried = temporary_for(parent / ("report.json" if folder else path.name))
-        tried.open("x").close()
+        tried.open("xb").close()
         tried.unlink()
     except OSError as error:
         is_there = os.path.isdir(parent)

@@ -93,7 +93,8 @@ def read_state(path: Path) -> tuple[State, dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
+            # Copies, because Windows replaces no file of which a part is mapped into memory.
+            state = {name: file.get_tensor(name).clone() for name in file.keys()}
         if metadata["sha256"] != hash_of(metadata["tinymem"], state):
             raise ValueError("its bytes have changed")
         return state, dict(json.loads(metadata["tinymem"]))

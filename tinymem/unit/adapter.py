@@ -150,7 +150,8 @@ def read_unit(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise ValueError(f"a header of more than {LIMIT:,} bytes")
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("tinymem", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            # Copies, because Windows replaces no file of which a part is mapped into memory.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
     except CheckpointError as error:
         raise AdapterError(str(error)) from error
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
