@@ -27,7 +27,7 @@ from ..training.record import SNAPSHOTS, Record
 from ..training.state import Keeper, State
 from ..unit.adapter import OWN_FILE, PEFT_CONFIG, PEFT_FILE, base_hash, tensors_hash
 from ..unit.sites import unit_shapes
-from .report import REPORT, Result, place_of, save_run
+from .report import REPORT, Result, check_report, place_of, save_run
 from .workers import LOCK
 
 STATE = "state.safetensors"
@@ -74,8 +74,11 @@ def bytes_needed(shapes: Model, recipe: Recipe, memories: Sequence[Memory]) -> i
 
 def read_report(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(read_text(path)))
-    except (ValueError, TypeError, RecursionError) as error:
+        report = dict(json.loads(read_text(path)))
+        check_report(report)
+        dict(report.get("command", {}))
+        return report
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(f"{path}: not a report; choose a new folder, or delete it") from error
 
 

@@ -1,0 +1,1 @@
+"""Damaged files of every kind, as `python -m tests.mutations` tries them."""
