@@ -4,19 +4,23 @@ import contextlib
 import json
 import time
 import warnings
+from random import Random
 
 import peft
 import pytest
 import torch
 import transformers
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
 from safetensors.torch import load as from_bytes, save_file
 
 from tests.toy import toy_model
 from tests.unit.test_adapter import IDS, checkpoint, refused, saved
-from tinymem.base.checkpoint import load
+from tinymem.base.checkpoint import load, open_checkpoint
 from tinymem.errors import AdapterError
 from tinymem.unit.adapter import load_adapter, save_adapter
-from tinymem.unit.peft import PEFT_CONFIG
+from tinymem.unit.peft import PEFT_CONFIG, find_places
+from tinymem.unit.sites import linear_paths
 
 QKV = ["q_proj", "k_proj", "v_proj"]
 UNSLOTH = (  # as Unsloth writes it for one model, spaces aside
@@ -90,6 +94,59 @@ def test_what_peft_computes_as_plain_lora(base, tmp_path_factory):
             wrapped = written_by_peft(run, theirs, **{"target_modules": QKV} | settings)
         assert (wrapped(IDS).logits - before).abs().max() > 0.01, settings
         assert largest_difference(run, wrapped) < 1e-4, settings
+
+
+def test_peft_chooses_the_same_modules_ranks_and_factors(tmp_path):
+    """Random configs; oracle: peft's own functions, by which it decides for each module."""
+    checkpoint(tmp_path, "llama")
+    model, random = open_checkpoint(tmp_path).shapes(), Random(0)
+    paths, chosen = dict(linear_paths(model)), 0
+    keys = ["q_proj", "proj", "self_attn.v_proj", "layers.1.mlp.up_proj", "model.layers.0.mlp"]
+    keys += [
+        r".*_proj",
+        r"[qk]_proj",
+        r"\d\..*",
+        r"^model\.layers\.[02]\..*",
+        "down_proj$",
+        "mlp..*",
+    ]
+    keys += [r".*\.(q_proj|up_proj)", "(?!model).*", "x", "", "model.layers.2.self_attn.q_proj"]
+
+    def some(most):
+        return random.sample(keys, random.randint(0, most))
+
+    for _ in range(120):
+        config = {"target_modules": random.choice([some(6), random.choice(keys), "all-linear"])}
+        config["exclude_modules"] = random.choice([None, some(3), random.choice(keys)])
+        if isinstance(config["target_modules"], list):
+            config["layers_to_transform"] = random.choice([None, 0, 2, [], [1, 2]])
+            if config["layers_to_transform"] is not None:
+                config["layers_pattern"] = random.choice([None, "layers", ["h", "layers"], "h", []])
+        config["rank_pattern"] = {key: random.randint(1, 9) for key in some(3)}
+        config["alpha_pattern"] = {key: random.choice((0.5, 3, 16)) for key in some(3)}
+        config |= {"r": 4, "lora_alpha": 10, "use_rslora": random.random() < 0.3}
+        (tmp_path / PEFT_CONFIG).write_text(
+            json.dumps({"peft_type": "LORA", "bias": "none"} | config)
+        )
+        theirs = peft.LoraConfig(**config)
+        if theirs.target_modules == "all-linear":
+            theirs.target_modules = ".*"
+        expected = {}
+        for path, name in paths.items():
+            if check_target_module_exists(theirs, name):
+                rank_key, alpha_key = (
+                    get_pattern_key(p.keys(), name)
+                    for p in (theirs.rank_pattern, theirs.alpha_pattern)
+                )
+                rank = theirs.rank_pattern.get(rank_key, 4)
+                alpha = theirs.alpha_pattern.get(alpha_key, 10)
+                expected[path] = (rank, alpha / (rank**0.5 if theirs.use_rslora else rank))
+        chosen += bool(expected)
+        try:
+            assert find_places(model, tmp_path) == expected, config
+        except AdapterError as error:
+            assert not expected, (error, config)
+    assert 30 < chosen < 110
 
 
 def test_an_adapter_of_several_ranks_is_saved_as_peft_reads_it(tmp_path):
@@ -193,7 +250,10 @@ REFUSED = [
         ({"layers_to_transform": n}, "layers_to_transform")
         for n in (-1, [2.0], ["2"], True, {"": 1})
     ),
-    ({"layers_to_transform": [2], "layers_pattern": ["h"]}, "match nothing"),
+    (
+        {"target_modules": ["q_proj"], "layers_to_transform": [2], "layers_pattern": ["h"]},
+        "match nothing",
+    ),
     ({"layers_to_transform": [2], "layers_pattern": 5}, "layers_pattern"),
     ({"use_rslora": "yes"}, "use_rslora"),
     ({"use_dora": True}, "use_dora"),

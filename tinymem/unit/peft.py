@@ -30,7 +30,8 @@ HARMLESS = {
     *("task_type", "base_model_name_or_path", "revision", "inference_mode", "peft_version"),
     *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules"),
     *("exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "fan_in_fan_out"),
-    *("auto_mapping", "eva_config", "ensure_weight_tying"),
+    *("auto_mapping", "ensure_weight_tying", "eva_config"),
+    *("loftq_config", "corda_config", "lora_ga_config"),  # read if init_lora_weights asks for them
     *("megatron_core", "qalora_group_size"),  # set even where their feature is off
 }
 NAMES = ("target_modules", "exclude_modules", "layers_pattern")
@@ -153,11 +154,12 @@ def spell(names: str | list[str] | None) -> list[str]:
 def in_layers(config: dict[str, Any], path: str, theirs: str) -> bool:
     """Whether layers_to_transform, if there are any, and layers_pattern include this module."""
     layers, patterns = config["layers_to_transform"], config.get("layers_pattern") or []
+    if not layers or theirs in config["target_modules"]:  # whole paths are taken in any layer
+        return True
     layer = layer_of(path)
     stack = theirs.partition(f".{layer}.")[0]  # such as model.layers
     names = [patterns] if isinstance(patterns, str) else patterns
-    listed = not names or any(ends_with(stack, name) for name in names)
-    return not layers or (layer in layers and listed)
+    return layer in layers and (not names or any(ends_with(stack, name) for name in names))
 
 
 def match(patterns: Sequence[str], names: Iterable[str], where: Path) -> dict[str, set[str]]:
