@@ -66,19 +66,19 @@ def mutations(count: int, seed: int):
 
 
 def test_mutated_rows_give_a_law_or_a_law_error():
-    """300 mutated grids through the two functions."""
+    """240 mutated grids through the two functions."""
     found = {True: 0, False: 0}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for number, g, rows in mutations(300, seed=0):
+        for number, g, rows in mutations(240, seed=0):
             before, good = copy.deepcopy(rows), True
             columns = [
                 [row.get(name) if isinstance(row, dict) else row for row in rows]
                 for name in ("rank", "length", "delta_loss")
             ]
             for call in (
-                lambda rows=rows: fit_rows(rows, draws=8),
-                lambda c=columns, g=g: fit_law(*c, draws=8, offset=g.random() < 0.5),
+                lambda rows=rows: fit_rows(rows, draws=4),
+                lambda c=columns, g=g: fit_law(*c, draws=4, offset=g.random() < 0.5),
             ):
                 try:
                     call()
@@ -87,7 +87,7 @@ def test_mutated_rows_give_a_law_or_a_law_error():
                     assert len(str(error)) < 600 and "\n" not in str(error), number
             found[good] += 1
             assert repr(before) == repr(rows), number  # the caller's rows stay as they are
-    assert min(found.values()) > 50
+    assert min(found.values()) > 40
 
 
 MODES = ["fit", "fit --json", "fit --no-offset --json", "plan --length 100 --json"]
@@ -102,7 +102,7 @@ def no_constant(name: str):
 def test_mutated_files_give_an_answer_or_one_line(tinymem, tmp_path):
     """The same for files and the two commands, in each of their modes."""
     path, codes = tmp_path / "rows.json", []
-    for number, _, rows in mutations(81, seed=1):
+    for number, _, rows in mutations(63, seed=1):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         path.write_text(json.dumps(rows, indent=1) if number % 4 == 0 else lines)
         command, *options = MODES[number % len(MODES)].split()

@@ -216,6 +216,29 @@ def test_rows_that_no_sweep_wrote_are_refused(model, one_row, tmp_path, damage):
     )
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"final_loss": "low"}, {"status": []}, {"rank": {}}, {"converged": 3}, {"memories": 0}],
+)
+def test_rows_with_fields_that_no_run_has_are_refused(model, one_row, tmp_path, change):
+    (row,), _ = read_rows(one_row)
+    (tmp_path / RESULTS).write_text(json.dumps(row | change) + "\n")
+    (tmp_path / ".lock").touch()
+    (name,) = change
+    words = f"line 1: the report's {name} is "
+    assert_refused(tmp_path, model, words, source={"text": "abc"})
+
+
+def test_a_row_that_went_through_a_table_is_still_done(model, one_row, tmp_path, trained):
+    """Numbers with a point, and another order of fields."""
+    row = json.loads((one_row / RESULTS).read_text())
+    row |= {"rank": 1.0, "length": 4.0, "seed": 0.0}
+    (tmp_path / RESULTS).write_text(json.dumps(dict(reversed(row.items()))))
+    grid = toy_grid(ranks=(1,), lengths=(4,))
+    rows = run_sweep(model, grid, tmp_path, recipe=RECIPE, source={"text": "abc"})
+    assert len(rows) == 1 and not trained
+
+
 def test_results_that_cannot_be_read_are_refused(model, tmp_path):
     (tmp_path / RESULTS).write_text("my notes\n")
     with pytest.raises(DataError, match=r"results\.jsonl, line 1: not JSON"):

@@ -73,7 +73,11 @@ def read_fits(options: opt.LawOptions) -> tuple[list[Fit], dict[str, str]]:
         note(f"tinymem: {message}")
     if not rows:
         raise LawError(f"{options.results}: no rows; run a sweep first")
-    return fit_rows(rows, offset=not options.no_offset)
+    try:
+        return fit_rows(rows, offset=not options.no_offset)
+    except LawError as error:
+        where = "" if str(options.results) in str(error) else f"{options.results}: "
+        raise LawError(f"{where}{error}") from error
 
 
 def choose_fit(options: opt.Plan) -> Fit:

@@ -26,7 +26,7 @@ from ..unit.adapter import base_hash
 from ..unit.sites import unit_shapes
 from .grid import AXES, Cell, Grid, check_grid, cost_of, make_groups
 from .probe import memorize_together
-from .report import place_of
+from .report import ABSENT, HINTS, check_report, place_of
 from .rows import RESULTS, append_row, hash_of, read_rows
 from .workers import Workers, lock
 
@@ -53,9 +53,13 @@ def finished_cells(rows: Sequence[dict], setting: dict[str, Any]) -> dict[Cell, 
     for row in rows:
         where, theirs = row["_where"], row.get("setting") or {}
         whole = isinstance(theirs, dict) and {*AXES, "setting_hash"} <= set(row)
-        whole = whole and not any(isinstance(row[axis], list | dict) for axis in AXES)
         if not whole or row["setting_hash"] != hash_of(theirs):
             raise RecipeError(f"{where}: not a row of a sweep by tinymem; choose another --out")
+        try:
+            report = {name: row.get(name, ABSENT.get(name)) for name in HINTS}
+            check_report({name: without_point(value) for name, value in report.items()})
+        except ValueError as error:
+            raise RecipeError(f"{where}: {error}; take that line out") from error
         theirs = EARLIER | theirs
         names = [n for n in {**theirs, **setting} if theirs.get(n) != setting.get(n)]
         was = "; ".join(f"{n} was {theirs.get(n)!r}, is {setting.get(n)!r}" for n in names)
@@ -63,6 +67,11 @@ def finished_cells(rows: Sequence[dict], setting: dict[str, Any]) -> dict[Cell, 
             raise RecipeError(f"{where}: made under another setting: {was}; choose another --out")
         done[Cell(*(row[axis] for axis in AXES))] = {k: v for k, v in row.items() if k != "_where"}
     return done
+
+
+def without_point(value: Any) -> Any:
+    """8.0 as 8, because tables that are written as JSON lose the difference."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def run_sweep(
