@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -112,7 +111,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tinymem, args, words):
 
 
 def test_a_request_to_stop_is_an_interruption(tinymem, monkeypatch):
-    monkeypatch.setattr(cli, "app", lambda **options: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(cli, "app", lambda **options: signal.raise_signal(signal.SIGTERM))
     assert tinymem() == (130, "", "")
 
 
@@ -120,6 +119,7 @@ def test_ctrl_c_writes_what_there_is_and_exits_130(tmp_path):
     """On a terminal of its own, so that the progress bar tells when the training is under way."""
     out = tmp_path / "run"
     command = [sys.executable, "-m", "tinymem", "probe", "--steps", "1000000", "--out", str(out)]
+    pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
     screen, terminal = pty.openpty()
     process = subprocess.Popen(
         command,
