@@ -69,7 +69,7 @@ def finished_cells(rows: Sequence[dict], setting: dict[str, Any]) -> dict[Cell, 
     return done
 
 
-def without_point(value: Any) -> Any:
+def without_point(value: object) -> object:
     """8.0 as 8, because tables that are written as JSON lose the difference."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
