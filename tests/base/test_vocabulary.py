@@ -237,6 +237,21 @@ def test_tokenizers_that_cannot_be_used(change, tmp_path, capfd):
     assert "panicked" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_written_twice_is_no_way_around(first, tmp_path):
+    """Growth is read from the tokenizer itself: another parser might see another file."""
+    twice = [f'"normalizer": {json.dumps(doubled("e"))}']
+    twice.insert(first, '"normalizer": null')
+    rest = json.dumps({k: v for k, v in WHOLE.items() if k != "normalizer"})[1:]
+    (tmp_path / "tokenizer.json").write_text("{" + ", ".join([*twice, rest]))
+    try:
+        ids = Tokenizer.from_folder(tmp_path).encode("eee")
+    except CheckpointError as error:
+        assert "grow without end" in str(error)
+    else:
+        assert ids == tokenizer(bos=False).encode("eee").ids
+
+
 def test_a_tokenizer_is_tried_once(tmp_path, monkeypatch):
     for name in ("one", "two"):
         write(tmp_path / name, tokenizer__json=WHOLE)

@@ -5,6 +5,7 @@ Further tokens stand in tokenizer_config.json, special_tokens_map.json or added_
 """
 
 import hashlib
+import json
 import math
 import string
 from collections.abc import Iterator
@@ -52,18 +53,19 @@ def read_tokenizer(
     Raises CheckpointError if there is none, if a file is damaged, and if encoding or decoding short
     texts crashes, does not end or fills the memory.
     """
-    names = [
-        n for n in (TOKENIZER, VOCABULARY, MERGES, ADDED, CONFIG, SPECIAL) if present(folder, n)
-    ]
-    content = b"".join(checked(folder, name).read_bytes() for name in names)
-    digest = hashlib.sha256(content).hexdigest()
-    if not trusted and digest not in PASSED:
+    names = (TOKENIZER, VOCABULARY, MERGES, ADDED, CONFIG, SPECIAL)
+    digest = hashlib.sha256(family.encode())
+    for name in names:
+        if present(folder, name):
+            digest.update(name.encode() + checked(folder, name).read_bytes())
+    if not trusted and digest.hexdigest() not in PASSED:
         try:
-            call_limited(probe, str(folder), family, **LIMITS)
+            if problem := call_limited(probe, str(folder), family, **LIMITS):
+                raise CheckpointError(problem)
         except LimitError as error:
             problem = f"its tokenizer cannot be used ({error}); do not trust this checkpoint"
             raise CheckpointError(f"{folder}: {problem}") from error
-        PASSED.add(digest)
+        PASSED.add(digest.hexdigest())
     return build(folder, family)
 
 
@@ -158,17 +160,18 @@ def added(token: object) -> AddedToken:
     return AddedToken(**{"special": True} | flags | {"content": content(token)})
 
 
-def probe(folder: str, family: str) -> None:
-    """Encodes short texts of many kinds, and decodes every id. Raises whatever goes wrong."""
+def probe(folder: str, family: str) -> str | None:
+    """Encodes short texts of many kinds, and decodes every id. Raises whatever goes wrong.
+
+    Returns the message if the files are refused before that.
+    """
     try:
-        if present(Path(folder), TOKENIZER):
-            raw = read_json(Path(folder), TOKENIZER)
-            steps = max(map(growth, map(raw.get, ("normalizer", "pre_tokenizer", "decoder"))))
-            if steps > MOST_GROWTH:
-                raise ValueError("its replacements could make a text grow without end")
         core, _ = build(Path(folder), family)
-    except CheckpointError:
-        return  # as for the parent, which tells the user
+    except CheckpointError as error:
+        return str(error)
+    for part in (core.normalizer, core.pre_tokenizer, core.decoder):
+        if part is not None and growth(json.loads(part.__getstate__())) > MOST_GROWTH:
+            raise ValueError("its replacements could make a text grow without end")
     for text in probe_texts():
         try:
             tokens = len(core.encode(text).ids)
@@ -179,10 +182,11 @@ def probe(folder: str, family: str) -> None:
     ids = sorted(core.get_vocab().values())
     for start in range(0, len(ids), 1000):
         core.decode(ids[start : start + 1000], skip_special_tokens=False)
+    return None
 
 
 def growth(step: object) -> float:
-    """By how much a step of tokenizer.json, with the steps in it, can make a text longer."""
+    """By how much a step, as in tokenizer.json, with the steps in it can make a text longer."""
     if isinstance(step, list):
         return math.prod(map(growth, step))
     if not isinstance(step, dict):
