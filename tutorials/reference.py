@@ -62,6 +62,8 @@ Every command, option, field and file format of tinymem. This page is made from 
 - [Base models](#base-models)
 - [Environment variables](#environment-variables)
 - [Exit codes](#exit-codes)
+- [Security](#security)
+- [Promises](#promises)
 """
 
 COMMANDS = """
@@ -380,6 +382,81 @@ EXIT_CODES = {
     "unless a second signal followed",
 }
 
+SECURITY = """
+## Security
+
+A checkpoint, a unit and a file of rows or memories may come from a stranger.
+
+**Executed from a download**: the chat template, a jinja2 program, in jinja2's sandbox, in a process
+of its own with a limit on time (and on Linux on memory). `--no-chat` does without it. The rules of
+a tokenizer are tried in such a process too, before tinymem uses them in its own.
+
+**Never executed**: pickles (`.bin`, `.pt`, `.pth`) are not opened, and code that a repository
+brings along is not downloaded. There is no option that changes this. Only `*.json`, `*.txt`,
+`*.jinja` and `*.safetensors` are requested from the hub, by their names, and large files are
+compared with the sha256 that it states.
+
+**Never followed**: links of a checkpoint that lead out of its folder (those of the hub's cache lead
+to its own blobs), devices and pipes, file names with folders in an index. `recall` opens the base
+model that a unit names only if it is `tiny`, a hub id or the folder of a checkpoint.
+
+**Never shown**: the access token in `HF_TOKEN`, and control characters of files, which a terminal
+would obey.
+
+tinymem does not isolate itself: torch, tokenizers and safetensors read the files in this process.
+"""
+
+PROMISES_TEXT = """
+## Promises
+
+Each is held by the test beside it, and by others. After the tests, `python -m tests.mutations`
+damages 5,000 files of every kind: each must be read, or refused in a line, within ten seconds.
+"""
+
+PROMISES = {
+    "Logits are those of transformers to within 1e-4": "base/test_model.py::"
+    "test_equals_transformers",
+    "Every margin above 0 in one pass means that decoding recites the target, and the other way "
+    "round": "experiment/test_recall.py::"
+    "test_margins_above_zero_mean_exact_recall_and_nothing_else_does",
+    "The same seed gives the same report, bit for bit, on a CPU": "experiment/test_probe.py::"
+    "test_the_same_seed_gives_the_same_report_bit_for_bit",
+    "A run leaves the base model as it was, however it ends": "experiment/test_probe.py::"
+    "test_interrupted_at_any_moment_no_unit_is_left",
+    "A sweep that is killed loses at most the cells in flight": "experiment/test_kills.py::"
+    "test_killed_at_any_moment",
+    "A probe that is killed goes on to the same bits": "experiment/test_resume.py::"
+    "test_killed_twice",
+    "A kill at any write leaves the old file or the new one": "experiment/test_resume.py::"
+    "test_killed_at_every_write",
+    "A changed byte of a row is noticed, and its cell is trained again": "experiment/test_rows.py::"
+    "test_no_changed_byte_goes_unnoticed",
+    "A full disk does not hide the result": "test_faults_of_runs.py::test_fault_20_a_full_disk",
+    "Two processes never write to one folder": "test_faults_of_runs.py::"
+    "test_fault_21_two_writers_of_one_folder",
+    "Another command for a folder is refused, with the difference": "test_faults_of_runs.py::"
+    "test_fault_23_another_command_for_the_same_folder",
+    "`data` never replaces a file": "cli/test_output.py::test_existing_data_is_never_overwritten",
+    "Bad input is one line and exit code 2, and nothing is written": "cli/test_probe.py::"
+    "test_bad_input_is_one_line_and_exit_code_2",
+    "A pickle is never opened": "test_faults.py::test_fault_06_pickles",
+    "A chat template has limits": "base/test_template.py::"
+    "test_templates_that_would_fill_the_memory",
+    "A link out of a checkpoint's folder is not followed": "base/test_folder.py::"
+    "test_links_out_of_the_folder",
+    "A download of the right size and wrong content is refused": "base/test_hub.py::"
+    "test_wrong_bytes_of_the_right_size",
+    "The access token is never shown": "test_faults_of_runs.py::"
+    "test_fault_25_downloads_that_are_forbidden",
+    "A unit of another base is refused": "unit/test_adapter.py::test_another_base_is_refused",
+    "Output never fails for a character that the terminal lacks": "cli/test_streams.py::"
+    "test_no_command_fails_for_a_character",
+    "Commands work without what Windows lacks": "test_system.py::test_commands_as_on_windows",
+    "`--help` does not wait for torch": "cli/test_app.py::test_help_does_not_wait_for_torch",
+    "No command loads torch's compiler": "cli/test_start.py::"
+    "test_no_command_loads_the_compiler_of_torch",
+}
+
 # --- Tables from the code ------------------------------------------------------------------------
 
 
@@ -510,6 +587,11 @@ def plan_table() -> str:
     return table_of({name: known[name] for name in comments(Plan)})
 
 
+def promises_table() -> str:
+    rows = [(promise, code(f"tests/{test}")) for promise, test in PROMISES.items()]
+    return table(("promise", "test"), rows)
+
+
 def page() -> str:
     """The whole page."""
     pairs = [(*map(code, pair), "text") for pair in TEXT_PAIRS]
@@ -527,6 +609,7 @@ def page() -> str:
         MODELS.format(families=body(families)),
         *("## Environment variables", table_of(ENVIRONMENT, "variable")),
         *("## Exit codes", table_of(EXIT_CODES, "code")),
+        *(SECURITY, PROMISES_TEXT, promises_table()),
     ]
     return "\n\n".join(part.strip("\n") for part in sections if part) + "\n"
 

@@ -1,5 +1,6 @@
 """tutorials/reference.md is what the code says: made again, it is the same, and it is complete."""
 
+import ast
 import json
 import re
 import runpy
@@ -89,3 +90,12 @@ def test_variables_that_the_code_reads_are_there():
         for name in re.findall(r"environ(?:\.get\(|\[)\"(\w+)\"", path.read_text(encoding="utf-8"))
     }
     assert read and all(f"`{name}`" in section("Environment variables") for name in read)
+
+
+def test_the_test_of_every_promise_is_there():
+    named = re.findall(r"^\| .* \| `(tests/[\w/.]+)::(\w+)` \|$", section("Promises"), re.M)
+    assert len(named) >= 20 and len(named) == section("Promises").count("::")
+    for file, name in named:
+        functions = ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+        names = [node.name for node in functions if isinstance(node, ast.FunctionDef)]
+        assert name in names and name.startswith("test_"), f"{file}::{name}"

@@ -178,7 +178,7 @@ def test_other_folders_are_refused(tmp_path):
     assert finished_report(tmp_path, {}) is None
     for name in ("notes", "unit.safetensors", "report.json"):
         (tmp_path / name).write_text("{}")
-        with pytest.raises(DataError, match="is not empty|not a report"):
+        with pytest.raises(DataError, match=r"is not empty|not a report"):
             finished_report(tmp_path, {})
         (tmp_path / name).unlink()
     (tmp_path / "report.json").write_text("[1")
