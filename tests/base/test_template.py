@@ -9,9 +9,10 @@ import time
 from datetime import datetime
 
 import pytest
-from transformers.utils.chat_template_utils import render_jinja_template
+from transformers import PreTrainedTokenizerFast
 
 from tests.base.chats import TEMPLATES as KNOWN
+from tests.checkpoints import tokenizer
 from tinymem.base import template as module
 from tinymem.base.template import format_today, render, render_chats
 from tinymem.errors import CheckpointError
@@ -116,9 +117,9 @@ def refusal(template: str) -> str:
 )
 def test_templates_equal_transformers(template):
     chats = [[{"role": "user", "content": message}] for message in MESSAGES]
-    how = {"add_generation_prompt": True, "tools": None, "documents": None} | NAMES
-    expected, _ = render_jinja_template(chats, chat_template=template, **how)
-    assert ours(template) == expected
+    theirs = PreTrainedTokenizerFast(tokenizer_object=tokenizer(), **NAMES)
+    how = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
+    assert ours(template) == theirs.apply_chat_template(chats, **how)
 
 
 def test_many_messages_in_one_child():

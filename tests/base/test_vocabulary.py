@@ -13,7 +13,7 @@ from tokenizers import AddedToken
 from transformers import AutoConfig, AutoTokenizer
 
 from tests.base.test_tokenizer import TEXTS
-from tests.checkpoints import MERGES, TOKENS, VOCAB, WORDS, build, tokenizer
+from tests.checkpoints import MERGES, OLD_ORACLE, TOKENS, VOCAB, WORDS, build, tokenizer
 from tinymem.base import vocabulary
 from tinymem.base.checkpoint import open_checkpoint
 from tinymem.base.tokenizer import Tokenizer
@@ -89,6 +89,9 @@ def same_as_transformers(folder: Path, kind: str) -> None:
     ids=[*CONFIGS, *FILES],
 )
 def test_added_tokens_equal_transformers(files, tmp_path):
+    settings = files.get("tokenizer_config__json", {})
+    if OLD_ORACLE and {"image_token", "extra_special_tokens"} & set(settings):
+        pytest.skip("transformers 4 adds no tokens of these fields")
     files = {"tokenizer_config__json": FAST, "tokenizer__json": tokenizer().to_str(), **files}
     same_as_transformers(write(tmp_path, **files), "llama")
 
@@ -123,6 +126,8 @@ BESIDE += [{"added_tokens_decoder": END}, {"pad_token": "[PAD]"}]
 @pytest.mark.parametrize("settings", BESIDE, ids=repr)
 @pytest.mark.parametrize("kind", ["gpt2", "qwen2", "qwen3"])
 def test_vocabulary_and_merges_equal_transformers(kind, settings, tmp_path):
+    if OLD_ORACLE and (kind == "qwen3" or settings in BESIDE[2:4]):
+        pytest.skip("transformers 4 has no qwen3, and reads these settings for some models only")
     named = "GPT2Tokenizer" if kind == "gpt2" else "Qwen2TokenizerFast"
     settings = settings | ({"tokenizer_class": named} if settings else {})
     same_as_transformers(write(tmp_path, kind, **MERGED, tokenizer_config__json=settings), kind)

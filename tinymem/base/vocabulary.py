@@ -41,6 +41,7 @@ QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # others are printed to stdout
 PASSED: set[str] = set()  # hashes of tokenizers that have passed `probe` in this process
 
 
@@ -156,7 +157,7 @@ def content(token: object) -> str:
 
 def added(token: object) -> AddedToken:
     """A token with its flags; it is special unless it says otherwise."""
-    flags = {k: v for k, v in token.items() if k != "__type"} if isinstance(token, dict) else {}
+    flags = {k: token[k] for k in FLAGS if k in token} if isinstance(token, dict) else {}
     return AddedToken(**{"special": True} | flags | {"content": content(token)})
 
 
