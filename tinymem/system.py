@@ -20,6 +20,9 @@ STOP_SIGNALS = tuple(  # what asks a program to stop: Ctrl-C, kill, a closed ter
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
     if hasattr(signal, name)
 )
+# Seconds within which two signals are one request: `timeout` sends SIGTERM to a process and then to
+# its group, and of a terminal that is closed both the shell and the system tell.
+TWICE = 0.2
 ATTEMPTS, PAUSE = 20, 0.05  # seconds; a virus scanner has a file open for less than one second
 PLAIN = {  # what tinymem prints, for terminals and files that do not have the character
     **{"½": "1/2", "²": "2", "₀": "0", "·": "*", "−": "-", "–": "-", "≤": "<=", "→": "->"},
@@ -100,8 +103,7 @@ def stop_on_signals() -> list[float]:
         if not first:
             first.append(now)
             raise KeyboardInterrupt
-        # Of a terminal that is closed, the shell and the system both tell: that counts once.
-        if signal.Signals(number).name != "SIGHUP" or now > first[0] + 1:
+        if now > first[0] + TWICE:
             os._exit(130)
 
     for number in STOP_SIGNALS:

@@ -169,18 +169,19 @@ cli.main()
 
 @UNIX
 @pytest.mark.parametrize(
-    ("signals", "handled"),
+    ("signals", "pause", "handled"),
     [
-        (["SIGINT"], True),
-        (["SIGTERM"], True),
-        (["SIGHUP"], True),
-        (["SIGHUP", "SIGHUP"], True),  # a closed terminal: both the shell and the system tell
-        (["SIGINT", "SIGINT"], False),
-        (["SIGHUP", "SIGTERM"], False),
-        (["SIGTERM", "SIGINT"], False),
+        (["SIGINT"], 0, True),
+        (["SIGTERM"], 0, True),
+        (["SIGHUP"], 0, True),
+        (["SIGHUP", "SIGHUP"], 0, True),  # a closed terminal: both the shell and the system tell
+        (["SIGTERM", "SIGTERM"], 0, True),  # `timeout` tells the process, and then its group
+        (["SIGINT", "SIGINT"], 0.5, False),
+        (["SIGHUP", "SIGTERM"], 0.5, False),
+        (["SIGTERM", "SIGINT"], 0.5, False),
     ],
 )
-def test_the_first_signal_interrupts_and_the_second_ends_at_once(signals, handled):
+def test_the_first_signal_interrupts_and_the_second_ends_at_once(signals, pause, handled):
     process = subprocess.Popen(
         [sys.executable, "-c", WAITS, "0.2" if handled else "60"],
         stdout=subprocess.PIPE,
@@ -191,6 +192,7 @@ def test_the_first_signal_interrupts_and_the_second_ends_at_once(signals, handle
     for name, line in zip(signals, ("ready\n", "handling\n"), strict=False):
         assert process.stdout.readline() == line
         process.send_signal(getattr(signal, name))
+        time.sleep(pause)
     start = time.monotonic()
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130 and err == "" and time.monotonic() - start < 10
