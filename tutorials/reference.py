@@ -336,9 +336,10 @@ MODELS = """
 {families}
 
 Weights are read from one or several safetensors files of any size, with tied or separate head.
-Logits are those of `transformers` to within 1e-4, which is tested for each family. What tinymem
-cannot compute exactly (sliding windows, other rope types, quantised weights) and what it does not
-open (pickles) is refused by name.
+Logits are those of `transformers` to within 1e-4, which is tested for each family. Where layers
+have a sliding window, as in Mistral 0.1, the context ends with the window, within which attention
+is full. What tinymem cannot compute exactly (other rope types, quantised weights) and what it does
+not open (pickles, links out of the folder) is refused by name.
 
 The tokenizer is read from `tokenizer.json`, or from the `vocab.json` and `merges.txt` of a GPT-2 or
 Qwen2, with the tokens that `tokenizer_config.json`, `special_tokens_map.json` and
@@ -356,7 +357,7 @@ FAMILY_MODELS = {
     "gpt2": "GPT-2, and `tiny`, which is shipped with tinymem",
     "gpt_neox": "GPT-NeoX, Pythia",
     "llama": "Llama 2, 3, 3.1 and 3.2 with their rope scaling, SmolLM2, TinyLlama",
-    "mistral": "Mistral without sliding window",
+    "mistral": "Mistral, Ministral 8B, Zephyr, Danube",
     "qwen2": "Qwen2, Qwen2.5",
     "qwen3": "Qwen3",
 }

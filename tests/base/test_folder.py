@@ -35,6 +35,13 @@ def test_links_out_of_the_folder(name, folder, tmp_path):
     refused(folder, name, "link out of the folder")
 
 
+def test_a_folder_of_blobs_is_not_the_hubs_cache(folder, tmp_path):
+    for place in (tmp_path / "blobs", tmp_path / "hub" / "blobs" / "ab"):
+        move_and_link(folder / "config.json", place / "config")
+        refused(folder, "config.json", "link out of the folder")
+        (folder / "config.json").unlink()
+
+
 def test_links_of_an_index_and_a_shard(folder, tmp_path):
     first, _ = shard(folder)
     for name in (first, INDEX):  # the index is read first
@@ -64,15 +71,15 @@ def test_links_to_nothing_and_to_devices(target, folder):
 
 def test_what_is_no_regular_file(folder, monkeypatch):
     name = "chat_template.jinja"
-    os.mkfifo(folder / name)
-    refused(folder, name, "not a regular file")
-    (folder / name).unlink()
     monkeypatch.chdir(folder)  # the path of a socket must be short
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(name)
         refused(folder, name, "not a regular file")
     (folder / name).unlink()
     (folder / name).mkdir()
+    refused(folder, name, "not a regular file")
+    (folder / name).rmdir()
+    os.mkfifo(folder / name)  # the last, because to open it would wait for ever
     refused(folder, name, "not a regular file")
 
 
