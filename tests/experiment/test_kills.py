@@ -300,8 +300,9 @@ def test_no_row_is_lost_by_a_fault_at_any_write_or_fsync(
             file, fsync = faulty(at, fault)
             patch.setattr(rows_file, "open", file.open, raising=False)
             patch.setattr(rows_file.os, "fsync", fsync)
-            with pytest.raises((OSError, Killed, KeyboardInterrupt)):
+            with pytest.raises((OSError, Killed, KeyboardInterrupt)) as caught:
                 run_sweep(model, toy_grid(), folder, recipe=RECIPE)
+        assert not isinstance(caught.value, OSError) or RESULTS in str(caught.value)
         safe = [line for line in content_of(folder).split(b"\n") if line][: at // 2]
         assert len(rows_of(folder)) >= at // 2  # all rows whose fsync came back
         known.clear()

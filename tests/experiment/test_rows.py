@@ -136,6 +136,15 @@ def test_an_array_as_sweep_prints_it(tmp_path):
         read_rows(path)
 
 
+def test_a_file_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_file, "MOST", 20)
+    (tmp_path / "rows").write_text('{"a": 1}\n' * 2)
+    assert len(read_rows(tmp_path / "rows")[0]) == 2
+    (tmp_path / "rows").write_text('{"a": 1}\n' * 3)
+    with pytest.raises(DataError, match="longer than 20 bytes"):
+        read_rows(tmp_path / "rows")
+
+
 # --- Checksums, and what a power failure leaves ---------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from ..system import last_byte
 
 RESULTS = "results.jsonl"
 NOT_UTF8 = re.compile("[\udc80-\udcff]")  # how "surrogateescape" decodes bytes that are not UTF-8
+MOST = 1 << 28  # bytes of a file: 100,000 rows
 EXPECTED = "expected one JSON object a line, or the JSON array that sweep --json prints; not CSV"
 
 
@@ -33,9 +34,12 @@ def read_rows(path: Path) -> tuple[list[dict], list[str]]:
     """
     path, rows, torn = path / RESULTS if path.is_dir() else path, [], []
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MOST + 1)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(content) > MOST:
+        raise DataError(f"{path}: longer than {MOST:,} bytes; expected the rows of a sweep")
     if content.startswith((b"\xff\xfe{\0", b"\xff\xfe[\0")):  # as some shells redirect output
         raise DataError(f"{path}: is UTF-16; save it as UTF-8")
     text = content.decode("utf-8-sig", "surrogateescape")
@@ -91,7 +95,7 @@ def parse_row(line: str) -> dict:
 
 def is_cut(line: str) -> bool:
     """What a kill leaves, the beginning of an object, in which a brace is still open; or zeros."""
-    bare = re.sub(r'"(\\.|[^"\\])*("|\\?$)', "", line)  # without its strings
+    bare = re.sub(r'"[^"]*("|$)', "", re.sub(r"\\.", "", line))  # without its strings
     return "\0" in line or (line.startswith("{") and bare.count("{") > bare.count("}"))
 
 
@@ -108,11 +112,14 @@ def checksum_of(row: dict) -> str:
 def append_row(path: Path, row: dict) -> None:
     """One write, flushed to the disk; a torn line before it is ended first.
 
-    Raises OSError if the disk is full.
+    Raises OSError, such as for a full disk; the rows before this one are as they were.
     """
     text = json.dumps(row | {"checksum": checksum_of(row)}, allow_nan=False) + "\n"
-    with open(path, "ab+", buffering=0) as file:
-        content = (text if last_byte(file) in (b"", b"\n") else "\n" + text).encode()
-        if file.write(content) < len(content):  # part of it is no error to the system
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        os.fsync(file.fileno())
+    try:
+        with open(path, "ab+", buffering=0) as file:
+            content = (text if last_byte(file) in (b"", b"\n") else "\n" + text).encode()
+            if file.write(content) < len(content):  # part of it is no error to the system
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # which names the file
