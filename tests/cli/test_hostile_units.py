@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from tests.toy import toy_memory, toy_model
 from tinymem.base.checkpoint import open_checkpoint
-from tinymem.cli import options as opt, probe
+from tinymem.cli import probe, source
 from tinymem.data.memory import check_fits
 from tinymem.errors import AdapterError, TinymemError
 from tinymem.experiment.probe import memorize
@@ -67,7 +67,7 @@ def recall(run, header):
     folder, tensors, _, model, verdict = run
     save_file(tensors, folder / OWN_FILE, {"tinymem": header})
     memories, report = read_run(folder)
-    probe.find_base(report, opt.Recall(run=folder))
+    source.find_base(report, folder, model="")
     load_adapter(model, folder).detach()
     check_fits(memories, model.config)
     again = recall_report(report, memories, verdict, model)
@@ -212,7 +212,7 @@ def test_the_base_that_a_unit_names_is_shown_first(tinymem, tmp_path, monkeypatc
     )
     for name, revision in (("gpt2", None), ("org/na.me-1", "refs/pr/3"), ("tiny", "v1.0")):
         report = {"model": name, "revision": revision}
-        assert probe.find_base(report, opt.Recall(run=out)) == (name, revision)
+        assert source.find_base(report, out, model="") == (name, revision)
 
 
 def test_the_file_of_a_unit_is_a_file_in_its_folder(run, tmp_path):

@@ -256,3 +256,36 @@ def test_plan_recite_for_a_text(tinymem, recited, tmp_path):
         tinymem("plan", recited, "--text", tmp_path / "text.txt", "--recite", 0.9, "--json")[1]
     )
     assert plan["rank"] == 1 and "the runs recited 100 % random tokens, not 0 %" in plan["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": 3}, "line 1: model is 3; expected text"),
+        ({"model": "../else"}, "names the base model '../else', neither a hub id nor"),
+        ({"model": "//host/share"}, "give the base with --model"),
+        ({"revision": "a..b"}, "names the revision 'a..b'"),
+        ({"revision": ["main"]}, "line 1: revision is ['main']; expected text"),
+        ({"setting": [1]}, "line 1: setting is [1]; expected an object"),
+        ({"setting": {"prompt": 5}}, "line 1: prompt is 5; expected text"),
+        ({"dtype": "float99"}, "float99"),
+    ],
+)
+def test_rows_do_not_choose_freely_what_measures_a_text(tinymem, grid, tmp_path, change, words):
+    lines = (grid / "results.jsonl").read_text().splitlines()[:16]
+    rows = ",\n".join(json.dumps(json.loads(line) | change) for line in lines)
+    (tmp_path / "rows.json").write_text(f"[{rows}]")
+    (tmp_path / "text.txt").write_text("A few words.")
+    args = ["plan", tmp_path / "rows.json", "--text", tmp_path / "text.txt", "--loss", 2]
+    code, out, err = tinymem(*args)
+    *first, last = err.splitlines()
+    assert code == 2 and words in last and not out
+    assert first in ([], ["base model of these rows: tiny"])
+
+
+def test_the_base_model_that_measures_a_text_is_shown(tinymem, grid, tmp_path):
+    (tmp_path / "text.txt").write_text("A few words.")
+    args = ["plan", grid, "--text", tmp_path / "text.txt", "--loss", 2, "--json"]
+    code, out, err = tinymem(*args)
+    assert code == 0 and "base model of these rows: tiny\n" in err and json.loads(out)["length"]
+    assert "base model" not in tinymem(*args, "--model", "tiny")[2]

@@ -1,7 +1,5 @@
 """`tinymem probe` writes a memory into a unit; `tinymem recall` judges a saved unit again."""
 
-import os
-import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,11 +22,8 @@ from ..training.state import FORGET
 from ..unit.adapter import load_adapter
 from . import options as opt
 from .output import check_output, check_room, print_json, show_saved
-from .source import describe_command, prepare
+from .source import describe_command, find_base, prepare
 
-NAME = r"\w[\w-]{0,95}(\.[\w-]{1,95})*"
-HUB_ID = re.compile(rf"{NAME}(/{NAME})?", re.ASCII)
-REVISION = re.compile(rf"{NAME}(/{NAME})*", re.ASCII)  # a branch may have several parts
 EXIT_CODES = {"ok": 0, "diverged": 1, "oom": 1, "interrupted": 130}  # by status of the run
 
 
@@ -91,7 +86,7 @@ def recall(options: opt.Recall) -> int:
         problem = "its run was killed; the same probe command goes on with it"
         raise AdapterError(f"{options.run}: {problem}")
     memories, report = read_run(options.run)
-    name, revision = find_base(report, options)
+    name, revision = find_base(report, options.run, options.model, options.revision)
     if not options.model:
         version = f", revision {revision}" if revision else ""
         stderr.print(f"base model of this unit: {name}{version}", markup=False, soft_wrap=True)
@@ -108,25 +103,3 @@ def recall(options: opt.Recall) -> int:
     else:
         show_recall(again, memories[0], verdict, checkpoint.tokenizer)
     return 0 if again["agrees"] else 1
-
-
-def find_base(report: dict[str, Any], options: opt.Recall) -> tuple[str, str | None]:
-    """Name and revision of a unit's base model: what the user says, or else what the unit says.
-
-    A unit may come from a stranger, who must not choose freely what is opened. Raises AdapterError
-    unless it names tiny, a hub id or a checkpoint's folder without "..", and a plain revision.
-    """
-    revision = options.revision or report["revision"]
-    if revision != options.revision and not REVISION.fullmatch(revision):
-        problem = f"names the revision {revision!r:.80}; give it with --revision"
-        raise AdapterError(f"{options.run}: {problem}")
-    if options.model:
-        return options.model, revision
-    name = report["model"]
-    path = Path(os.path.expanduser(name))
-    far = name.startswith(("//", "\\\\")) or ".." in path.parts  # another machine, or place
-    folder = not far and os.path.isdir(path) and present(path, "config.json")
-    if not folder and not HUB_ID.fullmatch(name):
-        problem = f"names the base model {name!r:.80}, neither a hub id nor a checkpoint's folder"
-        raise AdapterError(f"{options.run}: {problem}; give the base with --model")
-    return name, revision

@@ -4,8 +4,10 @@ Whatever cannot work is refused here, before the weights are read.
 """
 
 import hashlib
+import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from itertools import product
@@ -13,19 +15,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..base.checkpoint import Checkpoint, open_checkpoint
+from ..base.folder import present
 from ..base.tokenizer import Tokenizer
 from ..data.batch import Batch
 from ..data.memory import PROMPT, Memory, check_fits, first_tokens, random_memory, text_memory
 from ..data.read import read_memories
-from ..errors import DataError, LawError, RecipeError
+from ..errors import AdapterError, DataError, LawError, RecipeError
 from ..experiment.grid import Grid, check_grid, make_grid
 from ..experiment.recall import teacher_forced
 from ..files import decode_text, read_limited, read_text
 from ..show.progress import Bars
+from ..show.report import stderr
 from ..training.recipe import Recipe
 from ..unit.sites import unit_shapes
 from . import options as opt
 
+NAME = r"\w[\w-]{0,95}(\.[\w-]{1,95})*"
+HUB_ID = re.compile(rf"{NAME}(/{NAME})?", re.ASCII)
+REVISION = re.compile(rf"{NAME}(/{NAME})*", re.ASCII)  # a branch may have several parts
 T = TypeVar("T")
 NOT_DECISIVE = ("out", "json", "plot")  # options of a probe that only say what to do with it
 Make = Callable[[int | None, int | None, int], list[Memory]]  # from (length, ratio, seed)
@@ -135,18 +142,59 @@ def describe_command(options: opt.Probe, text: str | None) -> dict[str, Any]:
     return {k: v for k, v in given.items() if k not in NOT_DECISIVE} | describe(options, text)
 
 
+def find_base(
+    named: Mapping[str, Any], where: Path, model: str, revision: str | None = None
+) -> tuple[str, str | None]:
+    """Name and revision of a base model: what the user says, or else what a unit or a row says.
+
+    Units and rows may come from a stranger, who must not choose freely what is opened. Raises
+    AdapterError unless they name tiny, a hub id or a checkpoint's folder without "..", and a plain
+    revision.
+    """
+    if not revision and (revision := named["revision"]) and not REVISION.fullmatch(revision):
+        problem = f"names the revision {revision!r:.80}; give it with --revision"
+        raise AdapterError(f"{where}: {problem}")
+    if model:
+        return model, revision
+    name = named["model"]
+    path = Path(os.path.expanduser(name))
+    far = name.startswith(("//", "\\\\")) or ".." in path.parts  # another machine, or place
+    folder = not far and os.path.isdir(path) and present(path, "config.json")
+    if not folder and not HUB_ID.fullmatch(name):
+        problem = f"names the base model {name!r:.80}, neither a hub id nor a checkpoint's folder"
+        raise AdapterError(f"{where}: {problem}; give the base with --model")
+    return name, revision
+
+
 def measure_text(options: opt.Plan, path: Path, row: dict[str, Any]) -> tuple[int, float]:
-    """Tokens of a text and its loss on the base model and with the prompt of the sweep of `row`."""
-    name, setting = options.model or row.get("model"), row.get("setting") or {}
-    if name is None:
+    """Tokens of a text and its loss on the base model and with the prompt of the sweep of `row`.
+
+    Raises LawError for a row that does not name them, or not as a sweep does.
+    """
+    setting = row.get("setting") or {}
+    if not options.model and row.get("model") is None:
         raise LawError("the rows do not name their base model; give it with --model")
-    checkpoint = open_checkpoint(name, row.get("revision"))
-    source = opt.SourceOptions(prompt=setting.get("prompt"), chat=setting.get("chat", True))
+    if not isinstance(setting, dict):
+        raise LawError(f"{row['_where']}: setting is {setting!r:.60}; expected an object")
+    prompt, chat, dtype = (
+        setting.get("prompt"),
+        setting.get("chat", True),
+        row.get("dtype") or "auto",
+    )
+    texts = {"model": row.get("model"), "revision": row.get("revision"), "prompt": prompt}
+    for field, value in {**texts, "dtype": dtype}.items():
+        if not isinstance(value, str | None):
+            raise LawError(f"{row['_where']}: {field} is {value!r:.60}; expected text")
+    name, revision = find_base({**texts}, options.results, options.model)
+    if not options.model:
+        stderr.print(f"base model of these rows: {name}", markup=False, soft_wrap=True)
+    checkpoint = open_checkpoint(name, revision)
+    source = opt.SourceOptions(prompt=prompt, chat=setting.get("chat") is not False)
     content, config = read_content(path), checkpoint.config
     make, _ = read_source(source, content, checkpoint.tokenizer, config.context)
     (memory,) = check_fits(make(None, None, 0), config)
     with Bars() as bars:
-        base = checkpoint.weights(options.device, row.get("dtype", "auto"), bars)
+        base = checkpoint.weights(options.device, dtype, bars)
     found = teacher_forced(base, Batch([memory], config.context, base.device))
     return memory.length, found.losses.mean().item()
 
