@@ -176,11 +176,7 @@ def measure_text(options: opt.Plan, path: Path, row: dict[str, Any]) -> tuple[in
         raise LawError("the rows do not name their base model; give it with --model")
     if not isinstance(setting, dict):
         raise LawError(f"{row['_where']}: setting is {setting!r:.60}; expected an object")
-    prompt, chat, dtype = (
-        setting.get("prompt"),
-        setting.get("chat", True),
-        row.get("dtype") or "auto",
-    )
+    prompt, dtype = setting.get("prompt"), row.get("dtype") or "auto"
     texts = {"model": row.get("model"), "revision": row.get("revision"), "prompt": prompt}
     for field, value in {**texts, "dtype": dtype}.items():
         if not isinstance(value, str | None):
