@@ -27,7 +27,10 @@ class LawError(TinymemError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on a CPU or a GPU; torch has no single exception class for it."""
-    signs = "out of memory", "can't allocate memory", "alloc_cpu", "CUBLAS_STATUS_ALLOC_FAILED"
+    signs = (
+        *("out of memory", "can't allocate memory", "alloc_cpu", "CUBLAS_STATUS_ALLOC_FAILED"),
+        "unable to mmap",  # a file that is larger than the memory
+    )
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 

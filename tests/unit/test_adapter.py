@@ -1,6 +1,8 @@
 """Units on disk. Oracle: peft, which loads what tinymem writes and writes what tinymem loads."""
 
 import json
+import shutil
+import struct
 import warnings
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from tinymem.unit.adapter import (
     PEFT_CONFIG,
     PEFT_FILE,
     load_adapter,
+    read_header,
     read_unit,
     save_adapter,
 )
@@ -235,6 +238,29 @@ def test_what_pefts_config_may_not_ask_for(tmp_path, change, message):
     config["layers_to_transform"] = [2]
     (tmp_path / PEFT_CONFIG).write_text(json.dumps(config | change))
     refused(tmp_path, message)
+
+
+def test_a_file_larger_than_its_base_is_not_read(tmp_path, monkeypatch):
+    """A file of holes; recall does not read the tensors at all."""
+    path, _, metadata = saved(tmp_path)
+    size, entry = 2**28, {"dtype": "F32", "shape": [64, 2**20], "data_offsets": [0, 2**28]}
+    header = json.dumps({"__metadata__": metadata, "layers.2.mlp.lora_A": entry}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with path.open("r+b") as file:
+        file.truncate(8 + len(header) + size)
+    assert read_header(tmp_path)["sites"] == ["mlp"]
+    monkeypatch.setattr("tinymem.unit.adapter.read_unit", lambda _: pytest.fail("read"))
+    refused(tmp_path, "larger than its base")
+
+
+def test_links_that_lead_elsewhere(tmp_path):
+    saved(tmp_path / "real", ("q_proj",))
+    for number, name in enumerate((PEFT_FILE, PEFT_CONFIG)):
+        for target in ("nowhere", tmp_path / "real" / name, "/dev/zero", name):
+            folder = shutil.copytree(tmp_path / "real", tmp_path / f"{number}{hash(target)}")
+            (folder / name).unlink()
+            (folder / name).symlink_to(target)
+            refused(folder, name)
 
 
 def test_headers_that_say_nonsense(tmp_path):

@@ -30,7 +30,7 @@ from ..training.margin import thin_for
 from ..training.memft import LN2
 from ..training.recipe import METHODS, OPTIMIZERS, Recipe
 from ..training.record import Training
-from ..unit.adapter import is_finite, read_unit, save_adapter
+from ..unit.adapter import is_finite, read_header, save_adapter
 from ..unit.lora import Unit
 from .recall import Verdict
 
@@ -222,7 +222,7 @@ def read_run(folder: Path) -> tuple[list[Memory], dict[str, Any]]:
 
     Raises AdapterError if the folder holds none, or if its header is not one that tinymem writes.
     """
-    _, about = read_unit(folder)
+    about = read_header(folder)
     recipe = about.get("recipe", {})
     try:
         memories, report = [Memory(**fields) for fields in about["memories"]], about["report"]
@@ -230,7 +230,7 @@ def read_run(folder: Path) -> tuple[list[Memory], dict[str, Any]]:
             raise KeyError("memories")
         check_report(report := {name: report.get(name, ABSENT.get(name)) for name in HINTS})
         Recipe(**{f.name: recipe[f.name] for f in fields(Recipe) if f.name in recipe})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         problem = "the unit carries no memory to recall; was it saved by tinymem?"
         if isinstance(error, ValueError):
             problem = f"its header is damaged ({first_line(error):.200}); do not trust this unit"

@@ -15,7 +15,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -137,28 +138,42 @@ def find_unit(folder: Path) -> Path:
     raise AdapterError(f"{folder}: no {OWN_FILE} and no {PEFT_FILE}; {hint}")
 
 
-def read_unit(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the header of a saved unit; peft's files have no header, which is then {}.
-
-    Raises AdapterError if there is not one file, or if it is damaged.
-    """
-    path = find_unit(folder)
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """`safe_open`, after checks of the file. Raises AdapterError, also for what is done with it."""
     try:
         checked(path.parent, path.name)
         with path.open("rb") as raw:
             if int.from_bytes(raw.read(8), "little") > LIMIT:
-                raise ValueError(f"a header of more than {LIMIT:,} bytes")
+                raise OSError(f"a header of more than {LIMIT:,} bytes")
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("tinymem", "{}"))
-            # Copies, because Windows replaces no file of which a part is mapped into memory.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+            yield file
     except CheckpointError as error:
         raise AdapterError(str(error)) from error
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: of mmap
         problem = f"damaged ({first_line(error):.200}); save or download it again"
         raise AdapterError(f"{path}: {problem}") from error
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """The header of a saved unit; peft's files have none, which is then {}. Reads no tensors.
+
+    Raises AdapterError if there is not one file, or if it is damaged.
+    """
+    path = find_unit(folder)
+    with opened(path) as file:
+        about = json.loads((file.metadata() or {}).get("tinymem", "{}"))
     if not isinstance(about, dict) or (about and about.get("format_version") != FORMAT_VERSION):
         raise AdapterError(f"{path}: not of format {FORMAT_VERSION}; is it of a newer tinymem?")
+    return about
+
+
+def read_unit(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the header of a saved unit. Raises AdapterError."""
+    path, about = find_unit(folder), read_header(folder)
+    with opened(path) as file:
+        # Copies, because Windows replaces no file of which a part is mapped into memory.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
     for name, value in tensors.items():
         if not value.is_floating_point() or not torch.isfinite(value.float()).all():
             problem = "holds no floats, or such as float32 has no room for: NaN, infinite, 1e39"
@@ -178,11 +193,14 @@ def load_adapter(model: Model, folder: str | Path, *, revision: str | None = Non
     shapes can be checked.
     """
     path = find_unit(download_unit(folder, revision))
-    tensors, about = read_unit(path.parent)
+    about = read_header(path.parent)
     same_values = model.value_hash and about.get("base_value_hash") == model.value_hash
     if about and not same_values and about.get("base_weight_hash") != base_hash(model):
         written = f"written for {about.get('base')!r:.80} with other weights"
         raise AdapterError(f"{path}: {written} than {model.name!r} has; load its own base")
+    if path.stat().st_size > LIMIT + 8 * sum(p.numel() for p in model.parameters()):
+        raise AdapterError(f"{path}: larger than its base model {model.name!r}; is it a unit?")
+    tensors, _ = read_unit(path.parent)
     if path.name == OWN_FILE:
         layers = [n for n in range(len(model.layers)) if about.get("layers") == [n]]
         if about.get("sites") != ["mlp"] or not layers:
