@@ -103,6 +103,13 @@ def test_a_token_with_two_ids_is_refused(tmp_path):
         Tokenizer.from_folder(tmp_path)
 
 
+def test_unknown_fields_of_a_token_are_not_printed(tmp_path, capfd):
+    settings = {"added_tokens_decoder": {"268": token("[NEW]", strange="\x1b]0;title\x07")}}
+    write(tmp_path, tokenizer__json=WHOLE, tokenizer_config__json=settings)
+    assert Tokenizer.from_folder(tmp_path).encode("[NEW]") == [268]
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("value", [7, [], {"x": token("a")}, {"268": 7}, {"268": {"content": 5}}])
 def test_damaged_settings(value, tmp_path):
     settings = {"added_tokens_decoder": value, "extra_special_tokens": 5}

@@ -178,7 +178,7 @@ def probe(folder: str, family: str) -> str | None:
             tokens = len(core.encode(text).ids)
         except Exception:
             continue  # it may lack tokens for this text; a panic of Rust code is no Exception
-        if tokens > 1000 + 64 * len(text):
+        if tokens > 1000 + 16 * len(text):  # usual are up to 4, the bytes of a character
             raise ValueError(f"it makes {tokens:,} tokens from {len(text):,} characters")
     ids = sorted(core.get_vocab().values())
     for start in range(0, len(ids), 1000):
