@@ -62,7 +62,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Replaces `path` by what `write` puts into a temporary file in the same folder.
 
     The temporary file is renamed only when it is complete and on disk. If the process is killed or
-    `write` fails, `path` stays as it was. Raises OSError.
+    `write` fails, `path` stays as it was. Raises OSError, which names `path`.
     """
     temporary = temporary_for(path)
     temporary.open("xb").close()  # has the usual permissions, unlike the files of tempfile
@@ -70,6 +70,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         system.sync(temporary)
         system.replace(temporary, path)
+    except OSError as error:
+        error.filename = str(path)  # no one knows the temporary file, and some errors name none
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -126,7 +126,7 @@ def test_existing_data_is_never_overwritten(tinymem, tmp_path):
 def test_a_disk_without_room(tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path).free
     check_room(tmp_path / "not" / "yet", free // 2)
-    with pytest.raises(OSError, match=r"1,000,000,000,000.0 MB are needed, and .* MB are free"):
+    with pytest.raises(OSError, match=r"1,000,000,000,000.000 MB are needed, and .* MB are free"):
         check_room(tmp_path / "not" / "yet", 10**18)
 
     def untold(_):
@@ -147,6 +147,24 @@ def full(monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", "x")
 
     monkeypatch.setattr(files.system, "sync", fail)
+
+
+def test_of_two_files_of_data_both_are_there_or_none(tinymem, tmp_path, monkeypatch):
+    sync, calls = files.system.sync, []
+
+    def fill_up(path):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(path)
+
+    monkeypatch.setattr(files.system, "sync", fill_up)
+    data = ["data", "rule", "--count", "3", "--out", tmp_path / "a.jsonl"]
+    code, _, err = tinymem(*data)
+    line = err.splitlines()[-1]
+    assert code == 1 and f"No space left on device: '{tmp_path / 'a.held-out.jsonl'}'" in line
+    assert list(tmp_path.iterdir()) == []
+    assert tinymem(*data)[0] == 0 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_picture_is_whole_or_not_there(tmp_path, full):

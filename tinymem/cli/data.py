@@ -47,7 +47,11 @@ def rule(options: opt.Rule) -> int:
     check_new_file(other)
     rows, held_out = rule_rows(options.count, options.held_out, options.seed, options.limit)
     write_data(rows, out)
-    return write_data(held_out, other) if other else 0
+    try:
+        return write_data(held_out, other) if other else 0
+    except BaseException:
+        out.unlink()  # both files or none, so that the same command can be given again
+        raise
 
 
 def write_data(rows: list[dict[str, Any]], out: Path | None) -> int:

@@ -65,14 +65,14 @@ def check_room(place: Path, needed: int) -> None:
 
     place: the folder of the results, or one that is still to be created there.
     """
-    while not os.path.isdir(place):
+    while not os.path.isdir(place) and place != place.parent:
         place = place.parent
     try:
         usage = shutil.disk_usage(place)
     except OSError:  # a file system that does not tell
         return
     if usage.total and usage.free < needed:
-        room = f"{needed / 1e6:,.1f} MB are needed, and {usage.free / 1e6:,.1f} MB are free"
+        room = f"{needed / 1e6:,.3f} MB are needed, and {usage.free / 1e6:,.3f} MB are free"
         raise OSError(f"--out {place}: {room}; free some space, or choose another disk")
 
 
