@@ -343,7 +343,7 @@ not open (pickles, links out of the folder) is refused by name.
 
 The tokenizer is read from `tokenizer.json`, or from the `vocab.json` and `merges.txt` of a GPT-2 or
 Qwen2, with the tokens that `tokenizer_config.json`, `special_tokens_map.json` and
-`added_tokens.json` add. It is first tried in a process of its own, with 10 s and 2 GB: one that
+`added_tokens.json` add. It is first tried in a process of its own, with 20 s and 2 GB: one that
 fails, or makes texts grow without end, is refused. A token that has no row in the embedding, such
 as a padding token that was added later, is never drawn, and a text that contains it is refused.
 

@@ -28,7 +28,7 @@ from .limited import LimitError, call_limited
 
 VOCABULARY, MERGES = OLDER_TOKENIZER
 CONFIG, SPECIAL, ADDED = TOKENIZER_SETTINGS[:3]
-LIMITS: dict[str, Any] = {"seconds": 10.0, "megabytes": 2048}  # usual are 0.5 s, 300 MB
+LIMITS: dict[str, Any] = {"seconds": 20.0, "megabytes": 2048}  # usual are 0.2 to 1 s, 300 MB
 # The most by which the steps of a tokenizer may make a text longer, and what single steps may.
 MOST_GROWTH, GROWTH = 100.0, {"ByteLevel": 2.0, "Precompiled": 8.0}
 NAMED = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
