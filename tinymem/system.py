@@ -23,6 +23,7 @@ STOP_SIGNALS = tuple(  # what asks a program to stop: Ctrl-C, kill, a closed ter
 # Seconds within which two signals are one request: `timeout` sends SIGTERM to a process and then to
 # its group, and of a terminal that is closed both the shell and the system tell.
 TWICE = 0.2
+SHOW_CURSOR = b"\x1b[?25h"
 ATTEMPTS, PAUSE = 20, 0.05  # seconds; a virus scanner has a file open for less than one second
 PLAIN = {  # what tinymem prints, for terminals and files that do not have the character
     **{"½": "1/2", "²": "2", "₀": "0", "·": "*", "−": "-", "–": "-", "≤": "<=", "→": "->"},
@@ -104,6 +105,8 @@ def stop_on_signals() -> list[float]:
             first.append(now)
             raise KeyboardInterrupt
         if now > first[0] + TWICE:
+            if not WINDOWS and os.isatty(2):
+                os.write(2, SHOW_CURSOR)  # which a progress bar hides
             os._exit(130)
 
     for number in STOP_SIGNALS:

@@ -73,7 +73,7 @@ def test_messages_on_stderr(capsys, text):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such file names")
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", ["".join(HOSTILE[:6]), "[/]", "".join(HOSTILE[6:])])
 def test_file_names_and_rows_on_the_command_line(tmp_path, monkeypatch, capsys, text):
     monkeypatch.setenv("COLUMNS", "1000")
 
