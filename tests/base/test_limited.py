@@ -33,7 +33,7 @@ def crash():
 
 
 def fill():
-    return len(b"1" * (1 << 40))
+    return len(b"1" * (1 << 30 if sys.platform == "linux" else 1 << 46))
 
 
 def interrupt():
