@@ -124,6 +124,12 @@ def test_many_prompts_are_rendered_together(tokenizer, tmp_path):
     assert texts == [(f"[Who is {n}?]", f"{n}") for n in range(200)]
 
 
+def test_ids_need_no_template(tokenizer, tmp_path):
+    path = write(tmp_path / "d.jsonl", {"prompt_ids": [1], "target_ids": [2]})
+    failing = Tokenizer(tokenizer.core, "{{ raise_exception('never') }}")
+    assert read_memories(path, failing) == [Memory([1], [2])]
+
+
 def test_characters_that_end_no_line(tokenizer, tmp_path):
     """A line ends with a line feed, and with nothing else that Python takes for an end."""
     text = "a\u2028b\u2029c\x85d\x0be"

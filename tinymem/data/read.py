@@ -33,7 +33,7 @@ def read_memories(path: Path, tokenizer: Tokenizer, *, chat: bool = True) -> lis
     if not rows:
         raise DataError(f"{path}: no memories; {LINES}")
     prompts = [row[0] for row in rows.values() if isinstance(row, tuple)]
-    texts = iter(tokenizer.render_chats(prompts) if chat else prompts)  # all at once: faster
+    texts = iter(tokenizer.render_chats(prompts) if chat and prompts else prompts)  # all at once
     memories = []
     for number, row in rows.items():
         with errors_name(path, number):
