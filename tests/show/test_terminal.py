@@ -6,6 +6,7 @@ Property: nothing but rich's own colours and cursor movements reaches the termin
 import json
 import os
 import re
+import sys
 from io import StringIO
 
 import pytest
@@ -112,6 +113,18 @@ def test_an_error_of_several_lines_is_one_line(capsys):
     assert app.fail(DataError("a\x1b[2J\u2028b\n  c")) == 2
     assert capsys.readouterr().err == "tinymem: a\\x1b[2J b c\n"
     assert app.explain(OSError(28, "No space left", "a\nb"))[0] == 1
+
+
+def test_a_traceback_is_printed_without_escapes(capsys, monkeypatch):
+    def fail(**_):
+        raise IndexError("a\x1b[2J")
+
+    monkeypatch.setattr(app, "app", fail)
+    with pytest.raises(IndexError) as caught:
+        app.main()
+    sys.excepthook(caught.type, caught.value, caught.tb)
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback") and err.endswith("IndexError: a\\x1b[2J\n")
 
 
 def test_colours_of_our_own_are_kept():

@@ -9,6 +9,7 @@ only when the command runs, because that loads torch, and `--help` should answer
 
 import inspect
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any, get_type_hints
@@ -69,6 +70,7 @@ def root(
 
 def main() -> None:
     system.open_streams()
+    sys.excepthook = show_traceback
     stopped = system.stop_on_signals()
     try:
         code = app(standalone_mode=False) or 0
@@ -79,6 +81,11 @@ def main() -> None:
     if (lost := system.flush_stdout()) and code == 0:
         code = fail(lost)
     sys.exit(code)
+
+
+def show_traceback(*error: Any) -> None:
+    """What Python prints of an error of our own, but its message may quote a stranger's file."""
+    note("".join(traceback.format_exception(*error)).rstrip())
 
 
 def fail(error: Exception) -> int:
