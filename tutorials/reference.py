@@ -452,6 +452,12 @@ PROMISES = {
     "A unit of another base is refused": "unit/test_adapter.py::test_another_base_is_refused",
     "Output never fails for a character that the terminal lacks": "cli/test_streams.py::"
     "test_no_command_fails_for_a_character",
+    "A stream that is closed, full or gone costs no result": "cli/test_streams.py::"
+    "test_what_was_computed_is_saved_whatever_becomes_of_the_streams",
+    "No text that is printed commands the terminal": "show/test_terminal.py::"
+    "test_every_text_of_a_report_and_every_token",
+    "A place for results that cannot be written is found before any work": "cli/test_output.py::"
+    "test_a_place_that_cannot_be_written",
     "Commands work without what Windows lacks": "test_system.py::test_commands_as_on_windows",
     "`--help` does not wait for torch": "cli/test_app.py::test_help_does_not_wait_for_torch",
     "No command loads torch's compiler": "cli/test_start.py::"

@@ -75,7 +75,7 @@ def test_no_table_fails_for_a_character(encoded, encoding, grid):
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
-def test_no_run_fails_for_a_character(encoded, encoding, grid, tmp_path):
+def test_no_command_fails_for_a_character(encoded, encoding, grid, tmp_path):
     text = tmp_path / "text"
     text.write_text("Δ→½ “naïve” 漢字 \U0001f600 It was a dark night.", encoding="utf-8")
     probe = ("probe", "--text", text, "--rank", "1", "--steps", "2", "--out", tmp_path / "a")
