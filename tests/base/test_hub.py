@@ -5,6 +5,7 @@ its own, which knows the server by environment variables only. A process asks fo
 repositories, one after the other.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tokenizers
@@ -21,6 +23,7 @@ import torch
 from safetensors.torch import load as tensors, save
 
 from tinymem.base.checkpoint import load
+from tinymem.base.hub import check_download
 
 from ..hub_server import Hub, Repo
 
@@ -372,6 +375,20 @@ def test_wrong_bytes_of_the_right_size(serve, tmp_path, weight_hash):
         assert not list(tmp_path.rglob("model.safetensors"))
     repo.wrong = False
     assert ask(tmp_path, hub.url, ("org/model", None, True))[0]["hash"] == weight_hash
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
+def test_a_comparison_that_is_interrupted_is_made_again(tmp_path, monkeypatch):
+    def interrupted(piece: bytes) -> None:
+        raise KeyboardInterrupt
+
+    blob, link = tmp_path / "blob", tmp_path / "model.safetensors"
+    blob.write_bytes(b"weights")
+    link.symlink_to(blob)
+    monkeypatch.setattr(hashlib, "sha256", lambda: SimpleNamespace(update=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        check_download(link, "0" * 64)
+    assert blob.exists() and not link.exists()  # as after a download that has not ended
 
 
 TEMPLATE = b"{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"

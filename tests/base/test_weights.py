@@ -332,8 +332,9 @@ def test_a_git_lfs_pointer(folder):
     text = (
         "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 548105171\n"
     )
-    (folder / WEIGHTS).write_text(text)
-    refused(folder, WEIGHTS, "git-lfs pointer", "git lfs pull")
+    for name in (WEIGHTS, "tokenizer.json"):  # the tokenizer is read first
+        (folder / name).write_text(text)
+        refused(folder, name, "git-lfs pointer", "git lfs pull")
 
 
 def test_any_byte_of_the_header_may_be_wrong(tmp_path):

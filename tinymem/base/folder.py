@@ -4,6 +4,7 @@ A file is opened only after `checked`: it is a regular file (a device may be end
 block), a symbolic link to it does not leave the folder, and it is not larger than its limit.
 """
 
+import contextlib
 import json
 import os
 import stat
@@ -54,7 +55,16 @@ def checked(folder: Path, name: str) -> Path:
     if about.st_size > limit(name):
         size = f"{about.st_size:,} bytes, more than {limit(name):,}"
         raise CheckpointError(f"{path}: {size}; no known checkpoint has such a file")
+    if about.st_size < 1000 and begins_as_pointer(target):
+        raise CheckpointError(f"{path}: a git-lfs pointer, not the file; run git lfs pull")
     return path
+
+
+def begins_as_pointer(target: Path) -> bool:
+    """Whether this is what git leaves in place of a large file when git-lfs is not installed."""
+    with contextlib.suppress(OSError), target.open("rb") as file:
+        return file.read(24) == b"version https://git-lfs."
+    return False
 
 
 def limit(name: str) -> int:

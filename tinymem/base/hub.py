@@ -182,9 +182,13 @@ def check_download(path: Path, etag: str | None) -> None:
     if not SHA256.fullmatch(etag or ""):
         return
     digest, blob = hashlib.sha256(), path.resolve()
-    with blob.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+    try:
+        with blob.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except BaseException:  # also Ctrl-C: without this link, the next call compares the file
+        path.unlink()
+        raise
     if digest.hexdigest() != etag:
         for damaged in (path, blob):
             with contextlib.suppress(OSError):

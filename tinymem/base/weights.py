@@ -222,8 +222,4 @@ def open_weights(path: Path) -> Any:
     except (SafetensorError, OSError) as error:
         size = f"{path.stat().st_size:,} bytes" if path.is_file() else "no file"
         problem = f"damaged ({first_line(error)}; {size}), delete it and download it again"
-        if path.is_file():
-            with path.open("rb") as file:
-                if file.read(24) == b"version https://git-lfs.":
-                    problem = "a git-lfs pointer, not the weights; run git lfs pull"
         raise CheckpointError(f"{path}: {problem}") from error
