@@ -14,6 +14,7 @@ from tests.checkpoints import (
     CONTEXT,
     INDEX,
     LAYERS,
+    OLD_ORACLE,
     WEIGHTS,
     build,
     draw_ids,
@@ -68,13 +69,15 @@ WINDOWS = {  # name -> family, fields of its config.json, the context that is le
 def compare(folder) -> float:
     """The largest difference to transformers' logits over the whole context of our model."""
     model, _ = load(folder, device="cpu")
-    oracle = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    oracle = transformers.AutoModelForCausalLM.from_pretrained(folder).float()
     ids = draw_ids(model.config.context)
     return (model(ids) - oracle.eval()(ids, use_cache=False).logits).abs().max()
 
 
 @pytest.mark.parametrize("name", WINDOWS)
 def test_windows(name, tmp_path):
+    if OLD_ORACLE and name == "on, by default for no layer":
+        pytest.skip("transformers 5 is the oracle of this")
     kind, fields, context = WINDOWS[name]
     build(tmp_path, kind)
     edit_json(tmp_path / "config.json", drop=("sliding_window", "layer_types"))
@@ -109,6 +112,8 @@ def test_a_shorter_context_is_said_once(tmp_path):
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations(name, tmp_path):
+    if name not in transformers.activations.ACT2FN:
+        pytest.skip(f"transformers {transformers.__version__} does not have {name}")
     build(tmp_path, "llama", hidden_act=name)
     assert compare(tmp_path) < 1e-4
 
@@ -131,6 +136,8 @@ FIELDS = {  # that do not change the result at all, or not within the context
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_fields_that_do_not_matter(name, folder):
+    if OLD_ORACLE and name.startswith(("llama3", "of a Llama")):
+        pytest.skip("transformers 5 is the oracle of this")
     edit_json(folder / "config.json", drop=("rope_parameters",), **FIELDS[name])
     assert compare(folder) < 1e-4
 
@@ -181,7 +188,7 @@ def test_an_index_that_promises_a_head_which_is_needed(folder):
 
 def test_values_beyond_the_range_of_the_arithmetic(folder):
     name = "model.norm.weight"
-    stored = load_file(folder / WEIGHTS)
+    stored = {n: t.clone() for n, t in load_file(folder / WEIGHTS).items()}  # it is replaced below
     for value, dtype, fits in (
         (1e300, torch.float64, ()),
         (-1e39, torch.float64, ()),

@@ -41,6 +41,7 @@ class Worker:
         self.process = context.Process(target=work, args=(theirs, seed, bases), daemon=True)
         self.process.start()
         theirs.close()
+        self.pipe.recv()  # None, when it has imported torch
 
     def send(self, number: int) -> None:
         self.number, self.since = number, time.monotonic()

@@ -89,6 +89,10 @@ KINDS = {
     "tokenizer.json": on_base("llama", "tokenizer.json", as_json, weight=8),
     "tokenizer_config.json": on_base("chatty", "tokenizer_config.json", as_json),
     "chat_template.jinja": on_base("chatty", "chat_template.jinja", as_template, weight=2),
+    "vocab.json": on_base("older", "vocab.json", as_json, weight=2),
+    "merges.txt": on_base("older", "merges.txt", mutate_bytes, weight=2),
+    "added_tokens.json": on_base("older", "added_tokens.json", as_json, weight=2),
+    "special_tokens_map.json": on_base("older", "special_tokens_map.json", as_json, weight=2),
     "model.safetensors, header": on_base("llama", "model.safetensors", as_header),
     "model.safetensors, values": on_base("llama", "model.safetensors", as_values),
     "index of shards": on_base("shards", "model.safetensors.index.json", as_json),
@@ -114,7 +118,7 @@ ORDER = [name for name, kind in KINDS.items() for _ in range(kind.weight)]
 def make_homes(bases: Path) -> None:
     """The folders that are damaged; each is small, and whole."""
     from tests.base.test_weights import shard
-    from tests.checkpoints import build
+    from tests.checkpoints import build, tokenizer
 
     for kind in ("llama", "gpt2", "qwen2", "gpt_neox"):
         build(bases / kind, kind)
@@ -125,6 +129,11 @@ def make_homes(bases: Path) -> None:
     about = {"eos_token": {"content": "</s>"}, "bos_token": "<s>", "model_max_length": 99}
     about |= {"chat_template": TEMPLATE, "added_tokens_decoder": {"268": {"content": "[PAD]"}}}
     (bases / "chatty" / "tokenizer_config.json").write_text(json.dumps(about))
+    older = Path(shutil.copytree(bases / "gpt2", bases / "older"))
+    (older / "tokenizer.json").unlink()
+    tokenizer().model.save(str(older))  # vocab.json and merges.txt
+    (older / "added_tokens.json").write_text('{"<|endoftext|>": 264, "<new>": 265}')
+    (older / "special_tokens_map.json").write_text('{"eos_token": "<|endoftext|>"}')
     (bases / "texts").mkdir()
     rows = [{"prompt": "a", "completion": "b c"}, {"question": "who", "matching": "me"}]
     rows += [{"prompt_ids": [1, 2], "target_ids": [3, 4], "ratio": 100, "entropy": 5.5}]
@@ -266,11 +275,14 @@ def work(pipe, seed: int, bases: Path) -> None:
     """A worker process: numbers of inputs come in, results go out."""
     import torch
 
+    from tinymem.cli import probe, sweep  # noqa: F401, which takes seconds
+
     torch.set_num_threads(1)
     scratch = bases.parent / f"worker {os.getpid()}"
     scratch.mkdir()
     os.chdir(scratch)
     os.dup2(os.open(scratch / "stderr", os.O_CREAT | os.O_WRONLY), 2)  # where Rust code panics
+    pipe.send(None)  # ready
     while True:
         number = pipe.recv()
         try:

@@ -11,7 +11,6 @@ import pytest
 import torch
 import transformers
 from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils.other import get_pattern_key
 from safetensors.torch import load as from_bytes, save_file
 
 from tests.toy import toy_model
@@ -21,6 +20,11 @@ from tinymem.errors import AdapterError
 from tinymem.unit.adapter import load_adapter, save_adapter
 from tinymem.unit.peft import PEFT_CONFIG, find_places
 from tinymem.unit.sites import linear_paths
+
+# Older ones do not have patterns and exclusions as they are tested here.
+get_pattern_key = getattr(peft.utils.other, "get_pattern_key", None)
+if get_pattern_key is None:
+    pytest.skip("a newer peft is the oracle of this", allow_module_level=True)
 
 QKV = ["q_proj", "k_proj", "v_proj"]
 UNSLOTH = (  # as Unsloth writes it for one model, spaces aside
