@@ -69,7 +69,8 @@ WINDOWS = {  # name -> family, fields of its config.json, the context that is le
 def compare(folder) -> float:
     """The largest difference to transformers' logits over the whole context of our model."""
     model, _ = load(folder, device="cpu")
-    oracle = transformers.AutoModelForCausalLM.from_pretrained(folder).float()
+    wide = {"torch_dtype" if OLD_ORACLE else "dtype": torch.float32}  # whatever the config says
+    oracle = transformers.AutoModelForCausalLM.from_pretrained(folder, **wide)
     ids = draw_ids(model.config.context)
     return (model(ids) - oracle.eval()(ids, use_cache=False).logits).abs().max()
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from tests.base.test_lenient import compare
-from tests.checkpoints import CONTEXT, VOCAB, randomise, tokenizer
+from tests.checkpoints import CONTEXT, VOCAB, needs_new_oracle, randomise, tokenizer
 from tinymem.base.families import read_config
 
 GPT2 = {
@@ -162,6 +162,7 @@ def shrink(fields: dict) -> dict:
     return {**fields, **small, "vocab_size": VOCAB}
 
 
+@needs_new_oracle
 @pytest.mark.parametrize("name", REAL)
 def test_configs_of_real_models(name, tmp_path):
     fields, context = REAL[name]
