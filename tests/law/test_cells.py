@@ -60,7 +60,7 @@ GRID = PowerLaw(20, 0.6, 0.7, 0.5).predict(RANKS, LENGTHS)
             {},
             "4 of 25 delta_losses are missing, infinite or not above 0; leave those runs out",
         ),
-        (RANKS, LENGTHS[1:], GRID, {}, "found 25 ranks, 24 lengths, 25 delta_losses, 24 saturated"),
+        (RANKS, LENGTHS[1:], GRID, {}, "found 25 ranks, 24 lengths, 25 delta_losses; every run"),
         (RANKS, LENGTHS, GRID, {"saturated": [True]}, "1 saturated"),
         (RANKS - 1, LENGTHS, GRID, {}, "5 of 25 ranks are missing, infinite or not above 0"),
         (RANKS, np.r_[math.nan, LENGTHS[1:]], GRID, {}, "1 of 25 lengths are missing"),

@@ -239,3 +239,11 @@ def test_fits_with_a_power_law_come_first():
 def test_recall_exact_must_be_true_or_false():
     with pytest.raises(LawError, match="row 1: recall_exact is 'yes'; expected true or false"):
         fit_rows([row(2, 9, "yes")])
+
+
+@pytest.mark.parametrize("loads", ["ab", [[1], [1, 2]], [10**400], [None, {}]])
+def test_loads_that_are_no_numbers(loads):
+    with pytest.raises(LawError, match="loads, recited, parameters must be numbers"):
+        fit_recall(loads, [True, False], [1, 1])
+    with pytest.raises(LawError, match="draws is 0"):
+        fit_recall(*runs(), draws=0)

@@ -46,21 +46,26 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:60] + "…"
 
 
+def as_floats(**columns: Any) -> dict[str, np.ndarray]:
+    """Each column as an array [runs]. Raises LawError if one is not of numbers."""
+    try:
+        return {name: np.ravel(np.asarray(column, float)) for name, column in columns.items()}
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise LawError(f"{', '.join(columns)} must be numbers ({first_line(error)})") from error
+
+
 def unsaturated_runs(**columns: Any) -> tuple[int, list[np.ndarray]]:
     """The number of saturated runs, and each column but `saturated` without them, as floats.
 
     Raises LawError for columns that are not numbers, differ in size or are out of range.
     """
-    try:
-        if columns["saturated"] is None:
-            columns["saturated"] = np.zeros(np.size(columns["lengths"]))
-        arrays = {name: np.ravel(np.asarray(column, float)) for name, column in columns.items()}
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise LawError(f"{', '.join(columns)} must be numbers ({first_line(error)})") from error
+    if columns["saturated"] is None:
+        del columns["saturated"]
+    arrays = as_floats(**columns)
     if len({array.size for array in arrays.values()}) > 1:
         found = ", ".join(f"{array.size} {name}" for name, array in arrays.items())
         raise LawError(f"found {found}; every run needs one of each")
-    full = arrays.pop("saturated") != 0
+    full = arrays.pop("saturated", np.zeros(arrays["lengths"].size)) != 0
     if (size := (~full).sum()) == 0:
         what = f"none of {full.size} runs is unsaturated"
         raise LawError(f"{what}; add longer memories or smaller ranks")

@@ -40,7 +40,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import LawError
-from .cells import check_draws
+from .cells import as_floats, check_draws
 from .logistic import Surface, draw, interval, overdispersion, probability, surface
 
 LN2 = math.log(2)
@@ -120,7 +120,8 @@ def fit_recall(
     Raises LawError, with the bound that follows, if all runs were recited or none.
     """
     check_draws(draws, 0)
-    load, hit, P = (np.ravel(np.asarray(each, float)) for each in (loads, recited, parameters))
+    columns = as_floats(loads=loads, recited=recited, parameters=parameters)
+    load, hit, P = columns.values()
     positive = all((np.isfinite(each) & (each > 0)).all() for each in (load, P))
     if not (positive and load.size == hit.size == P.size):
         raise LawError("every run needs a load and parameters above 0, and whether it was recited")
