@@ -22,7 +22,14 @@ from filelock import FileLock
 import tinymem as tm
 from tests.base.test_hub import FILES, without
 from tests.checkpoints import build, edit_weights
-from tests.experiment.sweeps import content_of, processes, rows_of, run_command
+from tests.experiment.sweeps import (
+    command_in_child,
+    command_killed_at_rename,
+    content_of,
+    processes,
+    rows_of,
+    run_command,
+)
 from tests.hub_server import PAGE, Hub, Repo
 from tests.test_faults import EMBED, refused
 from tinymem import system
@@ -104,19 +111,6 @@ def test_fault_17_memory_runs_out_once(folder, tmp_path, monkeypatch, moment):
 # --- Kills, disks and folders --------------------------------------------------------------------
 
 
-def killed_at_replace(number: int, args: list[str]) -> None:
-    """The command, in a child that is killed in place of its number-th rename."""
-    calls, real = itertools.count(1), os.replace
-
-    def replace(*names):
-        if next(calls) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(*names)
-
-    os.replace = replace
-    run_command(*args)
-
-
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 def test_fault_18_a_kill_between_the_files_of_a_run(folder, tmp_path):
     """Whatever is in the folder then is not taken for a run, and the same command finishes it."""
@@ -124,7 +118,7 @@ def test_fault_18_a_kill_between_the_files_of_a_run(folder, tmp_path):
     for number in (1, 2, 3):
         out = tmp_path / str(number)
         args = ["probe", "--model", str(folder), "--rank", "2", *QUICK, "--out", str(out)]
-        child = processes.Process(target=killed_at_replace, args=(number, args))
+        child = processes.Process(target=command_killed_at_rename, args=(number, *args))
         child.start()
         child.join(120)
         codes.append(child.exitcode)
@@ -186,18 +180,15 @@ def test_fault_20_a_place_that_cannot_be_written(folder, tmp_path, monkeypatch):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def runs_long(folder: str, out: str) -> None:
-    torch.set_num_threads(1)
-    run_command("probe", "--model", folder, "--steps", "10000000", "--length", "4", "--out", out)
-
-
 def test_fault_21_two_writers_of_one_folder(folder, tmp_path):
     grid, out = tmp_path / "grid", tmp_path / "run"
     grid.mkdir()
     with FileLock(grid / ".lock"):
         code, _, err = sweep(folder, grid)
     assert code == 2 and "another process is writing there" in err and not content_of(grid)
-    first = processes.Process(target=runs_long, args=(str(folder), str(out)), daemon=True)
+    long = ("--steps", "10000000", "--length", "4", "--out", str(out))
+    args = ("probe", "--model", str(folder), *long)
+    first = processes.Process(target=command_in_child, args=args, daemon=True)
     first.start()
     try:
         end = time.monotonic() + 60
@@ -363,7 +354,7 @@ def test_fault_26_a_unit_of_another_base(folder, tmp_path):
     raw = (run / UNIT).read_bytes()
     (run / UNIT).write_bytes(raw.replace(b"layers.1.mlp", b"layers.0.mlp"))  # in names and header
     assert b"layers.1.mlp" in raw
-    refused("recall", run, words=(str(run),))
+    refused("recall", run, "--model", folder, words=(str(run),))
 
 
 def test_fault_27_merged_twice(tmp_path):

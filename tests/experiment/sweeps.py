@@ -131,11 +131,24 @@ def command_in_child(*args: str) -> None:
     cli.main()
 
 
+def command_killed_at_rename(number: int, *args: str) -> None:
+    """The command, as the target of a child process that is killed at its number-th rename."""
+    calls, real = itertools.count(1), os.replace
+
+    def replace(*names):
+        if next(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(*names)
+
+    os.replace = replace
+    command_in_child(*args)
+
+
 # --- Child processes -----------------------------------------------------------------------------
 
 processes = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
 if os.name != "nt":
-    processes.set_forkserver_preload(["tests.experiment.sweeps"])
+    processes.set_forkserver_preload(["tests.experiment.sweeps", "tinymem.cli.probe"])
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # which on Windows ends a process at once, too
 
 
