@@ -248,3 +248,34 @@ def test_json_has_no_infinity(planted):
 def test_a_loss_that_is_not_valid(planted, loss):
     with pytest.raises(LawError, match="nats per token"):
         plan_rank(planted, 10, loss)
+
+
+@pytest.mark.parametrize("number", [0, -3, 8.5, "8", None, True, 10**13, 10**400, math.nan, [8]])
+def test_a_rank_or_a_length_that_is_none(planted, number):
+    for plan, name in ((plan_rank, "length"), (plan_length, "rank")):
+        with pytest.raises(LawError, match=rf"^{name} is .*; expected a whole number from 1 to"):
+            plan(planted, number, 3.0)
+    assert plan_rank(planted, 64.0, 5.0) == plan_rank(planted, 64, 5.0)
+
+
+@pytest.mark.parametrize("base_loss", [math.nan, math.inf, -math.inf])
+def test_a_base_loss_that_is_not_finite(planted, base_loss):
+    with pytest.raises(LawError, match=r"base_loss is .*; expected nats per token"):
+        plan_rank(planted, 64, 3.0, base_loss=base_loss)
+
+
+def test_a_loss_that_the_base_model_has_already_needs_the_smallest_rank(planted):
+    for loss in (BASE, 50.0, 1e300):
+        assert plan_rank(planted, 64, loss).rank == 1
+
+
+@pytest.mark.parametrize("less", [0, 1])
+def test_constant_bits_that_hold_nothing_give_no_answer(less):
+    """ΔL = L₀ − H in every cell, or less: no parameter holds a bit. All numbers are exact."""
+    rows = []
+    for rank, length in ((r, n) for r in (1, 2, 4, 8) for n in (16, 32, 64)):
+        losses = {"delta_loss": 4 + rank / length, "base_loss": 11.5 + rank / length + less}
+        rows.append(planted_row(rank, length, entropy=7.5, final_loss=7.5 + less, **losses))
+    fit = fit_of(rows)
+    assert fit.bits.kappa < 0 if less else fit.bits.kappa == 0
+    assert plan_rank(fit, 20, 7.0).constant_bits is None

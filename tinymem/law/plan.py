@@ -217,7 +217,7 @@ def parameters_per_rank(rows: list[dict]) -> int | None:
 def answer_of_bits(fit: Fit, rows: list[dict], asked: str, given: int, loss: float) -> int | None:
     """The rank or the length by the constant-bits law; None if that is not known."""
     per_rank, entropies = parameters_per_rank(rows), column(rows, "entropy")
-    if isinstance(fit.bits, str) or not per_rank or None in entropies:
+    if isinstance(fit.bits, str) or fit.bits.kappa <= 0 or not per_rank or None in entropies:
         return None
     bits_per_token = max(float(np.mean(entropies)) - loss, 1e-12) / LN2
     held = fit.bits.kappa * per_rank / bits_per_token  # tokens, by each rank
