@@ -135,6 +135,12 @@ FIELDS = {  # that do not change the result at all, or not within the context
 }
 
 
+def test_gpt2_never_reads_the_size_of_a_head(tmp_path):
+    build(tmp_path, "gpt2")
+    edit_json(tmp_path / "config.json", head_dim=16)
+    assert compare(tmp_path) < 1e-4
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_fields_that_do_not_matter(name, folder):
     if OLD_ORACLE and name.startswith(("llama3", "of a Llama")):

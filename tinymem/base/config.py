@@ -43,4 +43,5 @@ ACTIVATIONS = {  # name in a config.json -> function of torch.nn.functional, and
     "gelu_python_tanh": ("gelu", TANH),
     "swish": ("silu", {}),
     **{name: (name, {}) for name in ("silu", "relu", "relu6", "leaky_relu", "hardswish", "mish")},
+    **{name: (name, {}) for name in ("sigmoid", "tanh")},
 }

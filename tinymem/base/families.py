@@ -154,10 +154,10 @@ def read_config(raw: dict[str, Any], where: str) -> tuple[ModelConfig, Family]:
     d, heads = f.count("hidden_size"), f.count("num_attention_heads")
     layers = f.count("num_hidden_layers", most=1000)  # to build more would take hours
     kv_heads, head_dim = heads, d // heads
-    if "fused_qkv" in family.fixed:  # one matrix, so there is no choice
-        f.check("head_dim", raw.get("head_dim") in (None, head_dim), f"absent, or {head_dim}")
-    else:
+    if "fused_qkv" not in family.fixed:
         kv_heads, head_dim = f.count("num_key_value_heads", heads), f.count("head_dim", head_dim)
+    elif "rotary_dim" not in family.fixed:  # GPT-NeoX has no choice; GPT-2 never reads the field
+        f.check("head_dim", raw.get("head_dim") in (None, head_dim), f"absent, or {head_dim}")
     if heads % kv_heads or (d % heads and head_dim == d // heads):
         sizes = f"hidden size {d}, {heads} heads and {kv_heads} key-value heads"
         raise CheckpointError(f"{where}: {sizes} do not divide without remainder")
