@@ -142,6 +142,24 @@ def test_every_field_of_the_report_is_checked(run, name, capsys):
         assert f"the report's {name} is None" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("status", "failed"), ("status", "[/]"), ("method", "dpo"), ("method", "[link=x]y")),
+        *(("optimizer", "sgd"), ("dtype", "int8"), ("site", "[/]"), ("site", ""), ("site", "a b")),
+        *(("trainable_parameters", 0), ("rank", 0), ("length", 0), ("memories", 0)),
+        *(("exact_match", 1.5), ("certified_fraction", -0.1), ("held_out_memories", 3)),
+        *(("model", "a\x00b"), ("version", "\x9b31m"), ("device", "cpu\n"), ("model", "\u202e")),
+    ],
+)
+def test_values_that_no_run_writes(run, name, value):
+    """Of the right type, but not one of the words, or out of range, or not for a terminal."""
+    about = copy.deepcopy(run[2])
+    about["report"][name] = value
+    with pytest.raises(AdapterError, match="the report's"):
+        recall(run, json.dumps(about))
+
+
 WHOLE = {
     "text": "no JSON",
     "empty": "",
@@ -161,6 +179,7 @@ def test_headers_that_are_no_header(run, header):
     with pytest.raises(AdapterError) as caught:
         recall(run, header)
     assert "\n" not in str(caught.value) and time.monotonic() - start < 5
+    assert ("a header of more than" in str(caught.value)) == (len(header) > 10**7)
 
 
 # --- The base that a unit names ------------------------------------------------------------------
