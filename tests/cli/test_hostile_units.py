@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.toy import toy_memory, toy_model
-from tinymem.base.checkpoint import open_checkpoint
+from tinymem.base.checkpoint import SHIPPED, open_checkpoint
 from tinymem.cli import probe, source
 from tinymem.data.memory import check_fits
 from tinymem.errors import AdapterError, TinymemError
@@ -203,7 +203,8 @@ def test_a_base_that_a_unit_may_not_name(run, tmp_path, monkeypatch):
     """Nothing is opened. With --model it is recalled nevertheless, if the weights are the same."""
     monkeypatch.setattr(probe, "open_checkpoint", lambda *_: pytest.fail("opened"))
     (tmp_path / "folder").mkdir()  # not a checkpoint's
-    for name in (*BASES, str(tmp_path / "folder")):
+    roundabout = f"{SHIPPED['tiny']}/../{SHIPPED['tiny'].name}"
+    for name in (*BASES, str(tmp_path / "folder"), roundabout):
         about = copy.deepcopy(run[2])
         about["report"]["model"] = name
         with pytest.raises(AdapterError, match=r"--model|the report's model is"):
