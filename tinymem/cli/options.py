@@ -100,7 +100,7 @@ class RecipeOptions:
 class LawOptions:
     """What fit and plan share."""
 
-    results: Annotated[Path, typer.Argument(help="Folder of a sweep, or its rows: JSON lines or array.")]
+    results: Annotated[Path, typer.Argument(help="Folder of a sweep, or its rows as JSON.")]
     no_offset: Annotated[bool, option("Fit the law with b = 0.", "--no-offset")] = False
 
 
