@@ -116,7 +116,9 @@ def run_in_shell(redirection, *args):
     """The command under bash, with its output redirected: (exit code, what is still visible)."""
     words = " ".join(map(str, (sys.executable, "-m", "tinymem", *args)))
     script = f"({words}; echo code $? >&3) {redirection}"
-    done = subprocess.run(["bash", "-c", f"exec 3>&1; {script}"], capture_output=True, text=True)
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    command = ["bash", "-c", f"exec 3>&1; {script}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     shown, _, code = done.stdout.rpartition("code ")
     return int(code), shown + done.stderr
 
@@ -165,6 +167,7 @@ def app(**_):
     finally:
         print("handling", flush=True)
         time.sleep(float(sys.argv[1]))
+        print("handled", flush=True)
 cli.app = app
 cli.main()
 """
@@ -196,7 +199,8 @@ def test_the_first_signal_interrupts_and_the_second_ends_at_once(signals, pause,
         process.send_signal(getattr(signal, name))
         time.sleep(pause)
     start = time.monotonic()
-    _, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=30)
+    assert ("handled" in out) == handled
     assert process.returncode == 130 and err == "" and time.monotonic() - start < 10
 
 
