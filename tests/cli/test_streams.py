@@ -7,6 +7,7 @@ import ast
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -153,6 +154,16 @@ def test_what_was_computed_is_saved_whatever_becomes_of_the_streams(tmp_path):
     assert run_in_shell("2>&1 | true", "probe", *SHORT, "--out", out) == (1, "")
     assert (out / "report.json").exists() and (out / "unit.safetensors").exists()
     assert json.loads((out / "report.json").read_text(encoding="utf-8"))["status"] == "ok"
+
+
+@UNIX
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path):
+    """Otherwise what a library writes to stderr would end up in that file."""
+    code = "import os, sys; from tinymem import system; system.open_streams(); "
+    code += "number = os.open(os.devnull, os.O_RDONLY); open(sys.argv[1], 'w').write(str(number))"
+    command = f"{sys.executable} -c {shlex.quote(code)} {tmp_path}/number <&- >&- 2>&-"
+    subprocess.run(["bash", "-c", command], check=True)
+    assert int((tmp_path / "number").read_text(encoding="utf-8")) > 2
 
 
 # --- Signals -------------------------------------------------------------------------------------

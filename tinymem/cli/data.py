@@ -56,7 +56,7 @@ def rule(options: opt.Rule) -> int:
 
 def write_data(rows: list[dict[str, Any]], out: Path | None) -> int:
     if out is None:
-        print(to_lines(rows, ascii_only=True), end="")
+        print(to_lines(rows), end="")
         return 0
     write_rows(rows, out)
     note(f"{len(rows)} memories in {out}")

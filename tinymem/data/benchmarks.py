@@ -113,9 +113,9 @@ def rule_rows(
     return rows[held_out:], rows[:held_out]
 
 
-def to_lines(rows: Sequence[Row], ascii_only: bool = False) -> str:
-    """JSON lines, each with its line end; ascii_only: for streams, whose encoding is not known."""
-    return "".join(json.dumps(row, ensure_ascii=ascii_only) + "\n" for row in rows)
+def to_lines(rows: Sequence[Row]) -> str:
+    """JSON lines, each with its line end."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_rows(rows: Sequence[Row], path: str | Path) -> None:
