@@ -1,9 +1,9 @@
 """Calls a function in a child process that has little time and memory.
 
 What a download brings along can be a program (a chat template), or make a library run without end
-(a tokenizer). Neither can be bounded inside the process: one operation of C code, such as
-2 ** (2 ** 33), runs for hours and holds the interpreter's lock. A child that is stopped can be any
-code on any system, at the price of about 0.06 s a call.
+(a tokenizer, a regular expression). None of these can be bounded inside the process: one operation
+of C code, such as 2 ** (2 ** 33), runs for hours and holds the interpreter's lock. A child that is
+stopped can be any code on any system, at the price of about 0.06 s a call.
 
 Only Linux limits the child's memory; on macOS and Windows the child ends with its time.
 """
@@ -11,10 +11,11 @@ Only Linux limits the child's memory; on macOS and Windows the child ends with i
 import faulthandler
 import importlib
 import json
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,8 @@ def answer(seconds: float, size: int, module: str, name: str, arguments: list[ob
         reply = {"error": reason.splitlines()[0][:300]}
     sys.stdout.write(json.dumps(reply))
     sys.stdout.flush()
+
+
+def matches(patterns: Sequence[str], names: Sequence[str]) -> list[list[str]]:
+    """The names that each regular expression matches as a whole; to be called in a child."""
+    return [[name for name in names if re.fullmatch(pattern, name)] for pattern in patterns]

@@ -6,14 +6,13 @@ model, or adds anything but A B to it, is refused by name. Absent fields have pe
 
 import json
 import re
-import subprocess
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..base.folder import checked, read_json
 from ..base.hub import ADAPTER_CONFIG as PEFT_CONFIG
+from ..base.limited import LimitError, call_limited, matches
 from ..base.model import Model
 from ..errors import AdapterError, CheckpointError
 from .lora import Unit
@@ -37,12 +36,7 @@ HARMLESS = {
 NAMES = ("target_modules", "exclude_modules", "layers_pattern")
 DEFAULTS = {"peft_type": None, "r": 8, "lora_alpha": 8, "target_modules": None}
 ENDS = r"(.*\.)?"  # what may stand before the end of a path
-SECONDS = 10  # for regular expressions
-MATCH = """
-import json, re, sys
-patterns, names = json.load(sys.stdin)
-json.dump([[n for n in names if re.fullmatch(p, n)] for p in patterns], sys.stdout)
-"""
+LIMITS: dict[str, Any] = {"seconds": 10.0, "megabytes": 512}  # for regular expressions
 
 
 class Place(NamedTuple):
@@ -162,30 +156,20 @@ def in_layers(config: dict[str, Any], path: str, theirs: str) -> bool:
     return layer in layers and (not names or any(ends_with(stack, name) for name in names))
 
 
-def match(patterns: Sequence[str], names: Iterable[str], where: Path) -> dict[str, set[str]]:
+def match(patterns: Sequence[str], names: Sequence[str], where: Path) -> dict[str, set[str]]:
     """Pattern -> the names that it matches as a whole.
 
     A regular expression may take hours (`(a+)+b` tries every way to split forty letters), so those
-    that can repeat or choose are matched in a process that is stopped after SECONDS.
-    Raises AdapterError.
+    that can repeat or choose are matched in a child process. Raises AdapterError.
     """
-    text = json.dumps([patterns, list(names)])
     bare = [pattern.removeprefix(ENDS) for pattern in patterns]
+    simple = len(patterns) <= 1000 and not any(re.search(r"[*+?{|]", text) for text in bare)
     try:
-        if len(patterns) <= 1000 and not any(re.search(r"[*+?{|]", pattern) for pattern in bare):
-            found = [[n for n in names if re.fullmatch(p, n)] for p in patterns]
+        if simple:
+            found = matches(patterns, names)
         else:
-            command = [sys.executable, "-I", "-S", "-c", MATCH]
-            done = subprocess.run(
-                command, input=text, capture_output=True, text=True, timeout=SECONDS
-            )
-            if done.returncode:
-                raise ValueError(done.stderr.strip().rpartition("\n")[2])
-            found = json.loads(done.stdout)
-    except subprocess.TimeoutExpired as error:
-        problem = f"matching its regular expressions takes longer than {SECONDS} s"
-        raise AdapterError(f"{where}: {problem}; name the modules in a list") from error
-    except (ValueError, OSError, re.error, OverflowError, RecursionError) as error:
-        problem = f"its module names cannot be read as regular expressions ({error})"
+            found = call_limited(matches, patterns, names, **LIMITS)
+    except (LimitError, ValueError, re.error, OverflowError, RecursionError) as error:
+        problem = f"its module names cannot be matched as regular expressions ({error})"
         raise AdapterError(f"{where}: {problem:.300}; name the modules in a list") from error
     return dict(zip(patterns, map(set, found), strict=True))
