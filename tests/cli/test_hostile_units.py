@@ -20,7 +20,8 @@ from tinymem.cli import probe, source
 from tinymem.data.memory import check_fits
 from tinymem.errors import AdapterError, TinymemError
 from tinymem.experiment.probe import memorize
-from tinymem.experiment.report import Report, read_run, recall_report, save_run
+from tinymem.experiment.report import Report, recall_report
+from tinymem.experiment.saved import read_run, save_run
 from tinymem.files import json_text
 from tinymem.show.report import show_recall
 from tinymem.training.recipe import Recipe

@@ -18,10 +18,9 @@ from tinymem.experiment.report import (
     VERDICT_FIELDS,
     Report,
     count_bits,
-    read_run,
     recall_report,
-    save_run,
 )
+from tinymem.experiment.saved import read_run, save_run
 from tinymem.training.margin import THIN, THIN_IN_BFLOAT16
 from tinymem.training.recipe import Recipe
 from tinymem.unit.adapter import (

@@ -12,8 +12,9 @@ from ..errors import AdapterError, DataError
 from ..experiment.grid import AXES
 from ..experiment.probe import memorize
 from ..experiment.recall import judge
-from ..experiment.report import REPORT, Result, read_run, recall_report
+from ..experiment.report import Result, recall_report
 from ..experiment.resume import STATE, StateFile, bytes_needed, finished_report
+from ..experiment.saved import REPORT, read_run
 from ..experiment.workers import lock
 from ..show.plots import plot_run
 from ..show.progress import Bars

@@ -27,7 +27,8 @@ from ..training.record import SNAPSHOTS, Record
 from ..training.state import Keeper, State
 from ..unit.adapter import OWN_FILE, PEFT_CONFIG, PEFT_FILE, base_hash, tensors_hash
 from ..unit.sites import unit_shapes
-from .report import REPORT, Result, check_report, place_of, save_run
+from .report import Result, place_of
+from .saved import REPORT, check_report, save_run
 from .workers import LOCK
 
 STATE = "state.safetensors"

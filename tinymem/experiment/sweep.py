@@ -26,8 +26,9 @@ from ..unit.adapter import base_hash
 from ..unit.sites import unit_shapes
 from .grid import AXES, Cell, Grid, check_grid, cost_of, make_groups
 from .probe import memorize_together
-from .report import ABSENT, HINTS, check_report, place_of
+from .report import place_of
 from .rows import RESULTS, append_row, hash_of, read_rows
+from .saved import ABSENT, HINTS, check_report
 from .workers import Workers, lock
 
 
