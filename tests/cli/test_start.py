@@ -10,7 +10,7 @@ import sys
 COMPILER = ("torch._dynamo", "torch._inductor", "sympy")
 SCRIPT = """
 import json, sys
-import torch
+import torch.utils.checkpoint
 brought = {name for name in COMPILER if name in sys.modules}  # by torch itself, in some versions
 from tinymem.cli.app import main
 for args in COMMANDS:
