@@ -150,8 +150,7 @@ def opened(path: Path) -> Iterator[Any]:
             yield file
     except CheckpointError as error:
         raise AdapterError(str(error)) from error
-    # RuntimeError: of mmap; TypeError: metadata that is no text
-    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: of mmap
         problem = f"damaged ({first_line(error):.200}); save or download it again"
         raise AdapterError(f"{path}: {problem}") from error
 
