@@ -66,7 +66,7 @@ def test_stubs_score_nothing(grade):
     assert all(reason.startswith("not done yet: ") for reason in reasons(grades))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2026])
+@pytest.mark.parametrize("seed", [0, 2026])
 def test_the_key_gets_everything(grade, seed):
     part = ["-m", "not ex11"] if seed else []  # exercise 11 has no random inputs
     grades = grade(KEY, f"--seed={seed}", *part)

@@ -76,7 +76,7 @@ def test_a_child_ends_although_its_parent_was_killed(tmp_path):
     code = f"""import os, sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from tests.base import test_limited as t
 open({str(tmp_path / "ready")!r}, "w").close()
-t.call_limited(t.endless, seconds=1.5, megabytes=512)"""
+t.call_limited(t.endless, seconds=0.8, megabytes=512)"""
     parent = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     while not (tmp_path / "ready").exists():
         time.sleep(0.02)

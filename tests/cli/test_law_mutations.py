@@ -66,11 +66,11 @@ def mutations(count: int, seed: int):
 
 
 def test_mutated_rows_give_a_law_or_a_law_error():
-    """240 mutated grids through the two functions."""
+    """100 mutated grids through the two functions."""
     found = {True: 0, False: 0}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for number, g, rows in mutations(240, seed=0):
+        for number, g, rows in mutations(100, seed=0):
             before, good = copy.deepcopy(rows), True
             columns = [
                 [row.get(name) if isinstance(row, dict) else row for row in rows]
@@ -87,7 +87,7 @@ def test_mutated_rows_give_a_law_or_a_law_error():
                     assert len(str(error)) < 600 and "\n" not in str(error), number
             found[good] += 1
             assert repr(before) == repr(rows), number  # the caller's rows stay as they are
-    assert min(found.values()) > 40
+    assert min(found.values()) > 20
 
 
 MODES = ["fit", "fit --json", "fit --no-offset --json", "plan --length 100 --json"]
@@ -102,7 +102,7 @@ def no_constant(name: str):
 def test_mutated_files_give_an_answer_or_one_line(tinymem, tmp_path):
     """The same for files and the two commands, in each of their modes."""
     path, codes = tmp_path / "rows.json", []
-    for number, _, rows in mutations(63, seed=1):
+    for number, _, rows in mutations(27, seed=1):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         path.write_text(json.dumps(rows, indent=1) if number % 4 == 0 else lines)
         command, *options = MODES[number % len(MODES)].split()
@@ -116,7 +116,7 @@ def test_mutated_files_give_an_answer_or_one_line(tinymem, tmp_path):
             assert any(word in err for word in ("rows", "runs", "law", "cells", "loss")), err
         if code == 0 and "--json" in options:
             json.loads(out, parse_constant=no_constant)
-    assert min(map(codes.count, (0, 2))) > 10
+    assert min(map(codes.count, (0, 2))) > 5
 
 
 @pytest.mark.parametrize(

@@ -81,14 +81,13 @@ def test_killed_while_another_waits_and_then_finished(tinymem, tmp_path, whole):
     assert code == 2 and "steps was 160, is 9" in err
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows cannot send these signals")
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_signal_saves_and_the_run_goes_on(tinymem, tmp_path, whole, name):
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_a_signal_saves_and_the_run_goes_on(tinymem, tmp_path, whole):
     out = tmp_path / "run"
     process = start(out, pause=0.01)
     wait_for(out / resume.STATE)
     asked = time.monotonic()
-    process.send_signal(getattr(signal, name))
+    process.send_signal(signal.SIGHUP)  # a closed terminal; the others take the same way
     shown, err = process.communicate(timeout=30)
     assert process.returncode == 130 and "Interrupted" in shown and "Traceback" not in err
     assert time.monotonic() - asked < 20  # 2 s on an idle machine

@@ -189,8 +189,6 @@ cli.main()
     ("signals", "pause", "handled"),
     [
         (["SIGINT"], 0, True),
-        (["SIGTERM"], 0, True),
-        (["SIGHUP"], 0, True),
         (["SIGHUP", "SIGHUP"], 0, True),  # a closed terminal: both the shell and the system tell
         (["SIGTERM", "SIGTERM"], 0, True),  # `timeout` tells the process, and then its group
         (["SIGINT", "SIGINT"], 0.5, False),

@@ -119,7 +119,7 @@ def test_peft_chooses_the_same_modules_ranks_and_factors(tmp_path):
     def some(most):
         return random.sample(keys, random.randint(0, most))
 
-    for _ in range(120):
+    for _ in range(60):
         config = {"target_modules": random.choice([some(6), random.choice(keys), "all-linear"])}
         config["exclude_modules"] = random.choice([None, some(3), random.choice(keys)])
         if isinstance(config["target_modules"], list):
@@ -150,7 +150,7 @@ def test_peft_chooses_the_same_modules_ranks_and_factors(tmp_path):
             assert find_places(model, tmp_path) == expected, config
         except AdapterError as error:
             assert not expected, (error, config)
-    assert 30 < chosen < 110
+    assert 15 < chosen < 55
 
 
 def test_an_adapter_of_several_ranks_is_saved_as_peft_reads_it(tmp_path):
