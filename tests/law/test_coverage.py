@@ -48,8 +48,7 @@ def covered(constants, times, cells, *, seeds, slope, draws=200):
     return found / times
 
 
-@pytest.mark.parametrize("slope", [-1, 0, 1])
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize(("seeds", "slope"), [(1, -1), (1, 1), (3, 0), (3, 1)])
 @pytest.mark.parametrize("cells", [UNSATURATED, MIDDLE, SMALL], ids=["17", "16", "9"])
 def test_intervals_without_offset_cover_the_truth(cells, seeds, slope):
     *found, corner = covered(PLANE, 300, cells, seeds=seeds, slope=slope)

@@ -51,7 +51,7 @@ def test_progress_bars_and_messages(text):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_every_text_of_a_report_and_every_token(capsys, monkeypatch, text):
-    monkeypatch.setenv("COLUMNS", "1000")
+    monkeypatch.setattr(screen.stdout, "_width", 1000)  # no line is broken
     strings = {name: text for name, value in REPORT.items() if isinstance(value, str)}
     hostile = REPORT | FAILED | strings | {"agrees": False}
     words = Words(_0=text, _1=text * 2)
