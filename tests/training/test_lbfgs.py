@@ -170,3 +170,13 @@ def test_no_gradient_is_the_end():
     result = run(400, method="memft-ot", zero_active="zero", memory=toy_memory(4), rank=8)
     assert result.report["certified"] and result.report["steps"] < 400
     assert result.report["status"] == "ok"
+
+
+def test_a_run_that_goes_on_has_the_optimizer_that_starts_at_once():
+    """torch's own class would import its compiler when the first one is made."""
+    made = []
+    values = [torch.ones(2, 1), torch.ones(1, 2)]
+    variables = lbfgs.Variables(values)
+    lbfgs.minimize(variables, lambda new_round: None, 1, made.append, {"n_iter": 1})
+    assert [type(optimizer) for optimizer in made] == [lbfgs.LBFGS]
+    assert made[0].state[variables.values[0]]["n_iter"] == 1

@@ -6,7 +6,7 @@ until the loss has fallen enough (strong Wolfe conditions). Both need a function
 same, but the weights of MemFT and the temperature of margin change. A run therefore goes in rounds,
 in which both are fixed. When they have changed, the curvature estimate is dropped, and the next
 round is a short one, because a long round forgets the tokens that its fixed weights leave out. The
-temperature falls in a few steps over the run (train.py), so that most rounds keep the estimate.
+temperature falls in a few steps over the run (rounds.py), so that most rounds keep the estimate.
 
 The time goes into evaluations of the gradient, so these are counted as the steps of the run. There
 is no learning rate, and nothing is clipped. The estimate takes the memory of 2 × HISTORY units.
@@ -90,11 +90,11 @@ def minimize(
         parameters of the variables. The function may change only when a round begins. None ends
         the minimisation.
     keep: called before every round with the optimizer that has the curvature, None without one.
-    estimate: the curvature to go on with, as the optimizer has it (state.py).
+    estimate: the curvature to go on with, as the optimizer has it (rounds.py).
     """
     used, optimizer = 0, None
     if estimate:
-        optimizer = torch.optim.LBFGS(variables.values, **OPTIONS)
+        optimizer = LBFGS(variables.values, **OPTIONS)
         optimizer.state[variables.values[0]].update(estimate)
     while used < budget:
         if keep is not None:
