@@ -20,7 +20,8 @@ def step(*means: float, certified: float = 0.5) -> StepResult:
     mean = torch.tensor(means)
     losses = torch.stack([mean - 0.25, mean + 0.25], 1)
     shares = torch.full_like(mean, certified)
-    return StepResult(losses, torch.ones_like(losses), mean, shares, shares / 2, -mean, mean.sum())
+    others = mean, shares, shares / 2, -mean, mean.sum()
+    return StepResult(losses, torch.ones_like(losses), -losses, *others)
 
 
 def test_a_record_by_hand(monkeypatch):
@@ -45,13 +46,14 @@ def test_a_record_by_hand(monkeypatch):
     assert [n for n, _ in first.trace] == [n for n, _ in third.trace] == [0, 2]
     assert [n for n, _ in second.trace] == [0]
     assert third.trace[1][1] == pytest.approx([math.exp(-4.75), math.exp(-5.25)])
+    assert third.margin_trace == [(0, [-6.75, -7.25]), (2, [-4.75, -5.25])]
 
 
 def test_a_step_on_some_of_the_memories_leaves_no_trace_of_tokens():
     record = Record(2, ["sft"], CPU)
     record.add(step(5.0), whole=False)
     (run,) = record.finish(1, "ok")
-    assert run.losses == [5.0] and run.trace == []
+    assert run.losses == [5.0] and run.trace == run.margin_trace == []
 
 
 def test_the_trace_holds_the_probability_of_every_token():

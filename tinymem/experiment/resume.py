@@ -69,7 +69,7 @@ def bytes_needed(shapes: Model, recipe: Recipe, memories: Sequence[Memory]) -> i
     steps = recipe.steps
     if recipe.epochs is not None:
         steps = recipe.epochs * recipe.steps_per_epoch(len(memories))
-    state = 4 * (copies * parameters + 4 * steps + SNAPSHOTS * tokens)
+    state = 4 * (copies * parameters + 4 * steps + 2 * SNAPSHOTS * tokens)
     return 2 * state + 4 * parameters + 16 * tokens + OVERHEAD
 
 

@@ -3,6 +3,7 @@
 `add` writes to tensors on the device and waits for nothing; `recent` and `finish` read them back.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -27,6 +28,7 @@ class Training:
     certified: list[float] = field(default_factory=list)  # share of tokens with p_t > ½, likewise
     recited: list[float] = field(default_factory=list)  # … with m_t > 0; NaN: not watched
     trace: list[tuple[int, list[float]]] = field(default_factory=list)  # (step, p_t of every token)
+    margin_trace: list[tuple[int, list[float]]] = field(default_factory=list)  # … m_t, if watched
 
     @property
     def converged(self) -> bool:
@@ -73,7 +75,8 @@ class Record:
         metrics = torch.stack([found.mean, found.certified, found.recited, found.lowest])
         self._metrics[:, self.count].index_copy_(1, self._columns, metrics)
         if whole and self.count % max(1, self._metrics.shape[1] // SNAPSHOTS) == 0:
-            self._traces.append((self.count, self.running, (-found.losses).exp()))
+            both = torch.stack([(-found.losses).exp(), found.margins], 1)  # [K, 2, N]
+            self._traces.append((self.count, self.running, both))
         self.count += 1
 
     def recent(self, steps: int) -> "Recent":
@@ -90,21 +93,21 @@ class Record:
 
     def until(self, count: int) -> dict[str, Tensor]:
         """What was recorded of a lone run before so many gradients, for `restore`."""
-        traces = [(step, p[0]) for step, _, p in self._traces if step < count]
+        traces = [(step, both[0]) for step, _, both in self._traces if step < count]
         state = {"metrics": self._metrics[:, :count, 0]}
         if traces:
             steps, rows = zip(*traces, strict=True)
-            state |= {"trace_steps": torch.tensor(steps), "traces": torch.stack(rows)}
+            state |= {"trace_steps": torch.tensor(steps), "snapshots": torch.stack(rows)}
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on after what another record had recorded of a lone run."""
         self.count = state["metrics"].shape[1]
         self._metrics[:, : self.count, 0] = state["metrics"]
-        if "traces" in state:
-            rows = state["traces"].to(self._metrics.device).split(1)
+        if "snapshots" in state:
+            rows = state["snapshots"].to(self._metrics.device).split(1)
             steps = state["trace_steps"].tolist()
-            self._traces = [(s, [0], p) for s, p in zip(steps, rows, strict=True)]
+            self._traces = [(s, [0], both) for s, both in zip(steps, rows, strict=True)]
 
     def finish(self, steps: int, status: str) -> list[Training]:
         """The running runs end too; returns the course of every run."""
@@ -112,7 +115,9 @@ class Record:
         metrics = self._metrics.cpu()
         for n, run in enumerate(self.runs):
             run.losses, run.certified, run.recited = metrics[:3, : run.steps, n].tolist()
-        for step, running, p in self._traces:
-            for n, row in zip(running, p.tolist(), strict=True):
-                self.runs[n].trace.append((step, row))
+        for step, running, both in self._traces:
+            for n, (p, margins) in zip(running, both.tolist(), strict=True):
+                self.runs[n].trace.append((step, p))
+                if not math.isnan(margins[0]):
+                    self.runs[n].margin_trace.append((step, margins))
         return self.runs

@@ -4,7 +4,7 @@
     m, v, t                   of AdamW (adamw.py)
     window                    of memft-sw (memft.py)
     variable, curvature, …    of L-BFGS (rounds.py)
-    metrics, traces           what was recorded (record.py)
+    metrics, snapshots        what was recorded (record.py)
 
 The rest follows from base, memory and recipe, also which memories a step sees (recipe.schedule). A
 run that goes on is bit for bit the run without the kill, on a CPU.

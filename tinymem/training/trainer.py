@@ -34,9 +34,10 @@ class StepResult(NamedTuple):
 
     losses: Tensor  # ℓ_t [K, N], nats, of the last minibatch
     weights: Tensor  # w_t [K, N], likewise
+    margins: Tensor  # m_t [K, N], likewise; NaN where nothing needs them
     mean: Tensor  # [K], mean loss of each run, nats, over all minibatches
     certified: Tensor  # [K], share of each run's tokens with p_t > ½, likewise
-    recited: Tensor  # [K], share with m_t > 0, likewise; NaN where nothing needs the margins
+    recited: Tensor  # [K], share with m_t > 0, likewise; NaN as above
     lowest: Tensor  # [K], lowest m_t, likewise
     loss: Tensor  # [], what was back-propagated, summed over the runs
 
@@ -103,10 +104,9 @@ class Trainer:
             p.grad = None
         share = 1 / len(minibatches)
         found = [self._add_gradient(indices, share, weights) for indices in minibatches]
-        *sums, lowest, loss = map(torch.stack, list(zip(*found, strict=True))[2:])
+        *sums, lowest, loss = map(torch.stack, list(zip(*found, strict=True))[3:])
         mean, certified, recited = (parts.sum(0) for parts in sums)
-        last = found[-1].losses, found[-1].weights
-        return StepResult(*last, mean, certified, recited, lowest.amin(0), loss.sum(0))
+        return StepResult(*found[-1][:3], mean, certified, recited, lowest.amin(0), loss.sum(0))
 
     def _add_gradient(
         self, indices: np.ndarray | None, share: float, weights: Tensor | None = None
@@ -118,18 +118,19 @@ class Trainer:
         each = self.temperature.repeat_interleave(len(states) // runs) if self.sharpens else None
         found = self.token_loss(states, part.targets, part.tokens, each)
         losses = found.losses.view(runs, -1)  # ℓ_t [K, N]
-        margins = None if found.margins is None else found.margins.view(runs, -1)  # m_t [K, N]
+        margins = None if found.margins is None else found.margins.view(runs, -1)
         if weights is None:
             weights = self.weigh(losses, margins)  # w_t [K, N]
         loss = weighted_mean(found.objective.view(runs, -1), weights).sum() * share
         loss.backward()  # each run's unit is in one term of the sum only
 
         mean, certified = losses.mean(1), (losses < LN2).float().mean(1)
-        recited = lowest = torch.full_like(mean, torch.nan)
-        if margins is not None:
-            recited, lowest = (margins > 0).float().mean(1), margins.amin(1)
+        if margins is None:
+            margins = torch.full_like(losses, torch.nan)
+        lowest = margins.amin(1)
+        recited = (margins > 0).float().mean(1).where(~lowest.isnan(), lowest)
         mean, certified, recited = mean * share, certified * share, recited * share
-        return StepResult(losses, weights, mean, certified, recited, lowest, loss.detach())
+        return StepResult(losses, weights, margins, mean, certified, recited, lowest, loss.detach())
 
     def update(self, share: float = 1.0) -> None:
         """Clip the gradients; one step of AdamW at this share of each run's learning rate."""
