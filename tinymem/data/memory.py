@@ -20,14 +20,15 @@ from torch import Tensor
 from ..base.config import ModelConfig
 from ..base.tokenizer import Tokenizer
 from ..errors import DataError
+from ..shown import Shown
 
 PROMPT = "Recite the memory word for word:"
 BELOW_50 = math.nextafter(50, 0)
 LIMITS = {"ratio": (int, 100, "a percentage"), "entropy": (float, BELOW_50, "in nats per token")}
 
 
-@dataclass(frozen=True)
-class Memory:
+@dataclass(frozen=True, repr=False)
+class Memory(Shown):
     """One memory. Ids may be given as a list, a numpy array or a tensor; they become tuples.
 
     Raises DataError for an empty prompt or target, and for ids that are not whole numbers.

@@ -43,6 +43,7 @@ from ..base.model import Model, greedy
 from ..base.progress import SILENT, Progress
 from ..data.batch import Batch, sequences_per_pass
 from ..data.memory import Memories, Memory, check_fits
+from ..shown import Shown
 from ..training.loss import log_probabilities
 from ..training.margin import margins
 from ..unit.lora import Unit, left_bare
@@ -52,8 +53,8 @@ from .readout import readout
 VERDICT_DTYPE = torch.float32
 
 
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, repr=False)
+class Verdict(Shown):
     """The verdict on one or more memories. The lists have a value for each target token [N]."""
 
     losses: list[float]  # nats

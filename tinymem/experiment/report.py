@@ -21,6 +21,7 @@ from .. import __version__
 from ..base.model import Model
 from ..data.memory import Memory
 from ..files import without_nan
+from ..shown import Shown
 from ..training.margin import thin_for
 from ..training.memft import LN2
 from ..training.recipe import Recipe
@@ -29,8 +30,8 @@ from ..unit.lora import Unit
 from .recall import Verdict
 
 
-@dataclass
-class Result:
+@dataclass(repr=False)
+class Result(Shown):
     """A finished run. `unit` is detached: `result.unit.attach(model)` puts it back in place."""
 
     report: dict[str, Any]  # the fields of `Report`

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from ..errors import LawError
+from ..shown import Shown
 from .fit import Fit, column, distinct
 from .power import Law
 from .recall import RecallLaw
@@ -12,8 +13,8 @@ from .recall import RecallLaw
 AnyLaw = TypeVar("AnyLaw", Law, RecallLaw)
 
 
-@dataclass(frozen=True)
-class Answer:
+@dataclass(frozen=True, repr=False)
+class Answer(Shown):
     """The smallest whole rank for a length, or the largest whole length for a rank.
 
     None stands for "no rank is enough" or "no limit to the length".

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import LawError
+from ..shown import Shown
 from .cells import all_and_without_each, cells_of, left_out, scattered, unsaturated_runs
 from .power import LN2, Measures, Numbers, measure, middle_95
 
@@ -33,8 +34,8 @@ class ConstantBits:
         return np.minimum(base_loss, np.subtract(base_loss, entropy) + learned)
 
 
-@dataclass(frozen=True)
-class BitsLaw(Measures, ConstantBits):
+@dataclass(frozen=True, repr=False)
+class BitsLaw(Shown, Measures, ConstantBits):
     """The fitted constant-bits law."""
 
     ci: tuple[float, float]  # the 95 % interval of kappa

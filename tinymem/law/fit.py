@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 from ..errors import LawError
+from ..shown import Shown
 from .bits import BitsLaw, fit_bits
 from .cells import LARGEST, check_draws, is_number, shown, whole_number
 from .power import LN2, Law, fit_law
@@ -30,8 +31,8 @@ BITS = ("trainable_parameters", "length", "base_loss", "entropy", "delta_loss") 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Fit:
+@dataclass(frozen=True, repr=False)
+class Fit(Shown):
     """The laws of one group of rows. A string instead of a law says why there is none."""
 
     key: dict[str, Any]  # what the rows have in common: model, layer, site, method

@@ -35,7 +35,7 @@ NO_CERTIFICATE = (
 BY_LAW = "too few runs on both sides of that loss; planned by the power law"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan(Answer):
     """An answer for a final loss, or for the certificate."""
 

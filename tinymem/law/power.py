@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import LawError
+from ..shown import Shown
 from .cells import (
     all_and_without_each,
     cells_of,
@@ -96,8 +97,8 @@ class Measures:
     n_saturated: int  # runs left out
 
 
-@dataclass(frozen=True)
-class Law(Measures, PowerLaw):
+@dataclass(frozen=True, repr=False)
+class Law(Shown, Measures, PowerLaw):
     """The fitted law. Intervals are of 95 %, from a bootstrap of the cells."""
 
     ci: dict[str, tuple[float, float]]  # the interval of each constant

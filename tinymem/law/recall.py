@@ -40,6 +40,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import LawError
+from ..shown import Shown
 from .cells import as_floats, check_draws
 from .logistic import Surface, draw, interval, overdispersion, probability, surface
 
@@ -48,8 +49,8 @@ EXPONENTS = np.linspace(0, 4, 41)  # the grid of γ
 PRIOR = -((EXPONENTS - 1) ** 2) / 2  # of γ, as a logarithm
 
 
-@dataclass(frozen=True)
-class RecallLaw:
+@dataclass(frozen=True, repr=False)
+class RecallLaw(Shown):
     """P(recited) = 1 / (1 + (load / load_50)^s), fitted to runs. Intervals are of 95 %."""
 
     load_50: float  # the load of which half of the runs of a unit of middle size recite everything

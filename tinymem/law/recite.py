@@ -19,7 +19,7 @@ from .recall import RecallLaw, is_recited, recall_of
 LARGEST = 10**9  # a rank or a length above it counts as infinite
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RecitePlan(Answer):
     """An answer for a memory that is recited whole.
 

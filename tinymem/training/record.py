@@ -11,14 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..shown import Shown
 from .trainer import StepResult
 
 CONVERGED = 0.01  # nats per token; of margin, a share of the tokens
 SNAPSHOTS = 200  # of every token's p, over a run
 
 
-@dataclass
-class Training:
+@dataclass(repr=False)
+class Training(Shown):
     """The course of one run."""
 
     method: str = "sft"

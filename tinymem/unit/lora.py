@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..base.model import Linear, Model
 from ..errors import AdapterError
+from ..shown import Shown
 from .sites import layer_of, unit_shapes
 
 
@@ -71,7 +72,7 @@ class WithLoRA(nn.Module):
         return out + self.lora(x).to(out.dtype)
 
 
-class Unit:
+class Unit(Shown):
     """The LoRAs of one memory unit, by the path of the module that each sits beside.
 
     The model changes only here: `attach` puts the unit into a model and freezes the base, `detach`

@@ -1,0 +1,21 @@
+"""How an object shows itself: as one line anywhere, and as a picture or a table in a notebook.
+
+What that line says is written in show/, which stands after the packages whose objects it shows: it
+imports them, and they cannot import it. So the objects inherit from `Shown`, which imports show/
+only when something is to be shown, and by name. No other module does that.
+"""
+
+import importlib
+from typing import Any
+
+
+def show_module(name: str) -> Any:
+    """The module show/NAME.py."""
+    return importlib.import_module(f".show.{name}", __package__)
+
+
+class Shown:
+    """An object that print() and notebooks show as a person wants to see it."""
+
+    def __repr__(self) -> str:
+        return str(show_module("one_line").one_line(self))
