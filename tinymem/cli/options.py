@@ -25,6 +25,7 @@ def option(help: str, *flags: str, panel: str | None = None, default: str | None
 
 base = partial(option, panel="Base model")
 source = partial(option, panel="What to memorize")
+judged = partial(option, panel="What to judge")
 training = partial(option, panel="Unit and training")
 output = partial(option, panel="Output")
 
@@ -33,6 +34,7 @@ output = partial(option, panel="Output")
 Method = Literal["sft", "memft-ot", "memft-sw", "margin"]
 Optimizer = Literal["adamw", "lbfgs"]
 ZeroActive = Literal["sft", "zero"]
+Expect = Literal["recited", "not-recited"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Device = Annotated[Literal["auto", "cpu", "cuda"], base("auto takes a GPU, if there is one.")]
 MovedModel = Annotated[str, base("Where the base model is now, if it has moved.")]
@@ -141,6 +143,25 @@ class Recall(BaseOptions):
 
     run: Annotated[Path, typer.Argument(help="Folder of a saved run.")]
     model: MovedModel = ""
+    json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge(BaseOptions):
+    """Does this model, or this adapter on its base, recite this text, or these memories?
+
+    An adapter is tinymem's or peft's. A text is asked for with a prompt, or audited in windows.
+    """
+
+    adapter: Annotated[str | None, base("Folder or hub id of a LoRA on this model.")] = None
+    model: Annotated[
+        str, base("The model, or the adapter's base: as probe has it.", default="the adapter's")
+    ] = ""
+    text: Annotated[Path | None, judged("UTF-8 text file; - reads from stdin.")] = None
+    data: Annotated[Path | None, judged("Memories (JSON Lines), one by one.")] = None
+    prompt: Annotated[str | None, judged("Prompt that asks for the text.", default=PROMPT)] = None
+    chat: Annotated[bool, judged("Use the model's chat template, if it has one.")] = True
+    expect: Annotated[Expect | None, option("Exit with 1 if the answer is the other one.")] = None
     json: Json = False
 
 
