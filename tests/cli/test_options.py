@@ -182,8 +182,12 @@ def test_places_for_results_are_checked(tmp_path):
             check_output(path)
         with pytest.raises(DataError, match="not a folder with write access"):
             check_output(plot=path.with_suffix(".png"))
-    check_output(tmp_path / "x", tmp_path / "a.SVG")
+        with pytest.raises(DataError, match="not a folder with write access"):
+            check_output(html=path.with_suffix(".html"))
+    check_output(tmp_path / "x", tmp_path / "a.SVG", tmp_path / "a.HTML")
     check_output()
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
     with pytest.raises(DataError, match=r"ends in .png, .pdf or .svg"):
         check_output(tmp_path / "x", tmp_path / "a.gif")
+    with pytest.raises(DataError, match=r"--html .*: expected a name that ends in .html"):
+        check_output(tmp_path / "x", html=tmp_path / "a.htm")

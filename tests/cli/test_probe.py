@@ -146,6 +146,7 @@ def test_text_from_stdin(tinymem, monkeypatch):
         (["--model", "no/such/folder"], "does not exist"),
         (["--plot", "a.gif"], ".png"),
         (["--plot", "absent/a.png"], "not a folder"),
+        (["--html", "absent/a.html"], "not a folder"),
         (["--nonsense"], "--nonsense"),
     ],
 )

@@ -44,6 +44,7 @@ Seed = Annotated[int, option("The same seed gives the same data.")]
 DataFile = Annotated[Path | None, output("File to write.", default="stdout")]
 Json = Annotated[bool, output("Print one JSON document on stdout, nothing else.", "--json")]
 Plot = Annotated[Path | None, output("Draw a PNG, PDF or SVG file.")]
+Html = Annotated[Path | None, output("Write a page (HTML) to look at.")]
 
 # --- Options that commands share -----------------------------------------------------------------
 
@@ -135,6 +136,7 @@ class Probe(RecipeOptions, SourceOptions, BaseOptions):
     ] = None
     json: Json = False
     plot: Plot = None
+    html: Html = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,12 @@ from ..show.axes import figure
 from ..show.report import stdout
 
 
-def check_output(out: Path | None = None, plot: Path | None = None) -> None:
-    """Checks a folder of results and the file of a picture, each of which may exist already.
+def check_output(
+    out: Path | None = None, plot: Path | None = None, html: Path | None = None
+) -> None:
+    """Checks a folder of results, and the files of a picture and a page, which may exist already.
 
-    Raises DataError if one of the two could not be written, or no picture could be drawn.
+    Raises DataError if one of them could not be written, or no picture could be drawn.
     """
     if out:
         check_place("--out", out, folder=True)
@@ -24,6 +26,10 @@ def check_output(out: Path | None = None, plot: Path | None = None) -> None:
             raise DataError(f"--plot {plot}: expected a name that ends in .png, .pdf or .svg")
         check_place("--plot", plot, folder=False)
         figure(1)
+    if html:
+        if html.suffix.lower() != ".html":
+            raise DataError(f"--html {html}: expected a name that ends in .html")
+        check_place("--html", html, folder=False)
 
 
 def check_new_file(out: Path | None) -> None:

@@ -30,7 +30,7 @@ EXIT_CODES = {"ok": 0, "diverged": 1, "oom": 1, "interrupted": 130}  # by status
 
 def probe(options: opt.Probe) -> int:
     out, plot = options.out, options.plot
-    check_output(out, plot)
+    check_output(out, plot, options.html)
     one_cell = {f"{axis}s": [getattr(options, axis)] for axis in AXES}
     checkpoint, recipe, grid, held_out, text = prepare(options, **one_cell)
     (memories,) = grid.values()
@@ -54,6 +54,10 @@ def probe(options: opt.Probe) -> int:
                 has_unit = keeper.end(result, model, recipe)
             if plot is not None:
                 plot_run(result, plot)
+            if options.html is not None:
+                from ..show.run import run_page
+
+                run_page(options.html, result)
     status = result.report["status"]
     if out is not None and not options.json:
         recite = "recite it with: tinymem recall" if has_unit else ""
@@ -70,9 +74,9 @@ def show_result(result: Result, tokenizer: Tokenizer, json: bool) -> None:
 
 
 def show_again(report: dict[str, Any], out: Path, options: opt.Probe) -> int:
-    """The report of a run that is finished already. Raises DataError if a picture is wanted too."""
-    if options.plot is not None:
-        problem = "the run is finished, and its course, which --plot draws, is not kept"
+    """The report of a run that is finished already. Raises DataError if its course is wanted."""
+    if options.plot is not None or options.html is not None:
+        problem = "the run is finished, and its course, which --plot and --html show, is not kept"
         raise DataError(f"--out {out}: {problem}; choose a new folder")
     if options.json:
         print_json(report)

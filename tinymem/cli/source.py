@@ -34,7 +34,12 @@ NAME = r"\w[\w-]{0,95}(\.[\w-]{1,95})*"
 HUB_ID = re.compile(rf"{NAME}(/{NAME})?", re.ASCII)
 REVISION = re.compile(rf"{NAME}(/{NAME})*", re.ASCII)  # a branch may have several parts
 T = TypeVar("T")
-NOT_DECISIVE = ("out", "json", "plot")  # options of a probe that only say what to do with it
+NOT_DECISIVE = (
+    "out",
+    "json",
+    "plot",
+    "html",
+)  # options of a probe on what to do with it
 Make = Callable[[int | None, int | None, int], list[Memory]]  # from (length, ratio, seed)
 
 

@@ -96,16 +96,22 @@ def row_line(row: Row) -> str:
     return f"{text}, {row['wall_seconds']:.0f} s{memorized}"
 
 
-def show_report(report: Row) -> None:
-    """Prints what was trained, then losses, bits and recall, and last the verdict."""
-    layer, length, ratio = report["layer"], report["length"], report["ratio"]
+def describe_run(report: Row) -> str:
+    """What was trained, on what and how, in two lines with markup."""
+    layer, ratio = report["layer"], report["ratio"]
     several = f"layers {', '.join(map(str, layer))}" if isinstance(layer, list) else ""
     words = {k: escape(" ".join(v.split())) for k, v in report.items() if isinstance(v, str)}
     words["where"] = several or f"layer {layer}"
     words["kind"] = KINDS.get(ratio, f"tokens, {ratio} % of them random")
     words["many"] = f" in {report['memories']:,} memories" if report["memories"] > 1 else ""
     words["rate"] = "L-BFGS" if report["lr"] is None else f"learning rate {report['lr']:.3g}"
-    stdout.print(RUN.format_map(report | words))
+    return RUN.format_map(report | words)
+
+
+def show_report(report: Row) -> None:
+    """Prints what was trained, then losses, bits and recall, and last the verdict."""
+    length = report["length"]
+    stdout.print(describe_run(report))
     show_bits(report)
     if report["certified_fraction"] is not None:
         shares = "argmax_accuracy", "certified_fraction", "token_accuracy"
