@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..base.model import Block, Model
 from ..data.batch import Batch, sequences_per_pass
-from ..unit.lora import Unit, WithLoRA
+from ..unit.beside import WithLoRA
+from ..unit.lora import Unit
 
 ACTIVATION_BUDGET = {"cpu": 2**29, "cuda": 2**32}  # bytes kept for the backward pass of a step
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ..base.model import Linear, Model
 from ..errors import AdapterError
 from ..shown import Shown
+from .beside import WithLoRA, put_in, take_out, trainable
 from .sites import layer_of, unit_shapes
 
 
@@ -60,18 +61,6 @@ class LoRA(nn.Module):
         return out * mask / (1 - self.dropout)
 
 
-class WithLoRA(nn.Module):
-    """A part of the model with a LoRA beside it."""
-
-    def __init__(self, part: nn.Module, lora: LoRA):
-        super().__init__()
-        self.part, self.lora = part, lora
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.part(x)
-        return out + self.lora(x).to(out.dtype)
-
-
 class Unit(Shown):
     """The LoRAs of one memory unit, by the path of the module that each sits beside.
 
@@ -81,6 +70,7 @@ class Unit(Shown):
 
     def __init__(self, loras: Mapping[str, LoRA]):
         self.loras: dict[str, LoRA] = dict(loras)
+        self.places = {path: WithLoRA(lora) for path, lora in self.loras.items()}
         self.model: Model | None = None  # the model it is attached to
         self.merged: Model | None = None  # the model it was merged into
 
@@ -133,21 +123,23 @@ class Unit(Shown):
         if self.model is not None or self.merged is model:
             how = "attached already; detach it first" if self.model else "merged into this model"
             raise AdapterError(f"this unit is {how}")
-        if any(isinstance(module, WithLoRA) for module in model.modules()):
-            raise AdapterError("the model has a unit attached already; detach that first")
-        model.requires_grad_(False)
-        for path, lora in self.loras.items():
-            replace(model, path, WithLoRA(model.get_submodule(path), lora))
+        for p in trainable(model):
+            p.requires_grad_(False)
+        put_in(model, self.places)
         self.model = model
         return self
 
     def detach(self) -> "Unit":
-        """Take the unit out; the base is again what it was."""
-        model = self._attached()
-        for path in self.loras:
-            replace(model, path, model.get_submodule(f"{path}.part"))
+        """Take the unit out; the base is again what it was, and frozen."""
+        take_out(self._attached())
         self.model = None
         return self
+
+    @contextmanager
+    def attached(self, model: Model) -> Iterator["Unit"]:
+        """`with unit.attached(model):`. The model is left as it was, also after an error."""
+        with left_bare(model, [self]):
+            yield self.attach(model)
 
     @torch.no_grad()
     def merge(self) -> Model:
@@ -173,28 +165,23 @@ class Unit(Shown):
 
 @contextmanager
 def left_bare(model: Model, units: Sequence[Unit]) -> Iterator[None]:
-    """However the block ends, also by Ctrl-C at any moment, no unit is left in the model.
+    """However the block ends, also by Ctrl-C at any moment, no unit is left in the model, and the
+    same parameters are trainable as before.
 
     units: all that the block may attach. Raises AdapterError if one is attached already.
     """
-    if any(isinstance(module, WithLoRA) for module in model.modules()):
-        raise AdapterError("the model has a unit attached already; detach that first")
+    before = trainable(model)
     try:
         yield
-        take_out(model, units)
+        leave_bare(model, units, before)
     except BaseException:  # also of a Ctrl-C in the line above
-        take_out(model, units)
+        leave_bare(model, units, before)
         raise
 
 
-def take_out(model: Model, units: Sequence[Unit]) -> None:
-    for path, module in list(model.named_modules()):
-        if isinstance(module, WithLoRA):
-            replace(model, path, module.part)
+def leave_bare(model: Model, units: Sequence[Unit], before: Sequence[nn.Parameter]) -> None:
+    take_out(model)
     for unit in units:
         unit.model = None
-
-
-def replace(model: Model, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)
+    for p in before:
+        p.requires_grad_()
