@@ -6,6 +6,7 @@ from typing import Any
 
 from ..base.checkpoint import open_checkpoint
 from ..base.folder import present
+from ..base.model import Model
 from ..base.tokenizer import Tokenizer
 from ..data.memory import check_fits
 from ..errors import AdapterError, DataError
@@ -21,6 +22,7 @@ from ..show.progress import Bars
 from ..show.report import show_recall, show_report, show_tokens, stderr
 from ..training.state import FORGET
 from ..unit.adapter import load_adapter
+from ..unit.lora import left_bare
 from . import options as opt
 from .output import check_output, check_room, print_json, show_saved
 from .source import describe_command, find_base, prepare
@@ -55,14 +57,26 @@ def probe(options: opt.Probe) -> int:
             if plot is not None:
                 plot_run(result, plot)
             if options.html is not None:
-                from ..show.run import run_page
-
-                run_page(options.html, result)
+                write_html(options.html, result, model, checkpoint.tokenizer)
     status = result.report["status"]
     if out is not None and not options.json:
         recite = "recite it with: tinymem recall" if has_unit else ""
         show_saved(out, "the same command goes on" if status == "interrupted" else recite)
     return EXIT_CODES[status]
+
+
+def write_html(path: Path, result: Result, model: Model, tokenizer: Tokenizer) -> None:
+    """Writes the page of the run; with the likeliest tokens, if there is a verdict."""
+    from ..show.run import run_page
+    from ..tools.likeliest import likeliest
+
+    found, unit = [], result.unit
+    if result.verdict is not None and result.report["final_loss"] is not None:
+        with left_bare(model, [unit]):
+            unit.attach(model).train(False)
+            found = likeliest(model, result.memories)
+            unit.detach()
+    run_page(path, result, tokenizer, found)
 
 
 def show_result(result: Result, tokenizer: Tokenizer, json: bool) -> None:

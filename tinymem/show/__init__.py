@@ -5,5 +5,6 @@ that on a model or an adapter; tables.py prints sweeps, laws and plans. one_line
 which print() shows an object. axes.py has what every picture needs, recall.py the picture of what
 is recited, and plots.py all other pictures; they import matplotlib only when a figure is made.
 page.py writes a page, which is one HTML file, from the template, style and scripts in the folder
-`page`; run.py has the page of a run. Read report.py first.
+`page`; tokens.py makes its data of target tokens, and run.py has the page of a run. Read report.py
+first.
 """

@@ -1,5 +1,6 @@
 """Tools for models and adapters that were trained elsewhere. Only the command line imports them.
 
 `judge` asks whether a model, or an adapter on its base, recites memories, and what the adapter
-changes. Its answer is the verdict of experiment/recall.py.
+changes. Its answer is the verdict of experiment/recall.py. `likeliest` finds what a model would
+rather say at each place of a target.
 """
