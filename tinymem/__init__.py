@@ -15,6 +15,7 @@ _NAMES = {  # module -> the public names that it defines
     "base.config": "ModelConfig",
     "base.model": "Model greedy",
     "base.tokenizer": "Tokenizer",
+    "base.generate": "generate",
     "base.checkpoint": "load",
     "data.memory": "Memory random_memory text_memory",
     "data.read": "read_memories",
@@ -40,6 +41,7 @@ __all__ = ["__version__", *_HOME]
 if TYPE_CHECKING:  # the same names for editors and type checkers, which do not run __getattr__
     from .base.checkpoint import load as load
     from .base.config import ModelConfig as ModelConfig
+    from .base.generate import generate as generate
     from .base.model import Model as Model, greedy as greedy
     from .base.tokenizer import Tokenizer as Tokenizer
     from .data.memory import (

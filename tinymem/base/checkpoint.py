@@ -46,6 +46,7 @@ class Checkpoint:
         with torch.device("meta"):
             model = Model(self.config)
         model.name, model.revision, model.family = self.name, self.revision, self.family
+        model.tokenizer = self.tokenizer
         return model.eval().requires_grad_(False)
 
     @with_gradients()

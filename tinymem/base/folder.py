@@ -18,7 +18,7 @@ from ..errors import CheckpointError, first_line
 # index). Python's json needs up to 30 times the size of its text.
 LIMIT, VOCABULARY_LIMIT = 32_000_000, 100_000_000
 TOKENIZER, OLDER_TOKENIZER = "tokenizer.json", ("vocab.json", "merges.txt")  # one or the other
-TOKENIZER_SETTINGS = (  # each optional; a download has these files, and a tokenizer reads no others
+TOKENIZER_SETTINGS = (  # each optional; a download has these files
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.json", "chat_template.jinja"),
 )

@@ -13,6 +13,7 @@ therefore runs in float32 arithmetic when its embeddings are cast to float32, wi
 of the weights. The verdict on a memory (experiment/recall.py) uses this.
 """
 
+from collections.abc import Collection
 from functools import partial
 
 import torch
@@ -25,6 +26,7 @@ from .config import ACTIVATIONS, ModelConfig
 from .families import Family
 from .progress import SILENT, Progress
 from .rope import Rotation, rope_frequencies, rotate
+from .tokenizer import Tokenizer
 
 Dtype = torch.dtype | None  # of the arithmetic; None: that of the weights
 
@@ -178,7 +180,7 @@ class Block(nn.Module):
 class Model(nn.Module):
     """A base model; `model(ids)` gives logits.
 
-    The loader (checkpoint.py) sets `name`, `revision`, `family` and the hashes of the weights.
+    The loader (checkpoint.py) sets `name` and the other fields that begin as None.
     """
 
     def __init__(self, config: ModelConfig):
@@ -189,6 +191,7 @@ class Model(nn.Module):
         self.weight_hash: str | None = None
         self.value_hash: str | None = None
         self.family: Family | None = None
+        self.tokenizer: Tokenizer | None = None
         d = config.hidden_size
         self.embed_tokens = Embedding(config.vocab_size, d)
         self.embed_positions = None if config.rotary_dim else Embedding(config.context, d)
@@ -262,10 +265,16 @@ class Model(nn.Module):
 
 @torch.no_grad()
 def greedy(
-    model: Model, ids: Tensor, steps: int, dtype: Dtype = None, progress: Progress = SILENT
+    model: Model,
+    ids: Tensor,
+    steps: int,
+    dtype: Dtype = None,
+    progress: Progress = SILENT,
+    stop: Collection[int] = (),
 ) -> Tensor:
     """Decode `steps` tokens after ids [B, T], the likeliest token each time: long [B, steps].
 
+    stop: ids with which a single sequence, B = 1, ends earlier.
     Raises DataError if the decoded sequence ends beyond the model's context.
     """
     batch, length = ids.shape
@@ -277,4 +286,6 @@ def greedy(
         cache.length += ids.shape[1]
         ids = model.head(h[:, -1:]).argmax(-1)
         decoded.append(ids)
+        if stop and ids.item() in stop:
+            break
     return torch.cat(decoded, dim=1)

@@ -4,8 +4,8 @@ Both come with the checkpoint; vocabulary.py and template.py read them.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tokenizers import Tokenizer as Core
@@ -25,7 +25,8 @@ class Tokenizer:
     where: the file of the template, for messages. size: rows of the model's embedding, by default
     one for each id.
     largest_id: the largest token id that has a row. plain_ids: the ids of all tokens that have one
-    but the special ones, sorted; random memories are drawn from them.
+    but the special ones, sorted; random memories are drawn from them. end_ids: of tokens that end
+    a text.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class Tokenizer:
         names: dict[str, str] | None = None,
         where: str = "",
         size: int | None = None,
+        end_ids: Collection[int] = (),
     ):
         self.core, self.chat_template, self.where = core, chat_template, where
-        self.names = names or {}
+        self.names, self.end_ids = names or {}, frozenset(end_ids)
         ids = set(core.get_vocab(with_added_tokens=True).values())
         self.size: int = max(ids, default=-1) + 1 if size is None else size
         ids = {i for i in ids if i < self.size}
@@ -62,7 +64,8 @@ class Tokenizer:
         texts = {k: v.get("content") if isinstance(v, dict) else v for k, v in settings.items()}
         names = {k: v for k, v in texts.items() if k.endswith("_token") and isinstance(v, str)}
         template, where = find_template(folder, settings)
-        found = cls(core, template, names, where, size)
+        ends = find_end_ids(folder, core, names.get("eos_token", ""))
+        found = cls(core, template, names, where, size, ends)
         own = set(core.get_vocab(with_added_tokens=False).values())
         largest = max(own - set(core.get_added_tokens_decoder()), default=-1)
         if largest >= found.size:
@@ -72,6 +75,9 @@ class Tokenizer:
             problem = "its tokenizer has fewer than two tokens that are not special"
             raise CheckpointError(f"{folder}: {problem}; download it again")
         return found
+
+    def __deepcopy__(self, memo: object) -> "Tokenizer":
+        return self  # it never changes, and the copy of a model need not copy it
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids; `special` adds the tokens that the model expects around a text (<s>).
@@ -113,6 +119,20 @@ class Tokenizer:
         Raises CheckpointError if the template cannot be rendered.
         """
         return render_chats(self.chat_template or "", self.names, self.where, messages)
+
+
+def find_end_ids(folder: Path, core: Core, eos_token: str) -> set[int]:
+    """Ids that end a text by the tokenizer, by config.json or by generation_config.json.
+
+    A damaged generation_config.json counts as absent, as in transformers; nothing else is in it
+    that tinymem needs.
+    """
+    found = [core.token_to_id(eos_token)]
+    for name in ("config.json", "generation_config.json"):
+        with suppress(CheckpointError):
+            ids = read_json(folder, name).get("eos_token_id")
+            found += ids if isinstance(ids, list) else [ids]
+    return {i for i in found if type(i) is int}
 
 
 @contextmanager
