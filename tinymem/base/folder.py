@@ -22,6 +22,7 @@ TOKENIZER_SETTINGS = (  # each optional; a download has these files
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.json", "chat_template.jinja"),
 )
+GENERATION = "generation_config.json"  # optional; tinymem does not read it, other programs do
 
 
 def present(folder: Path, name: str) -> bool:

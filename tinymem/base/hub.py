@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..errors import CheckpointError, first_line
-from .folder import OLDER_TOKENIZER, TOKENIZER, TOKENIZER_SETTINGS, limit, read_json
+from .folder import GENERATION, OLDER_TOKENIZER, TOKENIZER, TOKENIZER_SETTINGS, limit, read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_CONFIG, UNIT = (
@@ -107,7 +107,7 @@ def collect(repo: str, revision: str | None, offline: bool = False) -> Path:
     vocabulary, merges = OLDER_TOKENIZER
     if find(repo, commit, offline, TOKENIZER, vocabulary).name == vocabulary:
         find(repo, commit, offline, merges)
-    for name in TOKENIZER_SETTINGS:
+    for name in (*TOKENIZER_SETTINGS, GENERATION):
         with contextlib.suppress(Absent):
             find(repo, commit, offline, name)
     weights = find(repo, commit, offline, WEIGHTS, INDEX)

@@ -48,6 +48,7 @@ for group, options, function, example in (
     (app, opt.Plan, "laws.plan", "plan grid --length 200"),
     (app, opt.Recall, "probe.recall", "recall run"),
     (app, opt.Judge, "judge.judge", "judge --model gpt2 --adapter my-lora --text book.txt"),
+    (app, opt.Merge, "merge.merge", "merge run --out merged"),
     (data, opt.Random, "data.random", "data random --length 200 --out random.jsonl"),
     (data, opt.LongContext, "data.long_context", "data long-context --text book.txt --length 400"),
     (data, opt.Phonebook, "data.phonebook", "data phonebook --count 100 --out book.jsonl"),

@@ -36,9 +36,11 @@ Optimizer = Literal["adamw", "lbfgs"]
 ZeroActive = Literal["sft", "zero"]
 Expect = Literal["recited", "not-recited"]
 Dtype = Literal["auto", "float32", "bfloat16"]
+MergedDtype = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Annotated[Literal["auto", "cpu", "cuda"], base("auto takes a GPU, if there is one.")]
 MovedModel = Annotated[str, base("Where the base model is now, if it has moved.")]
 Model = Annotated[str, base("tiny (shipped), a hub id, or the folder of a checkpoint.")]
+Revision = Annotated[str | None, base("Branch, tag or commit of a hub id.")]
 Chat = Annotated[bool, source("Use the checkpoint's chat template, if it has one.")]
 Seed = Annotated[int, option("The same seed gives the same data.")]
 DataFile = Annotated[Path | None, output("File to write.", default="stdout")]
@@ -54,7 +56,7 @@ class BaseOptions:
     """Which base model, and how it is computed."""
 
     model: Model = "tiny"
-    revision: Annotated[str | None, base("Branch, tag or commit of a hub id.")] = None
+    revision: Revision = None
     device: Device = "auto"
     dtype: Annotated[Dtype, base("Precision; auto: float32 on a CPU, bfloat16 on a GPU.")] = "auto"
 
@@ -215,6 +217,23 @@ class Plan(LawOptions):
     ratio: Annotated[int | None, option("Use the law of this percentage.")] = None
     model: MovedModel = ""
     device: Device = "auto"
+    json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Add a LoRA to the weights of its base model: a Hugging Face folder that needs no adapter."""
+
+    adapter: Annotated[
+        str, typer.Argument(help="Folder of a run or an adapter, or the adapter's hub id.")
+    ]
+    model: MovedModel = ""
+    revision: Revision = None
+    device: Device = "auto"
+    dtype: Annotated[
+        MergedDtype, base("Precision of the written weights; auto: that of the base's files.")
+    ] = "auto"
+    out: Annotated[Path, output("Folder to write, new or empty.")]
     json: Json = False
 
 

@@ -40,6 +40,16 @@ def check_new_file(out: Path | None) -> None:
         raise DataError(f"--out {out}: exists; choose another name, or delete it")
 
 
+def check_new_folder(out: Path) -> None:
+    """Raises DataError if a folder of results holds something already, or could not be written."""
+    check_place("--out", out, folder=True)
+    if os.path.isdir(out):
+        if os.listdir(out):
+            raise DataError(f"--out {out}: holds files already; choose another name, or delete it")
+        parent = Path(os.path.realpath(out)).parent  # where the new folder is before it is renamed
+        check_place("--out", parent, folder=True)
+
+
 def check_place(flag: str, path: Path, folder: bool) -> None:
     """Raises DataError if the path can become no folder, or no file, of results.
 

@@ -2,5 +2,6 @@
 
 `judge` asks whether a model, or an adapter on its base, recites memories, and what the adapter
 changes. Its answer is the verdict of experiment/recall.py. `likeliest` finds what a model would
-rather say at each place of a target.
+rather say at each place of a target. `merge` adds an adapter to the weights of its base, and writes
+them as a folder that transformers loads.
 """

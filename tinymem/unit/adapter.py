@@ -192,7 +192,18 @@ def load_adapter(model: Model, folder: str | Path, *, revision: str | None = Non
     another shape or not finite. peft's files hold only a name of the base, so of these only the
     shapes can be checked.
     """
-    path = find_unit(download_unit(folder, revision))
+    unit = read_adapter(model, download_unit(folder, revision))
+    for lora in unit.loras.values():
+        lora.to(model.device)
+    return unit.attach(model)
+
+
+def read_adapter(model: Model, folder: Path) -> Unit:
+    """A saved unit, on the CPU and not attached, after the checks of `load_adapter`.
+
+    For peft's files the model may be on the meta device. Raises AdapterError.
+    """
+    path = find_unit(folder)
     about = read_header(path.parent)
     same_values = model.value_hash and about.get("base_value_hash") == model.value_hash
     if about and not same_values and about.get("base_weight_hash") != base_hash(model):
@@ -213,7 +224,7 @@ def load_adapter(model: Model, folder: str | Path, *, revision: str | None = Non
     if tensors:
         names = f"{sorted(tensors)[:5]}"
         raise AdapterError(f"{path}: tensors fit nowhere in this base: {names:.400}")
-    return Unit(loras).attach(model)
+    return Unit(loras)
 
 
 def _pop_lora(model: Model, tensors: dict[str, Tensor], at: str, place: Place, path: Path) -> LoRA:
@@ -235,4 +246,4 @@ def _pop_lora(model: Model, tensors: dict[str, Tensor], at: str, place: Place, p
         raise AdapterError(f"{path}: at {family_path(model, at)}, A B is infinite in float32")
     lora = LoRA(d_in, d_out, rank)
     lora.A.data, lora.B.data = A.contiguous(), B.contiguous()
-    return lora.to(model.device)
+    return lora
