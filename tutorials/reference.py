@@ -131,6 +131,34 @@ per parameter than the nearest measured one.
 The base model, its revision and its precision are those of the run, unless options say
 otherwise. The exit code is 1 if the unit does not give the verdict of its report.
 """,
+    "merge": """
+Each matrix W with a LoRA becomes W + (A B)ᵀ, summed in float32 and cast last. All other tensors
+are those of the base, bit for bit, in its names and layouts, and a head that is tied to the
+embedding stays so. Tokenizer, chat template and `generation_config.json` come along. Weights of
+more than 5 GB are split into several files. The folder `--out` is complete, or it is not there.
+
+Without `--dtype`, each tensor has the dtype that it has in the base's files. With it, all weights
+have this one. `config.json` states the dtype of the weights, in which transformers loads them. If
+there are several, it states the one that the base's config does, or else the widest.
+
+The memories of a run are judged twice: with the unit on its base, and on the folder after the
+cast, which can turn a thin margin. The exit code is 1 if they were recited before and are not
+afterwards; the folder stays. An adapter of peft's carries no memories, and is merged without a
+verdict; `tinymem judge` asks the folder for any text. A unit at the site `mlp` is refused, because
+an MLP is not a matrix that A B could be added to, and so is whatever is more than plain LoRA.
+
+| field of `--json` | meaning |
+|---|---|
+| `model`, `revision` | the base |
+| `adapter`, `out` | as given |
+| `dtype` | in the written `config.json`: that of the weights |
+| `shards` | files of weights |
+| `bytes` | of all files |
+| `matrices` | matrices with a LoRA |
+| `changed` | those that differ from the base after the cast |
+| `before`, `after` | the verdicts, with the fields of a report; null without memories |
+| `version` | version of tinymem |
+""",
     "data rule": """
 The held-out pairs are written beside the others, in `NAME.held-out.jsonl`, and do not depend on
 `--count`. The file is for `--held-out` of `probe` and `sweep`.
@@ -377,7 +405,8 @@ ENVIRONMENT = {
 EXIT_CODES = {
     "0": "done",
     "1": "the run itself failed: it diverged, ran out of memory or could not be saved; of a sweep, "
-    "every cell failed; a recalled unit is not as reported; the results could not be printed",
+    "every cell failed; a recalled unit is not as reported; merged weights do not recite what the "
+    "unit did; the results could not be printed",
     "2": "wrong usage or bad input; one line on stderr says what is wrong and what to do",
     "130": "interrupted (Ctrl-C, SIGTERM or SIGHUP); everything that was finished is on the disk, "
     "unless a second signal followed",
@@ -438,6 +467,8 @@ PROMISES = {
     "Another command for a folder is refused, with the difference": "test_faults_of_runs.py::"
     "test_fault_23_another_command_for_the_same_folder",
     "`data` never replaces a file": "cli/test_output.py::test_existing_data_is_never_overwritten",
+    "Merged weights are complete, or are not there": "tools/test_merge.py::"
+    "test_an_end_at_any_step_leaves_nothing",
     "Bad input is one line and exit code 2, and nothing is written": "cli/test_probe.py::"
     "test_bad_input_is_one_line_and_exit_code_2",
     "A pickle is never opened": "test_faults.py::test_fault_06_pickles",

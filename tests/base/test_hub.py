@@ -396,6 +396,7 @@ TEMPLATE = b"{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
 
 def test_a_hub_id_has_the_files_of_its_folder(serve, tmp_path):
     extra = {"chat_template.jinja": TEMPLATE, "added_tokens.json": b"{}", "vocab.json": b"{}"}
+    extra |= {"generation_config.json": b"{}"}
     files = {**FILES, **PICKLES, **extra, "merges.txt": b"", "special_tokens_map.json": b"{}"}
     older = without(files, "tokenizer.json")
     repos = {"org/old": Repo(older), "org/half": Repo(without(older, "merges.txt"))}

@@ -14,7 +14,7 @@ from tinymem import __version__
 from tinymem.cli import app as cli
 from tinymem.errors import DataError
 
-COMMANDS = ("probe", "sweep", "fit", "plan", "recall", "data")
+COMMANDS = ("probe", "sweep", "fit", "plan", "recall", "merge", "data")
 
 
 def run_script(code, **environment):

@@ -24,6 +24,7 @@ from tinymem.training.recipe import METHODS, OPTIMIZERS, Recipe
 GROUPS = (opt.BaseOptions, opt.SourceOptions, opt.RecipeOptions)
 COMMANDS = {
     "probe": (opt.Probe, opt.Recall),
+    "merge": (opt.Merge,),
     "sweep": (opt.Sweep,),
     "laws": (opt.Fit, opt.Plan),
     "data": (opt.Random, opt.LongContext, opt.Phonebook, opt.Rule),

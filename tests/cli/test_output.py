@@ -24,6 +24,7 @@ SHORT = ("--steps", "1", "--length", "4", "--rank", "1")
 COMMANDS = {  # command -> whether its place is a folder, and how the name of a file must end
     ("probe", *SHORT, "--out"): (True, ""),
     ("sweep", "--ranks", "1", "--lengths", "4", "--steps", "1", "--out"): (True, ""),
+    ("merge", "gone", "--out"): (True, ""),
     ("probe", *SHORT, "--plot"): (False, ".png"),
     ("fit", "absent", "--plot"): (False, ".png"),
     ("data", "random", "--length", "4", "--out"): (False, ".jsonl"),

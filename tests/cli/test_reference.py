@@ -10,7 +10,10 @@ import pytest
 from typer.main import get_command
 
 from tests.experiment.test_report import FIELDS
+from tinymem.base.checkpoint import load
 from tinymem.cli.app import app
+from tinymem.unit.adapter import save_adapter
+from tinymem.unit.lora import Unit
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "tutorials" / "reference.md").read_text(encoding="utf-8")
@@ -81,6 +84,15 @@ def test_every_field_of_a_plan_is_there(tinymem, grid):
     text, more = section("The plan: `plan --json`").split("`plan --recite --json`")
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) == set(plan)
     assert set(re.findall(r"^\| `(\w+)` \|", more, re.M)) == set(recital)
+
+
+def test_every_field_of_a_merge_is_there(tinymem, tmp_path):
+    model, _ = load("tiny")
+    save_adapter(Unit.create(model, 1, sites=("c_attn",)), model, tmp_path / "unit")
+    merged = tinymem("merge", tmp_path / "unit", "--out", tmp_path / "out", "--json")[1]
+    text = section("Commands").split("### tinymem merge")[1].split("###")[0]
+    rows = re.findall(r"^\| (`.*`) \| [^|]* \|$", text, re.M)
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == set(json.loads(merged))
 
 
 def test_variables_that_the_code_reads_are_there():

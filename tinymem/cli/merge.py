@@ -72,7 +72,7 @@ def merge(options: opt.Merge) -> int:
     if before is not None and after is not None:
         show_verdicts(before, after)
         if lost:
-            stdout.print(LOST + SHARPER * (merged.dtype != "float32"))
+            stdout.print(LOST + SHARPER * (merged.dtype != "float32"), soft_wrap=True)
             show_tokens(verdict, written.tokenizer)
     show_saved(options.out, "judge any text on it: tinymem judge --text FILE --model")
     return int(lost)
@@ -110,7 +110,8 @@ def judge_unit(
     """
     if not read_header(folder):
         return read_adapter(checkpoint.shapes(), folder), None
-    check_fits(memories, checkpoint.config)
+    if memories:
+        check_fits(memories, checkpoint.config)
     model = checkpoint.weights(device, report["dtype"], bars)  # as the unit was trained
     unit, before = load_adapter(model, folder), None
     if memories:

@@ -257,7 +257,7 @@ def new_folder(out: Path) -> Iterator[Path]:
             out.rmdir()  # it is empty; Windows renames nothing to a folder that exists
         system.replace(folder, out)
     except OSError as error:
-        error.filename, error.filename2 = str(out), None  # no one knows the other folder
-        raise
+        # No one knows the other folder, and some errors name none.
+        raise OSError(error.errno, error.strerror or str(error), str(out)) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
