@@ -91,7 +91,7 @@ def test_every_field_of_a_merge_is_there(tinymem, tmp_path):
     save_adapter(Unit.create(model, 1, sites=("c_attn",)), model, tmp_path / "unit")
     merged = tinymem("merge", tmp_path / "unit", "--out", tmp_path / "out", "--json")[1]
     text = section("Commands").split("### tinymem merge")[1].split("###")[0]
-    rows = re.findall(r"^\| (`.*`) \| [^|]* \|$", text, re.M)
+    rows = re.findall(r"^\| (`[^|]*`) \| [^|]* \|$", text, re.M)
     assert set(re.findall(r"`(\w+)`", " ".join(rows))) == set(json.loads(merged))
 
 
