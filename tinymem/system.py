@@ -176,3 +176,9 @@ def is_broken_pipe(error: OSError) -> bool:
     """Whether the reader of our output has gone, which on Windows is an invalid argument."""
     invalid = WINDOWS and error.errno == errno.EINVAL and error.filename is None
     return isinstance(error, BrokenPipeError) or invalid
+
+
+def in_notebook() -> bool:
+    """Whether this program is the kernel of a notebook. It does not import IPython to find out."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None

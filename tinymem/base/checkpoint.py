@@ -22,7 +22,7 @@ from .families import Family, read_config
 from .folder import read_json
 from .hub import COMMIT, download
 from .model import Model
-from .progress import SILENT, Progress
+from .progress import SILENT, Progress, bars_in_notebooks
 from .tokenizer import Tokenizer
 from .weights import copy_weights, find_sources
 
@@ -89,6 +89,7 @@ def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
     return Checkpoint(str(name), revision, folder, config, family, tokenizer)
 
 
+@bars_in_notebooks
 def load(
     model: str | Path = "tiny",
     *,

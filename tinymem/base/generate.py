@@ -8,9 +8,10 @@ from torch import Tensor
 
 from ..errors import DataError
 from .model import Model, greedy
-from .progress import SILENT, Progress
+from .progress import SILENT, Progress, bars_in_notebooks
 
 
+@bars_in_notebooks
 def generate(
     model: Model,
     prompt: str | Sequence[int],

@@ -1,13 +1,21 @@
 """What a long computation reports while it runs, and a sink that ignores it.
 
 Every function that may take long has a parameter `progress`. Its default is `SILENT`, which shows
-nothing; show/progress.py has the progress bars. A program may pass a subclass of its own, for
-example to log losses, or to raise KeyboardInterrupt and so end a run early.
+nothing; in a notebook, the functions of the public interface show bars unless they are given
+another `progress`. show/progress.py has the progress bars. A program may pass a subclass of its
+own, for example to log losses, or to raise KeyboardInterrupt and so end a run early.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
+from ..shown import show_module
+from ..system import in_notebook
+
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -45,3 +53,18 @@ class Progress:
 
 
 SILENT = Progress()
+
+
+def bars_in_notebooks(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that shows bars if a Jupyter kernel runs it and no `progress` is given."""
+
+    bind_partial = inspect.signature(function).bind_partial
+
+    @wraps(function)
+    def with_bars(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not in_notebook() or "progress" in bind_partial(*args, **kwargs).arguments:
+            return function(*args, **kwargs)
+        with show_module("notebook_bars").NotebookBars() as bars:
+            return function(*args, **{**kwargs, "progress": bars})
+
+    return with_bars

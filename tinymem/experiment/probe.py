@@ -8,7 +8,7 @@ from typing import Any
 
 from ..base.arithmetic import with_gradients
 from ..base.model import Model
-from ..base.progress import SILENT, Progress
+from ..base.progress import SILENT, Progress, bars_in_notebooks
 from ..data.batch import Batch
 from ..data.memory import Memories, Memory, check_fits
 from ..errors import RecipeError, is_out_of_memory
@@ -23,6 +23,7 @@ from .report import Result, make_report, pick
 UNIT_FIELDS = ("rank", "sites", "layers", "seed", "dropout")
 
 
+@bars_in_notebooks
 def memorize(
     model: Model,
     memory: Memories,
@@ -50,6 +51,7 @@ def memorize(
     return memorize_together(model, [memory], [recipe], **others)[0]
 
 
+@bars_in_notebooks
 @with_gradients()
 def memorize_together(
     model: Model,

@@ -40,7 +40,7 @@ from torch import Tensor
 
 from ..base.arithmetic import full_precision
 from ..base.model import Model, greedy
-from ..base.progress import SILENT, Progress
+from ..base.progress import SILENT, Progress, bars_in_notebooks
 from ..data.batch import Batch, sequences_per_pass
 from ..data.memory import Memories, Memory, check_fits
 from ..shown import Shown
@@ -151,6 +151,7 @@ class Verdict(Shown):
         return next((t for t, yes in zip(self.positions, marked, strict=True) if yes), None)
 
 
+@bars_in_notebooks
 def judge(model: Model, memories: Memories, progress: Progress = SILENT) -> Verdict:
     """Judge the memories on the model as it stands (attach a unit first to judge the unit).
 

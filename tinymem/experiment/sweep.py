@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ..base.model import Model
-from ..base.progress import SILENT, Progress
+from ..base.progress import SILENT, Progress, bars_in_notebooks
 from ..data.memory import Memory
 from ..errors import RecipeError
 from ..training.recipe import Recipe
@@ -75,6 +75,7 @@ def without_point(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+@bars_in_notebooks
 def run_sweep(
     model: Model,
     grid: Grid,
