@@ -96,10 +96,7 @@ def make_plan(
     if not math.isfinite(base_loss or 0):
         raise LawError(f"base_loss is {base_loss}; expected nats per token")
     given = whole_number("length" if asked == "rank" else "rank", given)
-    law, rows, warnings = of_ratio(
-        *(fit, ratio, fit.law, lambda rows: fit.by_ratio.get(ratio)),
-        "the grid was measured on {known} random tokens, not on {ratio} %",
-    )
+    law, rows, warnings = law_of(fit, ratio)
     plane = threshold_of(rows, loss, base_loss)
     certificate = loss is None and plane is not None
     if plane is not None:
@@ -124,6 +121,14 @@ def make_plan(
         constant_bits=None if loss is None else answer_of_bits(fit, rows, asked, given, loss),
         right_left_out=right,
         warnings=[*warnings, *extrapolations(rows, found["rank"], found["length"])],
+    )
+
+
+def law_of(fit: Fit, ratio: int | None) -> tuple[Law, list[dict], list[str]]:
+    """The power law that a plan uses, the rows behind it, and warnings. Raises LawError."""
+    return of_ratio(
+        *(fit, ratio, fit.law, lambda rows: fit.by_ratio.get(ratio)),
+        "the grid was measured on {known} random tokens, not on {ratio} %",
     )
 
 

@@ -54,13 +54,7 @@ def make_recital(fit: Fit, asked: str, given: int, recite: float, ratio: int | N
     given = whole_number("length" if asked == "rank" else "rank", given)
     if not 0 < recite < 1:
         raise LawError(f"the probability to recite is {recite}; expected one between 0 and 1")
-    law, rows, warnings = of_ratio(
-        *(fit, ratio, fit.recall, partial(or_reason, recall_of)),
-        "the runs recited {known} random tokens, not {ratio} %",
-    )
-    if not law.parameters_per_rank:
-        raise LawError("ranks have different numbers of parameters each; fit one site at a time")
-    rows = [row for row in rows if is_recited(row) is not None]
+    law, rows, warnings = curve_of(fit, ratio)
     for_rank = asked == "rank"
     found = answer(
         *(asked, given, recite, law.parameters_per_rank),
@@ -69,6 +63,17 @@ def make_recital(fit: Fit, asked: str, given: int, recite: float, ratio: int | N
     )
     warnings = [*warnings, *extrapolations(rows, found["rank"], found["length"])]
     return RecitePlan(**found, recite=recite, kept=promises(rows, recite), warnings=warnings)
+
+
+def curve_of(fit: Fit, ratio: int | None) -> tuple[RecallLaw, list[dict], list[str]]:
+    """The recall law that a plan uses, the rows behind it, and warnings. Raises LawError."""
+    law, rows, warnings = of_ratio(
+        *(fit, ratio, fit.recall, partial(or_reason, recall_of)),
+        "the runs recited {known} random tokens, not {ratio} %",
+    )
+    if not law.parameters_per_rank:
+        raise LawError("ranks have different numbers of parameters each; fit one site at a time")
+    return law, [row for row in rows if is_recited(row) is not None], warnings
 
 
 def chance(law: RecallLaw, rank: int, length: int) -> float:
@@ -105,14 +110,23 @@ def promises(rows: Sequence[dict], recite: float) -> tuple[int, int] | None:
     """Of the runs of each rank to which curves of the other ranks give this chance: how many were
     recited, and how many there are. None if there are none, or no such curves.
     """
+    outcomes = [recited for promised, recited in promised_chances(rows) if promised >= recite]
+    return (sum(outcomes), len(outcomes)) if outcomes else None
+
+
+def promised_chances(rows: Sequence[dict]) -> list[tuple[float, bool]]:
+    """Of each run: the chance that curves of the other ranks give it, and whether it was recited.
+
+    Runs of a rank without which the rows give no curve are left out.
+    """
     outcomes = []
     for rank in distinct(rows, "rank"):
         law = or_reason(recall_of, [row for row in rows if row["rank"] != rank])
         if isinstance(law, str):
             continue
         for row in rows:
-            parameters = row["trainable_parameters"]
-            promised = law.chance(row["length"] / parameters, parameters) >= recite
-            if row["rank"] == rank and promised:
-                outcomes.append(is_recited(row))
-    return (sum(map(bool, outcomes)), len(outcomes)) if outcomes else None
+            if row["rank"] == rank:
+                parameters = row["trainable_parameters"]
+                promised = law.chance(row["length"] / parameters, parameters)
+                outcomes.append((float(promised), bool(is_recited(row))))
+    return outcomes

@@ -27,6 +27,8 @@ This recall law is tinymem's own, not the paper's"""
 MEASURES = """R²: of ΔL; log R²: of ln ΔL; error: mean error of ΔL; rank left out: mean error
 of ΔL at ranks that were left out of the fit, one after another"""
 
+MEASURED = "law", "constants", "R²", "log R²", "error", "rank left out"
+
 
 # --- A sweep -------------------------------------------------------------------------------------
 
@@ -101,21 +103,36 @@ def about(fit: Fit) -> str:
 
 def show_power_law(fit: Fit, law: Law) -> None:
     """Prints which runs were fitted, the formula, and the intervals of its constants."""
-    left_out = {"saturated (final loss ≤ ln 2)": law.n_saturated} | fit.skipped
     moving = f", [yellow]{fit.n_unconverged} of them not converged[/]" if fit.n_unconverged else ""
     stdout.print(f"[bold]{about(fit)}[/]\n{runs(law)} fitted{moving}")
-    if parts := [f"{count} {escape(reason)}" for reason, count in left_out.items() if count]:
-        stdout.print(f"left out: {', '.join(parts)}")
-    offset = f" {'+' if law.b >= 0 else '−'} {abs(law.b):.3f}" if fit.offset else ""
-    formula = f"{law.C:.4g} · r^{law.alpha:.3f} · ℓ^{-law.beta:.3f}{offset}"
-    stdout.print(f"\nΔL = {formula} nats per token".replace("^-", "^−"))
-    names = {"C": "C", "alpha": "α", "beta": "β"} | ({"b": "b"} if fit.offset else {})
-    table = new_table("", *names.values())
-    ends = (f"{low:.3g} to {high:.3g}" for low, high in (law.ci[name] for name in names))
-    table.add_row("[dim]95 % interval[/]", *ends)
+    if parts := left_out(fit, law):
+        stdout.print(f"left out: {escape(', '.join(parts))}")
+    stdout.print(f"\n{formula(law, fit.offset)}")
+    ends = intervals(law, fit.offset)
+    table = new_table("", *ends)
+    table.add_row("[dim]95 % interval[/]", *ends.values())
     stdout.print(table)
     if law.at_bound:
         stdout.print(f"[yellow]These cells do not fix b[/]: {UNFIXED}")
+
+
+def left_out(fit: Fit, law: Law) -> list[str]:
+    """How many runs were not fitted, by reason."""
+    reasons = {"saturated (final loss ≤ ln 2)": law.n_saturated} | fit.skipped
+    return [f"{count} {reason}" for reason, count in reasons.items() if count]
+
+
+def formula(law: Law, offset: bool) -> str:
+    """The fitted law as an equation; offset: whether b was fitted."""
+    b = f" {'+' if law.b >= 0 else '−'} {abs(law.b):.3f}" if offset else ""
+    right = f"{law.C:.4g} · r^{law.alpha:.3f} · ℓ^{-law.beta:.3f}{b}"
+    return f"ΔL = {right} nats per token".replace("^-", "^−")
+
+
+def intervals(law: Law, offset: bool) -> dict[str, str]:
+    """The 95 % interval of each fitted constant, by the constant's symbol."""
+    names = {"C": "C", "α": "alpha", "β": "beta"} | ({"b": "b"} if offset else {})
+    return {symbol: span(*law.ci[name]) for symbol, name in names.items()}
 
 
 def runs(law: Law) -> str:
@@ -128,17 +145,22 @@ def show_measures(fit: Fit) -> None:
     laws: dict[str, Law | BitsLaw | str] = {"power law": fit.law}
     laws |= {f"  {ratio} % random": law for ratio, law in fit.by_ratio.items()}
     laws |= {"constant bits": fit.bits}
-    table = new_table("law", "constants", "R²", "log R²", "error", "rank left out", left=2)
+    table = new_table(*MEASURED, left=2)
     for name, law in laws.items():
         if not isinstance(law, str):
-            blind = law.leave_one_rank_out
-            left_out = "–" if blind is None else f"{blind:.1f} %"
-            values = f"{law.r2:.3f}", f"{law.r2_log:.3f}", f"{law.mape:.1f} %", left_out
-            table.add_row(name, constants(law, fit.offset), *values)
+            table.add_row(name, *measured(law, fit.offset))
     stdout.print("", table, sep="\n")
     for name, law in laws.items():
         if isinstance(law, str):
             stdout.print(f"[dim]No law for {name.strip()}: {escape(law)}[/]")
+
+
+def measured(law: Law | BitsLaw, offset: bool) -> list[str]:
+    """What `MEASURED` names after the law's name."""
+    blind = law.leave_one_rank_out
+    last = "–" if blind is None else f"{blind:.1f} %"
+    measures = f"{law.r2:.3f}", f"{law.r2_log:.3f}", f"{law.mape:.1f} %"
+    return [constants(law, offset), *measures, last]
 
 
 def constants(law: Law | BitsLaw, offset: bool) -> str:
