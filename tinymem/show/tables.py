@@ -95,10 +95,15 @@ def show_fits(fits: Sequence[Fit], refused: Mapping[str, str]) -> None:
 
 
 def about(fit: Fit) -> str:
-    """What the rows of a fit have in common: `tiny, layer 2, site mlp, sft`."""
-    words = {"model": "{}", "layer": "layer {}", "site": "site {}", "method": "{}"}
-    parts = [words[name].format(value) for name, value in fit.key.items() if value is not None]
-    return escape(" ".join(", ".join(parts).split()))
+    """What the rows of a fit have in common, for rich: `tiny, layer 2, site mlp, sft`."""
+    return escape(words(fit))
+
+
+def words(fit: Fit) -> str:
+    """What the rows of a fit have in common, as plain text."""
+    form = {"model": "{}", "layer": "layer {}", "site": "site {}", "method": "{}"}
+    parts = [form[name].format(value) for name, value in fit.key.items() if value is not None]
+    return " ".join(", ".join(parts).split())
 
 
 def show_power_law(fit: Fit, law: Law) -> None:
