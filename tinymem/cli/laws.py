@@ -8,6 +8,7 @@ from ..experiment.rows import read_rows
 from ..law.fit import Fit, fit_rows
 from ..law.plan import plan_length, plan_rank
 from ..law.recite import recite_length, recite_rank
+from ..show.grid import sweep_page
 from ..show.plots import plot_law
 from ..show.report import note
 from ..show.tables import show_fits, show_plan, show_recital
@@ -16,10 +17,13 @@ from .output import check_output, print_json
 
 
 def fit(options: opt.Fit) -> int:
-    check_output(plot=options.plot)
-    fits, refused = read_fits(options)
+    check_output(plot=options.plot, html=options.html)
+    rows = read_some(options)
+    fits, refused = fits_of(rows, options)
     if options.plot is not None:
         plot_law(fits, options.plot)
+    if options.html is not None:
+        sweep_page(options.html, rows, fits, refused)
     if options.json:
         laws = [one.as_dict() for one in fits]
         print_json({**laws[0], "groups": laws, "refused": refused})
@@ -66,13 +70,18 @@ def plan(options: opt.Plan) -> int:
     return 0
 
 
-def read_fits(options: opt.LawOptions) -> tuple[list[Fit], dict[str, str]]:
-    """The laws of the rows; names torn lines on stderr. Raises LawError if there are no rows."""
+def read_some(options: opt.LawOptions) -> list[dict]:
+    """The rows; names torn lines on stderr. Raises LawError if there are none."""
     rows, torn = read_rows(options.results)
     for message in torn:
         note(f"tinymem: {message}")
     if not rows:
         raise LawError(f"{options.results}: no rows; run a sweep first")
+    return rows
+
+
+def fits_of(rows: list[dict], options: opt.LawOptions) -> tuple[list[Fit], dict[str, str]]:
+    """The laws of the rows, and the groups without one. Raises LawError, which names the file."""
     try:
         return fit_rows(rows, offset=not options.no_offset)
     except LawError as error:
@@ -82,7 +91,7 @@ def read_fits(options: opt.LawOptions) -> tuple[list[Fit], dict[str, str]]:
 
 def choose_fit(options: opt.Plan) -> Fit:
     """The laws of the method; without one, of the first fit with the law that the plan needs."""
-    fits, _ = read_fits(options)
+    fits, _ = fits_of(read_some(options), options)
     if options.method is None:
         needed = [one.law if options.recite is None else one.recall for one in fits]
         return fits[next((n for n, law in enumerate(needed) if not isinstance(law, str)), 0)]

@@ -184,6 +184,7 @@ class Sweep(RecipeOptions, SourceOptions, BaseOptions):
     seeds: Annotated[str, option("Seeds of random tokens and initial weights.")] = "0"
     out: Annotated[Path, output("Folder of the rows; started again, a sweep goes on there.")]
     json: Json = False
+    html: Html = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +196,7 @@ class Fit(LawOptions):
 
     json: Json = False
     plot: Plot = None
+    html: Html = None
 
 
 @dataclass(frozen=True, kw_only=True)

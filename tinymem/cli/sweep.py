@@ -1,9 +1,13 @@
 """`tinymem sweep` measures a grid of runs, one row of results.jsonl for each."""
 
+from dataclasses import asdict
 from typing import Any
 
+from ..experiment.grid import Grid
+from ..experiment.rows import RESULTS, read_rows
 from ..experiment.sweep import run_sweep
 from ..experiment.workers import Workers
+from ..show.grid import sweep_page
 from ..show.progress import Bars
 from ..show.tables import show_grid
 from . import options as opt
@@ -14,7 +18,7 @@ ROW_BYTES = 4096  # at least the size of a row on disk
 
 
 def sweep(options: opt.Sweep) -> int:
-    check_output(options.out)
+    check_output(options.out, html=options.html)
     random = options.text is None and options.data is None
     lengths = "32,64,128" if random and options.lengths is None else options.lengths
     checkpoint, recipe, grid, held_out, text = prepare(
@@ -33,7 +37,12 @@ def sweep(options: opt.Sweep) -> int:
     more: Any = {"recipe": recipe, "source": source, "held_out": held_out, "workers": workers}
     with Bars(quiet=workers.rank > 0) as bars:
         model = checkpoint.weights(device, options.dtype, bars)
-        rows = run_sweep(model, grid, options.out, progress=bars, **more)
+        try:
+            rows = run_sweep(model, grid, options.out, progress=bars, **more)
+        except KeyboardInterrupt:
+            write_page(options, grid, workers)
+            raise
+    write_page(options, grid, workers)
     if workers.rank > 0:  # the first worker shows the rows of all
         return 0
     if options.json:
@@ -42,3 +51,15 @@ def sweep(options: opt.Sweep) -> int:
         show_grid(rows)
         show_saved(options.out, "fit it with: tinymem fit")
     return 0 if any(row["status"] == "ok" for row in rows) else 1
+
+
+def write_page(options: opt.Sweep, grid: Grid, workers: Workers) -> None:
+    """Writes the page that --html asks for, with all rows of the folder, as `fit --html` does.
+
+    Cells of the grid without a row are shown as missing. Of several workers only the first writes.
+    """
+    if options.html is None or workers.rank > 0:
+        return
+    results = options.out / RESULTS
+    rows, _ = read_rows(results) if results.exists() else ([], [])
+    sweep_page(options.html, rows, cells=map(asdict, grid))

@@ -56,14 +56,17 @@ def sweep_page(
             fits, refused, reason = [], {}, str(error)
     complete = [complete_row(row, number) for number, row in enumerate(rows, start=1)]
     complete += missing(complete, cells)
-    title = f"Ranks and lengths: {common_words(complete)}".removesuffix(": ")
+    done = sum(row.get("status") != "missing" for row in complete)
+    left = f", {len(complete) - done:,} missing" if done < len(complete) else ""
     data = {
+        "about": f"{done:,} runs{left}",
         **maps(complete),
         "laws": [one for fit in fits for one in laws(fit)],
         "refused": refused,
         "reason": reason,
         "legend": LEGEND.replace("\n", " "),
     }
+    title = f"Sweep: {common_words(complete)}" if common_words(complete) else "Sweep"
     write_page(path, title, SCRIPTS, data)
 
 

@@ -91,7 +91,7 @@ def predict(law: Law | BitsLaw | str, rows: list[Row], columns: tuple[str, ...])
     """ΔL of each row by a law that takes all of these columns but the last; None without it."""
     if isinstance(law, str):
         return [None] * len(rows)
-    given = [[row.get(name) for name in columns[:-1]] for row in rows]
+    given: list[Any] = [[row.get(name) for name in columns[:-1]] for row in rows]
     return [None if None in one else float(law.predict(*one)) for one in given]
 
 

@@ -79,6 +79,7 @@ def threshold(found: Found[Law]) -> dict[str, Any]:
         }
     return shared | {
         "draws": law.draws.T.tolist(),  # C, α, β, b
+        "constants": list(law.constants),
         "deviations": law.deviations.tolist(),
         "right": share_right(law, rows, LN2),
         "warnings": [*warnings, NO_CERTIFICATE],
@@ -98,7 +99,7 @@ def loss(found: Found[Law]) -> dict[str, Any]:
     }
 
 
-def base_losses(rows: list[dict]) -> dict[str, list]:
+def base_losses(rows: list[dict]) -> dict[str, Any]:
     """L₀ at the measured lengths, between which it is interpolated. Raises LawError."""
     lengths = distinct(with_fields(rows, "base_loss"), "length") or [1]
     return {

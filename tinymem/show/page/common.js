@@ -200,14 +200,15 @@ const SHAPES = { // of points, in a square of 8 around 0
  *   x, y            axes: {label, log, range: [low, high], ticks: [values]}; all but label optional
  *   series          [{name, points: [[x, y], …], colour: 1 to 5, dash, line, shape, tip}]: a line
  *                   unless line is false; points if shape is one of SHAPES. y may be null, which
- *                   breaks a line. tip(n): texts to show for point n, which can then be focused
+ *                   breaks a line. tip(n): texts to show for point n, which can then be focused.
+ *                   marks: points beside the line, to which shape and tip then belong
  *   rules           [{x or y, label}]: a straight line across
  *   height          in pixels
  * Returns {node, cursor(x or null)}; the cursor is an upright line.
  */
 function chart(options) {
   const { title, summary, series, rules = [], height = 200 } = options;
-  const all = series.flatMap((one) => one.points);
+  const all = series.flatMap((one) => [...one.points, ...(one.marks || [])]);
   const x = ends(options.x, all.map((point) => point[0]));
   const y = ends(options.y, all.map((point) => point[1]).filter((value) => value !== null));
   const interactive = series.some((one) => one.tip);
@@ -282,17 +283,31 @@ function drawSeries(one, place, up) {
     parts.push(svg("path", { class: "line", d: steps.join(""), stroke: colour, "stroke-dasharray": one.dash }));
   }
   if (!one.shape) return parts;
-  one.points.forEach(([x, y], n) => {
+  const group = svg("g");
+  (one.marks || one.points).forEach(([x, y], n) => {
     if (y === null) return;
     const point = svg("path", { d: SHAPES[one.shape], transform: `translate(${place(x)} ${up(y)})`, fill: colour });
     if (one.tip) {
       const show = () => showTip(point, ...one.tip(n).map((text) => el("div", {}, text)));
-      fill(point, { tabindex: "0", role: "img", "aria-label": one.tip(n).join(", ") }, []);
+      fill(point, { tabindex: n ? -1 : 0, role: "img", "aria-label": one.tip(n).join(", "), keydown: nextPoint }, []);
       fill(point, { mouseenter: show, focus: show, mouseleave: hideTip, blur: hideTip }, []);
     }
-    parts.push(point);
+    group.append(point);
   });
-  return parts;
+  return [...parts, group];
+}
+
+/** Arrow keys go from point to point of a series; Tab goes on to the next series. */
+function nextPoint(event) {
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  if (!step) return;
+  event.preventDefault();
+  const points = [...event.target.parentNode.children];
+  const next = points[points.indexOf(event.target) + step];
+  if (!next) return;
+  event.target.setAttribute("tabindex", -1);
+  next.setAttribute("tabindex", 0);
+  next.focus();
 }
 
 function legend(series) {
