@@ -115,3 +115,5 @@ def test_the_page_about_recall_is_that_of_its_rows(monkeypatch):
 
     text = (FOLDER / "recall.md").read_text(encoding="utf-8")
     assert text.split(recall.MARK)[1] == "\n\n" + "\n\n".join(recall.sections()) + "\n"
+    shipped = recall.capacity.PATH.read_text(encoding="utf-8")
+    assert recall.shipped_law() == shipped  # the law that `tinymem judge` shows

@@ -1,51 +1,58 @@
-"""`tinymem judge`: does a model, or an adapter on its base, recite a text or memories?"""
+"""`tinymem judge`: does a model, or an adapter on its base, recite a text, memories, a document?"""
 
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-from ..base.checkpoint import Checkpoint, locate, open_checkpoint
+from ..base.checkpoint import Checkpoint, open_checkpoint
 from ..base.folder import present
 from ..data.memory import PROMPT, Memory, check_fits, text_memory
 from ..data.read import read_memories
 from ..errors import AdapterError, DataError
-from ..show.judge import show_judged
+from ..show.judge import show_audit, show_judged
 from ..show.progress import Bars
-from ..tools.judge import by_memory, describe_adapter, judge_memories, judge_report
+from ..tools.judge import judge_document, judge_memories, judge_report
+from ..tools.windows import Document
 from ..unit.adapter import download_unit, find_unit, load_adapter, read_header
 from ..unit.peft import read_config
 from . import options as opt
 from .output import print_json
 from .source import find_base, read_content
 
-DO = {"recited": all, "not-recited": lambda recited: not any(recited)}
+WINDOWS = {"context": "--context", "window": "--window", "stride": "--stride"}
 
 
 def judge(options: opt.Judge) -> int:
     start = time.monotonic()
     check_options(options)
     content = None if options.text is None else read_content(options.text)
-    folder = None if options.adapter is None else download_unit(options.adapter, None)
+    folder = None if options.adapter is None else find_adapter(options.adapter)
     named = {} if folder is None else named_base(folder)
     checkpoint = open_base(options, folder, named)
-    memories = read_judged(options, content, checkpoint)
+    target = read_target(options, content, checkpoint)
     with Bars() as bars:
         model = checkpoint.weights(options.device, options.dtype, bars)
         unit = None if folder is None else load_adapter(model, folder).detach()
-        judged = judge_memories(model, unit, memories, bars)
-    adapter = describe_adapter(options.adapter, unit)
-    report = judge_report(model, adapter, judged, time.monotonic() - start)
-    rows = by_memory(judged.verdict)
-    # A text counts as recited, or as not recited, if pass and decoding agree about it.
-    signs = [row[name] for row in rows for name in ("verbatim", "recall_exact")]
-    as_expected = DO[options.expect](signs) if options.expect else None
-    report |= {"base": named.get("model"), "by_memory": rows}
+        if isinstance(target, Document):
+            judged = judge_document(model, unit, target, bars)
+        else:
+            judged = judge_memories(model, unit, target, bars)
+    about = {"adapter": options.adapter, **about_base(named, checkpoint.name)}
+    report = judge_report(model, unit, judged, about, time.monotonic() - start)
+    as_expected = None
+    if options.expect:
+        some, every = any(judged.recited), all(judged.recited)
+        as_expected = every if options.expect == "recited" else not some
     report |= {"expected": options.expect, "as_expected": as_expected}
     if options.json:
         print_json(report)
-    else:
-        show_judged(report, memories, judged.verdict, checkpoint.tokenizer)
+    elif judged.verdict is not None:
+        show_judged(report, judged.memories, judged.verdict, checkpoint.tokenizer)
+    elif isinstance(target, Document):
+        show_audit(report, target.ids, checkpoint.tokenizer)
+    if report["status"] == "interrupted":
+        return 130
     return 1 if as_expected is False else 0
 
 
@@ -53,54 +60,94 @@ def check_options(options: opt.Judge) -> None:
     """Raises DataError for options that lack something or exclude each other."""
     if (options.text is None) == (options.data is None):
         raise DataError("give one of --text FILE and --data FILE.jsonl: what is to be recited")
-    if options.data is not None and options.prompt is not None:
-        raise DataError("--data and --prompt exclude each other; --data has whole memories")
+    if options.data is not None:
+        for name, flag in {"prompt": "--prompt", **WINDOWS}.items():
+            if getattr(options, name) is not None:
+                raise DataError(f"--data and {flag} exclude each other; --data has whole memories")
+
+
+# --- The model and the adapter -------------------------------------------------------------------
+
+
+def find_adapter(name: str) -> Path:
+    """The folder of an adapter's file, downloaded if the name is a hub id. Raises AdapterError."""
+    return find_unit(download_unit(name, None)).parent
 
 
 def named_base(folder: Path) -> dict[str, Any]:
-    """Name and revision of the base model that an adapter's own files name; None: not named.
+    """What an adapter's own files say about its base model: its name and revision, if any.
 
+    `hashed`: whether they have a hash of its weights, which `load_adapter` compares.
     Raises AdapterError.
     """
-    path = find_unit(folder)
-    if about := read_header(path.parent):
+    if about := read_header(folder):
         report = about.get("report")
         revision = report.get("revision") if isinstance(report, dict) else None
         named = {"model": about.get("base"), "revision": revision}
     else:
-        config = read_config(path.parent)
+        config = read_config(folder)
         named = {"model": config.get("base_model_name_or_path"), "revision": config.get("revision")}
-    return {key: value if isinstance(value, str) else None for key, value in named.items()}
+    texts = {key: value if isinstance(value, str) else None for key, value in named.items()}
+    return texts | {"hashed": bool(about)}
 
 
 def open_base(options: opt.Judge, folder: Path | None, named: dict[str, Any]) -> Checkpoint:
     """The model that is judged, or that the adapter is attached to. Raises a TinymemError."""
-    if options.model:
-        if os.path.isdir(options.model) and not present(locate(options.model), "config.json"):
-            find_adapter_at_model(Path(options.model))
-        return open_checkpoint(options.model, options.revision)
+    given = options.model
+    if given:
+        if os.path.isdir(given) and not present(Path(given), "config.json"):
+            refuse_adapter(Path(given))
+        return open_checkpoint(given, options.revision)
     if folder is None:
         raise DataError("give the model with --model, or an adapter with --adapter")
-    if named["model"] is None:
+    if not named["model"]:
         raise AdapterError(f"{folder}: does not name its base; give the base with --model")
-    name, revision = find_base(named, folder, "", options.revision)
-    return open_checkpoint(name, revision)
+    return open_checkpoint(*find_base(named, folder, "", options.revision))
 
 
-def find_adapter_at_model(folder: Path) -> None:
-    """Raises AdapterError if --model names the folder of an adapter."""
+def refuse_adapter(folder: Path) -> None:
+    """Raises AdapterError if a folder that --model names is an adapter's."""
     try:
         find_unit(folder)
     except AdapterError:
-        return
-    raise AdapterError(f"--model {folder}: an adapter, not a model; give it with --adapter")
+        return  # open_checkpoint says what it lacks
+    raise AdapterError(f"--model {folder}: an adapter and not a model; give it with --adapter")
 
 
-def read_judged(options: opt.Judge, text: str | None, checkpoint: Checkpoint) -> list[Memory]:
-    """The memories to judge. Raises DataError."""
+def about_base(named: dict[str, Any], model: str) -> dict[str, Any]:
+    """The fields `base` and `same_base` of the report; None without an adapter.
+
+    A folder and a hub id are taken to be the same model if the last parts of the names are.
+    """
+    base = named.get("model")
+    if not base:
+        return {"base": None, "same_base": None}
+    last = [os.path.basename(os.path.normpath(name)).lower() for name in (base, model)]
+    folders = os.path.isdir(base) and os.path.isdir(model)
+    same = os.path.samefile(base, model) if folders else last[0] == last[1]
+    return {"base": base, "same_base": named["hashed"] or same}
+
+
+# --- What is to be recited -----------------------------------------------------------------------
+
+
+def read_target(
+    options: opt.Judge, text: str | None, checkpoint: Checkpoint
+) -> list[Memory] | Document:
+    """The memories to judge, or the document to audit. Raises DataError."""
     tokenizer, config = checkpoint.tokenizer, checkpoint.config
     if options.data is not None:
         return check_fits(read_memories(options.data, tokenizer, chat=options.chat), config)
+    given = {name: getattr(options, name) for name in WINDOWS}
     prompt = PROMPT if options.prompt is None else options.prompt
     memory = text_memory(tokenizer, text or "", prompt=prompt, chat=options.chat)
+    if any(value is not None for value in given.values()):
+        sizes = {name: value for name, value in given.items() if value is not None}
+        before = list(memory.prompt_ids) if options.prompt else tokenizer.encode("")[:1]
+        document = Document(list(memory.target_ids), before, **sizes)
+        document.check(config.context)
+        return document
+    if len(memory.prompt_ids) + memory.length > config.context:
+        size = f"{memory.length:,} tokens and the prompt exceed the context of {config.context:,}"
+        raise DataError(f"--text: {size}; audit it with --context 32 --window 50")
     return check_fits(memory, config)

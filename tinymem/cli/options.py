@@ -154,7 +154,7 @@ class Recall(BaseOptions):
 class Judge(BaseOptions):
     """Does this model, or this adapter on its base, recite this text, or these memories?
 
-    An adapter is tinymem's or peft's. A text is asked for with a prompt, or audited in windows.
+    A text of any length can be audited in windows: which are recited after the tokens before them?
     """
 
     adapter: Annotated[str | None, base("Folder or hub id of a LoRA on this model.")] = None
@@ -165,7 +165,19 @@ class Judge(BaseOptions):
     data: Annotated[Path | None, judged("Memories (JSON Lines), one by one.")] = None
     prompt: Annotated[str | None, judged("Prompt that asks for the text.", default=PROMPT)] = None
     chat: Annotated[bool, judged("Use the model's chat template, if it has one.")] = True
-    expect: Annotated[Expect | None, option("Exit with 1 if the answer is the other one.")] = None
+    context: Annotated[
+        int | None, judged("Audit in windows: tokens before each.", default="32, if audited")
+    ] = None
+    window: Annotated[
+        int | None, judged("Audit in windows: tokens of each.", default="50, if audited")
+    ] = None
+    stride: Annotated[
+        int | None, judged("Audit in windows: tokens from one to the next.", default="10")
+    ] = None
+    expect: Annotated[
+        Expect | None,
+        option("Exit with 1 unless all of it is recited, or unless none of it is."),
+    ] = None
     json: Json = False
 
 

@@ -1,4 +1,4 @@
-"""Judges memories on a model, with an adapter and without it.
+"""Judges memories, or the windows of a document, on a model, with an adapter and without it.
 
 The verdict is that of experiment/recall.py. What an adapter changes is measured on the same target
 tokens in one parallel pass each, in float32.
@@ -12,6 +12,7 @@ Glossary
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,11 @@ from ..experiment.recall import Verdict, judge, teacher_forced
 from ..experiment.report import VERDICT_FIELDS, count_bits, is_thin, pick, place_of
 from ..files import without_nan
 from ..training.loss import CHUNK
-from ..unit.lora import Unit, left_bare
+from ..unit.lora import Unit
+from .capacity import compare_with_study
+from .windows import Audit, Document, audit
+
+SAMPLE = 32  # windows of a document on which the adapter is compared with its base
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,24 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Judged:
-    """Memories, the verdict on them, and what the adapter changes."""
+    """What was judged: memories, with the verdict on them; or a document, with its audit."""
 
-    memories: list[Memory]
-    verdict: Verdict  # of what is judged: the model, with the adapter if there is one
-    compared: Comparison
+    memories: list[Memory]  # of a document, some of its windows, spread evenly
+    compared: Comparison  # on these memories
+    verdict: Verdict | None = None  # with the adapter, if there is one
+    audit: Audit | None = None
+
+    @property
+    def recited(self) -> list[bool]:
+        """Of each memory or window, whether it is recited.
+
+        A memory counts twice, by its margins and by decoding: where rounding makes them differ, it
+        is neither recited for sure nor not recited.
+        """
+        if self.audit:
+            return [right == self.audit.document.window for right in self.audit.right]
+        rows = by_memory(self.verdict) if self.verdict else []
+        return [row[name] for row in rows for name in ("verbatim", "recall_exact")]
 
 
 def judge_memories(
@@ -60,10 +78,17 @@ def judge_memories(
 ) -> Judged:
     """The verdict on memories that fit the model; `unit` is detached, before and afterwards."""
     compared = compare(model, unit, memories, progress)
-    with left_bare(model, [unit] if unit else []):
-        if unit:
-            unit.attach(model).train(False)
-        return Judged(list(memories), judge(model, memories, progress), compared)
+    with unit.attached(model) if unit else nullcontext():
+        return Judged(list(memories), compared, judge(model, memories, progress))
+
+
+def judge_document(
+    model: Model, unit: Unit | None, document: Document, progress: Progress
+) -> Judged:
+    """The audit of a document (windows.py); `unit` is detached, before and afterwards."""
+    memories = document.spread(SAMPLE)
+    compared = compare(model, unit, memories, progress)
+    return Judged(memories, compared, audit=audit(model, unit, document, progress))
 
 
 @torch.no_grad()
@@ -72,28 +97,26 @@ def compare(
     model: Model, unit: Unit | None, memories: Sequence[Memory], progress: Progress
 ) -> Comparison:
     """One pass over the memories without the unit, which is detached, and one with it."""
-    lists: list[list[float]] = [[], [], [], []]
+    base_losses, base_margins, losses, margins = lists = [list[float]() for _ in range(4)]
     change = torch.zeros((), device=model.device)
     for part in progress.track(list(parts(memories)), "comparing"):
         batch = Batch(part, model.config.context, model.device)
         base = own = teacher_forced(model, batch)
         if unit:
-            with left_bare(model, [unit]):
-                unit.attach(model).train(False)
+            with unit.attached(model):
                 own = teacher_forced(model, batch)
             largest = largest_change(own.states - base.states, model.lm_head.weight)
             change = torch.maximum(change, largest)  # keeps a NaN
         found = base.losses, base.margins, own.losses, own.margins
         for values, new in zip(lists, found, strict=True):
             values += new.tolist()
-    a, b, c, d = lists
-    return Comparison(a, b, c, d, change.item() if unit else None)
+    most = change.item() if unit else None
+    return Comparison(base_losses, base_margins, losses, margins, most)
 
 
 def parts(memories: Sequence[Memory]) -> Iterator[Sequence[Memory]]:
     """The memories, in order, as many at a time as fit in one forward pass."""
-    positions = max(len(m.prompt_ids) + m.length for m in memories)
-    size = sequences_per_pass(positions)
+    size = sequences_per_pass(max(len(m.prompt_ids) + m.length for m in memories))
     for start in range(0, len(memories), size):
         yield memories[start : start + size]
 
@@ -111,43 +134,57 @@ def largest_change(difference: Tensor, head: Tensor) -> Tensor:
 # --- The report ----------------------------------------------------------------------------------
 
 
-def describe_adapter(name: str | None, unit: Unit | None) -> dict[str, Any]:
-    """The fields about the adapter; None without one."""
-    if unit is None:
-        return dict.fromkeys(("adapter", "rank", "layer", "site", "trainable_parameters"))
-    layers, sites = unit.layers, sorted({path.split(".", 2)[2] for path in unit.loras})
-    return {
-        "adapter": name,
-        "rank": unit.rank,
-        "layer": layers[0] if len(layers) == 1 else layers,
-        "site": ",".join(sites),
-        "trainable_parameters": unit.trainable_parameters(),
-    }
+def judge_report(
+    model: Model, unit: Unit | None, judged: Judged, named: dict[str, Any], took: float
+) -> dict[str, Any]:
+    """The fields of a run's report that apply, and those of `judge` alone.
 
-
-def judge_report(model: Model, adapter: dict[str, Any], judged: Judged, took: float) -> dict:
-    """The fields of a run's report that apply, and `adapter_change`. took: seconds."""
-    verdict, compared = judged.verdict, judged.compared
-    parameters = adapter["trainable_parameters"]
-    base_loss = float(np.mean(compared.base_losses)) if parameters else math.nan
-    losses = base_loss, verdict.loss, verdict.calibrated_loss or 0.0
-    bits = count_bits(judged.memories, parameters or 1, *losses)
+    named: `adapter`, `base` and `same_base`, as the command line knows them. took: seconds.
+    """
+    verdict, document = judged.verdict, judged.audit.document if judged.audit else None
+    loss = float(np.mean(judged.compared.losses)) if verdict is None else verdict.loss
+    base_loss = float(np.mean(judged.compared.base_losses)) if unit else math.nan
+    best_loss = math.nan if verdict is None else verdict.calibrated_loss or 0.0
+    parameters = unit.trainable_parameters() if unit else 1
+    bits = count_bits(judged.memories, parameters, base_loss, loss, best_loss)
+    if unit is None or document:  # bits of a unit, about all of a memory
+        bits |= {name: None for name in bits if "bits" in name}
+    bits |= {"length": len(document.ids)} if document else {}
     report = {
-        **{"model": model.name, "revision": model.revision},
-        **place_of(model),
-        **{"memories": len(judged.memories), "base_loss": base_loss, "final_loss": verdict.loss},
-        **{k: v if parameters or k in ("length", "entropy") else None for k, v in bits.items()},
-        **adapter,
+        **{"model": model.name, "revision": model.revision, **named, **describe(unit)},
+        **{"memories": None if document else len(judged.memories), **place_of(model)},
+        **{"base_loss": base_loss, "final_loss": loss},
+        **{name: value for name, value in bits.items() if name != "trainable_parameters"},
         **pick(verdict, *VERDICT_FIELDS),
-        "thin": is_thin(verdict, model),
-        "adapter_change": compared.change,
-        "status": "ok",
+        "thin": is_thin(verdict, model) if verdict else None,
+        "adapter_change": judged.compared.change,
+        "windows": judged.audit.as_dict() if judged.audit else None,
+        "capacity": capacity(unit, bits["length"]) if unit else None,
+        "by_memory": by_memory(verdict) if verdict else None,
+        "status": "interrupted" if judged.audit and judged.audit.interrupted else "ok",
         **{"wall_seconds": round(took, 3), "version": __version__},
     }
     return {name: without_nan(value) for name, value in report.items()}
 
 
-def by_memory(verdict: Verdict) -> list[Any]:
+def describe(unit: Unit | None) -> dict[str, Any]:
+    """The fields of a report about a unit; None without one."""
+    if unit is None:
+        return dict.fromkeys(("rank", "layer", "site", "trainable_parameters"))
+    layers, sites = unit.layers, sorted({path.split(".", 2)[2] for path in unit.loras})
+    layer = layers[0] if len(layers) == 1 else layers
+    about = {"rank": unit.rank, "layer": layer, "site": ",".join(sites)}
+    return about | {"trainable_parameters": unit.trainable_parameters()}
+
+
+def capacity(unit: Unit, length: int) -> dict[str, Any]:
+    """How much of an adapter a text of this length takes."""
+    ranks = {lora.A.shape[-1] for lora in unit.loras.values()}
+    rank = ranks.pop() if len(ranks) == 1 else None
+    return compare_with_study(length, unit.trainable_parameters(), rank)
+
+
+def by_memory(verdict: Verdict) -> list[dict[str, Any]]:
     """The fields of the verdict on each memory, in their order."""
     rows, stops = [], np.cumsum(verdict.lengths).tolist()
     for number, (stop, length) in enumerate(zip(stops, verdict.lengths, strict=True)):
@@ -157,12 +194,12 @@ def by_memory(verdict: Verdict) -> list[Any]:
         row = {
             **{"memory": number, "length": length},
             "final_loss": float(np.mean(verdict.losses[own])),
-            "min_margin": min(verdict.margins[own]),
+            "min_margin": float(np.min(verdict.margins[own])),
             "argmax_accuracy": float(positive.mean()),
             "verbatim": bool(positive.all()),
             "recall_exact": bool(right.all()),
             "token_accuracy": float(right.mean()),
             "first_error": None if right.all() else int(right.argmin()),
         }
-        rows.append(without_nan(row))
+        rows.append({name: without_nan(value) for name, value in row.items()})
     return rows

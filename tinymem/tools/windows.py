@@ -17,6 +17,7 @@ Glossary
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ from ..data.memory import Memory
 from ..errors import DataError
 from ..experiment.recall import teacher_forced
 from ..training.margin import thin_for
-from ..unit.lora import Unit, left_bare
+from ..unit.lora import Unit
 
 FIRST = 8  # tokens of a window in the first pass
 AT_ONCE = POSITIONS // 8  # positions in one pass; so few that the bar moves often
@@ -42,37 +43,37 @@ class Document:
     ids: list[int]
     before: list[int]  # ids of a prompt or a special token, which stand before every context
     context: int = 32  # K
-    size: int = 50  # N
+    window: int = 50  # N
     stride: int = 10  # S
 
     @property
     def starts(self) -> list[int]:
         """Of all its windows."""
-        return list(range(self.context, len(self.ids) - self.size + 1, self.stride))
+        return list(range(self.context, len(self.ids) - self.window + 1, self.stride))
 
-    def window(self, start: int, size: int | None = None) -> Memory:
-        """The window as a memory: the context as prompt, its tokens (or the first `size`)."""
-        end = start + (self.size if size is None else size)
+    def memory(self, start: int, length: int | None = None) -> Memory:
+        """The window as a memory: the context as prompt, its tokens (or the first `length`)."""
+        end = start + (self.window if length is None else length)
         return Memory([*self.before, *self.ids[start - self.context : start]], self.ids[start:end])
 
     def spread(self, most: int) -> list[Memory]:
         """At most so many windows, spread evenly over the document."""
         starts = self.starts
         picked = np.linspace(0, len(starts) - 1, min(most, len(starts))).round().astype(int)
-        return [self.window(starts[n]) for n in picked]
+        return [self.memory(starts[n]) for n in picked]
 
     def check(self, limit: int) -> None:
         """Raises DataError if a window is not possible; limit: the context of the model."""
-        numbers = {"--context": self.context, "--window": self.size, "--stride": self.stride}
+        numbers = {"--context": self.context, "--window": self.window, "--stride": self.stride}
         for flag, value in numbers.items():
             if value < 1:
                 raise DataError(f"{flag} is {value}; expected 1 or more tokens")
-        needed = len(self.before) + self.context + self.size
+        needed = len(self.before) + self.context + self.window
         if needed > limit:
             both = f"{needed:,} tokens of prompt, context and window"
             raise DataError(f"{both} exceed the model's context of {limit:,}; use smaller ones")
         if not self.starts:
-            both = f"{self.context} tokens of context and a window of {self.size}"
+            both = f"{self.context} tokens of context and a window of {self.window}"
             problem = f"the text has {len(self.ids):,} tokens, fewer than {both}"
             raise DataError(f"{problem}; use a smaller --context or --window")
 
@@ -91,7 +92,7 @@ class Audit:
     def recited(self) -> list[int]:
         """The starts of the windows that are recited."""
         pairs = zip(self.document.starts, self.right, strict=False)
-        return [start for start, right in pairs if right == self.document.size]
+        return [start for start, right in pairs if right == self.document.window]
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -103,7 +104,7 @@ class Audit:
         for start in self.recited:
             joined = found and start <= found[-1][1]
             first = found.pop()[0] if joined else start
-            found.append((first, start + self.document.size))
+            found.append((first, start + self.document.window))
         return found
 
     @property
@@ -118,7 +119,7 @@ class Audit:
             **{"count": len(self.right), "recited": len(self.recited), "longest": self.longest},
             **{"spans": [list(span) for span in self.spans], "thin": self.thin},
             **{"base_recited": self.base_recited, "planned": len(document.starts)},
-            **{"context": document.context, "window": document.size, "stride": document.stride},
+            **{"context": document.context, "window": document.window, "stride": document.stride},
         }
 
 
@@ -130,16 +131,14 @@ def audit(model: Model, unit: Unit | None, document: Document, progress: Progres
     right: list[int] = []
     thin, base_recited, interrupted = 0, None, False
     try:
-        with left_bare(model, [unit] if unit else []):
-            if unit:
-                unit.attach(model).train(False)
+        with unit.attached(model) if unit else nullcontext():
             for found, few in judge_windows(model, document, document.starts, progress):
                 right += found
                 thin += few
         if unit:
             recited = Audit(document, right, 0, None, False).recited
             passes = judge_windows(model, document, recited, progress)
-            base_recited = sum(found.count(document.size) for found, _ in passes)
+            base_recited = sum(found.count(document.window) for found, _ in passes)
     except KeyboardInterrupt:
         interrupted = True
     return Audit(document, right, thin, base_recited, interrupted)
@@ -149,13 +148,13 @@ def judge_windows(
     model: Model, document: Document, starts: Sequence[int], progress: Progress
 ) -> Iterator[tuple[list[int], int]]:
     """For some windows at a time: how many tokens of each are right, and how many are thin."""
-    size = max(1, AT_ONCE // (len(document.before) + document.context + document.size))
+    size = max(1, AT_ONCE // (len(document.before) + document.context + document.window))
     groups = [starts[n : n + size] for n in range(0, len(starts), size)]
     for group in progress.track(groups, "windows"):
         right = np.zeros(len(group), dtype=int)
         left, thin = np.arange(len(group)), 0
-        for length in sorted({min(FIRST, document.size), document.size}):
-            windows = [document.window(group[n], length) for n in left]
+        for length in sorted({min(FIRST, document.window), document.window}):
+            windows = [document.memory(group[n], length) for n in left.tolist()]
             batch = Batch(windows, model.config.context, model.device)
             margins = teacher_forced(model, batch).margins.view(-1, length).cpu().numpy()
             right[left] = np.logical_and.accumulate(margins > 0, axis=1).sum(1)

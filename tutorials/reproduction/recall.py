@@ -4,7 +4,8 @@
 
 The rows (rows/*.jsonl) were written by `tinymem sweep`, with the commands in recall.md; this script
 trains nothing. It writes the tables into recall.md below a mark, the recall laws into
-recall-laws.json, and the pictures beside them.
+recall-laws.json, and the pictures beside them. One of the laws goes into the package, for `tinymem
+judge`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tinymem.law.fit import Fit, fit_rows
 from tinymem.law.recall import RecallLaw, compare_loads, recall_of
 from tinymem.show import axes
 from tinymem.show.recall import plot_recall, siblings
+from tinymem.tools import capacity
 
 MARK = "<!-- Below this line, recall.py writes. -->"
 TARGETS = ("tiny-margin", "smollm2-margin")
@@ -212,7 +214,27 @@ def sections() -> list[str]:
     return [*parts, "## tiny-steps: 128 tokens, runs of different lengths", step_table(groups)]
 
 
+def shipped_law() -> str:
+    """The recall law of tiny-recall by sft, and what was measured, as JSON text."""
+    (fit,) = (fit for fit in fits_of("tiny-recall") if fit.key["method"] == "sft")
+    assert isinstance(fit.recall, RecallLaw)
+    row = fit.rows[0]
+    study = {"name": "tiny-recall", **fit.key, "ratio": row["ratio"], "steps": row["steps"]}
+    law = {name: value for name, value in vars(fit.recall).items() if name != "draws"}
+    return json_text({"study": study, "law": rounded(law)}, indent=1) + "\n"
+
+
+def rounded(value: object) -> object:
+    """The same with six digits of each float, which do not depend on the machine."""
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    if isinstance(value, tuple):
+        return [rounded(part) for part in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
 def main() -> None:
+    capacity.PATH.write_text(shipped_law(), encoding="utf-8")
     laws = {
         name: {fit.key["method"]: fit.as_dict()["recall"] for fit in fits_of(name)}
         for name in STUDIES
