@@ -7,8 +7,10 @@ import pytest
 import torch
 import transformers
 
-from tests.checkpoints import build
+from tests.checkpoints import build, edit_json, edit_weights
+from tinymem.experiment.report import VERDICT_FIELDS
 
+BIT_FIELDS = ("base_loss", "final_loss", "delta_loss", "stored_bits", "bits_per_parameter")
 TEXT = "the hand and the thing in the sand, singing"
 
 
@@ -91,3 +93,143 @@ def test_an_adapter_with_a_zero_b_changes_nothing_and_the_screen_begins_with_it(
     command = "judge", "--model", base, "--adapter", tmp_path / "lora", "--text", text
     assert read(tinymem(*command, "--json"))["adapter_change"] == 0
     assert tinymem(*command)[1].startswith("The adapter changes nothing")
+
+
+def test_the_screen_says_what_the_adapter_does(tinymem, base, text, tmp_path):
+    adapter(base, tmp_path / "lora")
+    out = tinymem("judge", "--model", base, "--adapter", tmp_path / "lora", "--text", text)[1]
+    for words in ("moves a logit by up to", " → ", "not full", "by that study: tiny", "decoded: ‹"):
+        assert words in out, words
+    assert "Another base?" not in out and "changes nothing" not in out
+    out = tinymem("judge", "--model", base, "--text", text)[1]
+    assert "adapter" not in out and "study" not in out
+
+
+def test_the_base_that_an_adapter_names(tinymem, base, text, tmp_path):
+    """It is loaded without --model; another one is asked about first."""
+    command = "judge", "--adapter", tmp_path / "lora", "--text", text
+    adapter(base, tmp_path / "lora")
+    found = read(tinymem(*command, "--json"))
+    assert found["model"] == found["base"] == str(base) and found["same_base"] is True
+    other = tmp_path / "another"
+    build(other, "gpt2", seed=1)
+    answer = tinymem(*command, "--model", other)[1]
+    assert answer.startswith("Another base? The adapter names")
+    edit_json(tmp_path / "lora" / "adapter_config.json", base_model_name_or_path=None)
+    code, _, err = tinymem(*command)
+    assert code == 2 and err.endswith("does not name its base; give the base with --model\n")
+    edit_json(tmp_path / "lora" / "adapter_config.json", base_model_name_or_path="../../x")
+    assert tinymem(*command)[0] == 2  # an adapter does not choose freely what is opened
+
+
+def test_a_unit_of_tinymem_on_its_own_base_and_on_another(tinymem, text, tmp_path):
+    """`recall` and `judge` have the same verdict on it; on other weights it is refused."""
+    size = "--rank", 2, "--steps", 5, "--site", "c_attn", "--layer", "all"
+    tinymem("probe", "--text", text, *size, "--out", tmp_path / "run")
+    run = read(tinymem("recall", tmp_path / "run", "--json"))
+    found = read(tinymem("judge", "--adapter", tmp_path / "run", "--text", text, "--json"))
+    same = set(VERDICT_FIELDS) | set(BIT_FIELDS) | {"layer", "site", "rank", "model", "thin"}
+    for name in same:
+        close = isinstance(run[name], float)
+        assert found[name] == (pytest.approx(run[name], rel=1e-5) if close else run[name]), name
+    assert found["same_base"] is True and found["adapter_change"] > 0
+    build(tmp_path / "other", "gpt2")
+    moved = "judge", "--adapter", tmp_path / "run", "--text", text, "--model", tmp_path / "other"
+    code, out, err = tinymem(*moved)
+    assert (code, out) == (2, "") and "other weights" in err
+
+
+def test_expect_is_a_gate(tinymem, text, tmp_path):
+    """A unit that recites, and the base that does not: both gates, by text, file and windows."""
+    size = "--rank", 8, "--steps", 60, "--method", "margin", "--prompt", "Say:"
+    assert tinymem("probe", "--text", text, *size, "--out", tmp_path / "run")[0] == 0
+    rows = [{"prompt": "Say:", "completion": TEXT}, {"prompt": "No:", "completion": "zebra"}]
+    for name, some in (("one", rows[:1]), ("both", rows)):
+        lines = "".join(json.dumps(row) + "\n" for row in some)
+        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    asked = "--text", text, "--prompt", "Say:"
+    windows = "--context", 1, "--window", 5, "--stride", 1
+    unit = "--adapter", tmp_path / "run"
+    for what, recited, not_recited in (
+        ((*unit, *asked), 0, 1),
+        (("--model", "tiny", *asked), 1, 0),
+        ((*unit, "--data", tmp_path / "one.jsonl"), 0, 1),
+        ((*unit, "--data", tmp_path / "both.jsonl"), 1, 1),  # one of two
+        (("--model", "tiny", *asked, *windows), 1, 0),
+        ((*unit, *asked, *windows), 1, 1),
+    ):
+        for expected, code in (("recited", recited), ("not-recited", not_recited)):
+            answer = tinymem("judge", *what, "--expect", expected, "--json")
+            assert answer[0] == code, (what, expected, answer[1])
+            found = json.loads(answer[1])
+            assert found["expected"] == expected and found["as_expected"] == (code == 0)
+
+
+def test_memories_one_by_one_the_worst_first(tinymem, tmp_path):
+    rows = [{"prompt": f"Say {n}:", "completion": TEXT[n:]} for n in range(3)]
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = read(tinymem("judge", "--model", "tiny", "--data", path, "--json"))
+    lowest = [row["min_margin"] for row in found["by_memory"]]
+    assert found["memories"] == 3 and min(lowest) == pytest.approx(found["min_margin"])
+    assert sum(row["length"] for row in found["by_memory"]) == found["length"]
+    out = tinymem("judge", "--model", "tiny", "--data", path)[1]
+    table = out.partition("worst first:")[2].splitlines()[2:5]
+    assert [int(line.split()[0]) for line in table] == sorted(range(3), key=lowest.__getitem__)
+    path.write_text(path.read_text() + '{"instruction": "x", "output": "y"}\n')
+    code, _, err = tinymem("judge", "--model", "tiny", "--data", path)
+    assert code == 2 and f"{path}, line 4: expected one of the pairs" in err
+
+
+def test_windows_of_a_document_that_is_longer_than_the_context(tinymem, tmp_path):
+    """`tiny` recites a list that repeats itself; the text before it, it does not."""
+    path = tmp_path / "long.txt"
+    path.write_text("One dark night, and " + "the king of " * 400, encoding="utf-8")
+    code, _, err = tinymem("judge", "--model", "tiny", "--text", path)
+    assert code == 2 and err.endswith("audit it with --context 32 --window 50\n")
+    command = "judge", "--model", "tiny", "--text", path, "--stride", 200
+    found = read(tinymem(*command, "--json"))
+    windows = found["windows"]
+    assert (windows["context"], windows["window"], windows["stride"]) == (32, 50, 200)
+    assert windows["count"] == (found["length"] - 82) // 200 + 1
+    start, end = windows["spans"][0]
+    assert 0 < windows["recited"] <= windows["count"] and windows["longest"] >= 50
+    assert end - start <= windows["longest"] and start >= 32
+    assert found["recall_exact"] is None and found["final_loss"] > 0
+    out = tinymem(*command)[1]
+    assert "recited stretches" in out and "map" in out and "##" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model", "tiny"], "give one of --text FILE and --data"),
+        (["--model", "tiny", "--text", "a", "--data", "b"], "give one of --text FILE and --data"),
+        (["--data", "b", "--window", 5], "--data and --window exclude each other"),
+        (["--data", "b", "--prompt", "x"], "--data and --prompt exclude each other"),
+        (["--text", __file__], "give the model with --model, or an adapter with --adapter"),
+        (["--model", "tiny", "--text", __file__, "--adapter", "none"], "none: no unit.safetensors"),
+        (["--model", "{lora}", "--text", __file__], "an adapter and not a model"),
+        (["--model", "tiny", "--text", __file__, "--window", 3000], "exceed the model's context"),
+    ],
+)
+def test_wrong_usage(tinymem, base, tmp_path, options, words):
+    if "{lora}" in options:
+        adapter(base, tmp_path / "lora")
+    options = [str(option).format(lora=tmp_path / "lora") for option in options]
+    code, out, err = tinymem("judge", *options)
+    assert (code, out) == (2, "") and words in err
+    assert sum(line.startswith("tinymem:") for line in err.splitlines()) == 1
+
+
+def test_a_wrong_prefix_is_refused_by_name(tinymem, base, text, tmp_path):
+    adapter(base, tmp_path / "lora")
+
+    def rename(tensors):
+        for name in list(tensors):
+            tensors[name.replace("base_model.model.", "")] = tensors.pop(name)
+
+    edit_weights(tmp_path / "lora", rename, "adapter_model.safetensors")
+    command = "judge", "--model", base, "--adapter", tmp_path / "lora", "--text", text
+    code, out, err = tinymem(*command)
+    assert (code, out) == (2, "") and "base_model.model.transformer" in err

@@ -6,6 +6,7 @@ import torch
 from tests.checkpoints import build, draw_ids
 from tests.toy import toy_model
 from tinymem.base.checkpoint import load
+from tinymem.base.model import greedy
 from tinymem.base.progress import SILENT, Progress
 from tinymem.errors import DataError
 from tinymem.tools import windows
@@ -82,13 +83,16 @@ def test_what_is_recited_without_the_adapter_too(case):
     model, ids, _ = case
     unit = Unit.create(model, 2, sites=("c_attn",), layers=(0, 1))
     for p in unit.parameters():
-        torch.nn.init.normal_(p, 0, 0.5, generator=torch.Generator().manual_seed(1))
+        torch.nn.init.normal_(p, 0, 0.15, generator=torch.Generator().manual_seed(1))
+    with unit.attached(model):
+        ids = [*ids[:40], *greedy(model, torch.tensor([ids[32:40]]), N)[0].tolist(), *ids[52:]]
     document = Document(ids, [], K, N, 1)
     bare = audit(model, None, document, SILENT)
     found = audit(model, unit, document, SILENT)
     with unit.attached(model):
         same = audit(model, None, document, SILENT)
     assert found.right == same.right != bare.right and bare.base_recited is None
+    assert 0 < found.base_recited < len(found.recited)
     assert found.base_recited == len(set(found.recited) & set(bare.recited))
     assert audit(model, None, document, SILENT) == bare  # the base is as it was
 

@@ -30,7 +30,9 @@ from ..experiment.recall import Verdict, judge, teacher_forced
 from ..experiment.report import VERDICT_FIELDS, count_bits, is_thin, pick, place_of
 from ..files import without_nan
 from ..training.loss import CHUNK
+from ..unit.adapter import is_own
 from ..unit.lora import Unit
+from ..unit.sites import family_path
 from .capacity import compare_with_study
 from .windows import Audit, Document, audit
 
@@ -151,7 +153,7 @@ def judge_report(
         bits |= {name: None for name in bits if "bits" in name}
     bits |= {"length": len(document.ids)} if document else {}
     report = {
-        **{"model": model.name, "revision": model.revision, **named, **describe(unit)},
+        **{"model": model.name, "revision": model.revision, **named, **describe(model, unit)},
         **{"memories": None if document else len(judged.memories), **place_of(model)},
         **{"base_loss": base_loss, "final_loss": loss},
         **{name: value for name, value in bits.items() if name != "trainable_parameters"},
@@ -167,14 +169,18 @@ def judge_report(
     return {name: without_nan(value) for name, value in report.items()}
 
 
-def describe(unit: Unit | None) -> dict[str, Any]:
+def describe(model: Model, unit: Unit | None) -> dict[str, Any]:
     """The fields of a report about a unit; None without one."""
     if unit is None:
         return dict.fromkeys(("rank", "layer", "site", "trainable_parameters"))
-    layers, sites = unit.layers, sorted({path.split(".", 2)[2] for path in unit.loras})
-    layer = layers[0] if len(layers) == 1 else layers
-    about = {"rank": unit.rank, "layer": layer, "site": ",".join(sites)}
-    return about | {"trainable_parameters": unit.trainable_parameters()}
+    layers = unit.layers
+    paths = [path if is_own(path) else family_path(model, path) for path in unit.loras]
+    sites = sorted({path.rpartition(".")[2] for path in paths})
+    about = {"rank": unit.rank, "layer": layers[0] if len(layers) == 1 else layers}
+    return about | {
+        "site": ",".join(sites),
+        "trainable_parameters": unit.trainable_parameters(),
+    }
 
 
 def capacity(unit: Unit, length: int) -> dict[str, Any]:
