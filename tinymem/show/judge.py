@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..data.memory import Memory
     from ..experiment.recall import Verdict
 
-BEFORE = 10  # tokens that are printed before the first wrong one
+BEFORE = 8  # tokens that are printed before the first wrong one
 MOST_ROWS = 20  # of a table of memories
 MOST_SPANS = 10  # of a table of recited stretches
 LABEL = 12  # characters before each value
