@@ -19,3 +19,16 @@ class Shown:
 
     def __repr__(self) -> str:
         return str(show_module("one_line").one_line(self))
+
+    def _repr_html_(self) -> str | None:
+        """For Jupyter: None where the line says all."""
+        html: str | None = show_module("notebook").html_of(self)
+        return html
+
+
+class ShownTokens(Shown):
+    """Something about the tokens of a target, which knows their ids and no tokenizer."""
+
+    def show(self, tokenizer: Any) -> Any:
+        """The target, with the texts of its tokens: coloured in a notebook, else as plain text."""
+        return show_module("notebook").show_tokens(self, tokenizer)

@@ -43,7 +43,7 @@ from ..base.model import Model, greedy
 from ..base.progress import SILENT, Progress, bars_in_notebooks
 from ..data.batch import Batch, sequences_per_pass
 from ..data.memory import Memories, Memory, check_fits
-from ..shown import Shown
+from ..shown import ShownTokens
 from ..training.loss import log_probabilities
 from ..training.margin import margins
 from ..unit.lora import Unit, left_bare
@@ -54,7 +54,7 @@ VERDICT_DTYPE = torch.float32
 
 
 @dataclass(frozen=True, repr=False)
-class Verdict(Shown):
+class Verdict(ShownTokens):
     """The verdict on one or more memories. The lists have a value for each target token [N]."""
 
     losses: list[float]  # nats

@@ -21,7 +21,7 @@ from .. import __version__
 from ..base.model import Model
 from ..data.memory import Memory
 from ..files import without_nan
-from ..shown import Shown
+from ..shown import ShownTokens
 from ..training.margin import thin_for
 from ..training.memft import LN2
 from ..training.recipe import Recipe
@@ -31,7 +31,7 @@ from .recall import Verdict
 
 
 @dataclass(repr=False)
-class Result(Shown):
+class Result(ShownTokens):
     """A finished run. `unit` is detached: `result.unit.attach(model)` puts it back in place."""
 
     report: dict[str, Any]  # the fields of `Report`

@@ -35,24 +35,17 @@ def plot_law(fits: Sequence[Fit], path: Path) -> axes.Figure:
 
     Of several ratios of random tokens, the panels by rank and length show the one with most rows.
     """
-    fit, law = fits[0], fits[0].law
-    cells = [row | {"saturated": full} for row, full in zip(fit.rows, fit.saturated, strict=True)]
-    ratios = axes.group(cells, lambda row: row.get("ratio"))
-    ratio, rows = max(ratios.items(), key=lambda item: (len(item[1]), item[0] or 0))
-    note = f", {ratio} % random" if len(ratios) > 1 and ratio is not None else ""
-    own = fit.by_ratio.get(ratio, law)
-    lines = law if isinstance(own, str) else own
-    panels = list[axes.Panel | None]()
-    if not isinstance(lines, str):
-        for x, series in (("rank", "length"), ("length", "rank")):
-            panels.append(partial(against, rows=rows, law=lines, x=x, series=series, note=note))
+    fit = fits[0]
+    cells, rows, note = cells_of(fit)
+    panels: list[axes.Panel | None] = [*law_panels(fit)]
+    if panels:
         panels.append(partial(agreement, rows=cells, fit=fit))
     memorized = axes.known(rows, "memorized_bits_per_parameter")
     bits = "memorized_bits_per_parameter" if memorized else "bits_per_parameter"
     for field, kind in (("final_loss", heat_map), ("token_accuracy", heat_map), (bits, capacity)):
         if some := axes.known(rows, field):
             panels.append(partial(kind, rows=some, field=field, note=note))
-    if len(ratios.keys() - {None}) > 1:
+    if len({row.get("ratio") for row in cells} - {None}) > 1:
         some = axes.largest(axes.known(cells, "ratio"), "length")
         title = f"loss reduction by ratio, {axes.describe(some[0], 'length')}"
         by_ratio = partial(axes.curves, x="ratio", y="delta_loss", series="rank", title=title)
@@ -64,6 +57,31 @@ def plot_law(fits: Sequence[Fit], path: Path) -> axes.Figure:
         panels += [*[None] * (-len(panels) % 3), *method_panels(some)]
     columns = 4 if 7 <= len(panels) <= 8 else 3
     return axes.draw(panels, columns, path, law_title(fit, several=bool(note)))
+
+
+def plot_fit(fit: Fit, path: Path) -> axes.Figure:
+    """A fit in one row: its law by rank and by length, and its recall curve."""
+    panels = [*law_panels(fit), *recall_panels([fit])[:1]]
+    return axes.draw(panels, 3, path, law_title(fit, several=bool(cells_of(fit)[2])))
+
+
+def cells_of(fit: Fit) -> tuple[list[axes.Row], list[axes.Row], str]:
+    """All rows of a fit; those of the ratio that has most of them; and a note that names it."""
+    cells = [row | {"saturated": full} for row, full in zip(fit.rows, fit.saturated, strict=True)]
+    ratios = axes.group(cells, lambda row: row.get("ratio"))
+    ratio, rows = max(ratios.items(), key=lambda item: (len(item[1]), item[0] or 0))
+    return cells, rows, f", {ratio} % random" if len(ratios) > 1 and ratio is not None else ""
+
+
+def law_panels(fit: Fit) -> list[axes.Panel]:
+    """ΔL by rank and by length; none if there is no power law."""
+    _, rows, note = cells_of(fit)
+    own = fit.by_ratio.get(rows[0].get("ratio"), fit.law)
+    law = fit.law if isinstance(own, str) else own
+    if isinstance(law, str):
+        return []
+    axes_of_law = ("rank", "length"), ("length", "rank")
+    return [partial(against, rows=rows, law=law, x=x, series=s, note=note) for x, s in axes_of_law]
 
 
 def law_title(fit: Fit, several: bool) -> str:
