@@ -154,8 +154,9 @@ function slider(label, most, start, describe, change) {
 
 // --- Charts --------------------------------------------------------------------------------------
 
-/** Round numbers between two ends, about so many; on a log axis 1, 2 and 5 times a power of ten. */
-function ticks(low, high, log, about = 5) {
+/** Round numbers on an axis, about so many; on a log axis 1, 2 and 5 times a power of ten. */
+function ticks(axis, about) {
+  const { low, high, log, whole } = axis;
   if (log) {
     const found = [];
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++) {
@@ -165,7 +166,8 @@ function ticks(low, high, log, about = 5) {
   }
   const rough = (high - low) / about;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((digit) => digit * power).find((one) => one >= rough * 0.999);
+  const found = [1, 2, 5, 10].map((digit) => digit * power).find((one) => one >= rough * 0.999);
+  const step = whole ? Math.max(1, found) : found;
   const first = Math.ceil(low / step - 1e-9);
   return Array.from({ length: Math.floor(high / step + 1e-9) - first + 1 }, (_, n) => (first + n) * step);
 }
@@ -197,7 +199,8 @@ const SHAPES = { // of points, in a square of 8 around 0
  *
  * options:
  *   title, summary  heading, and what the chart shows, in words, for those who do not see it
- *   x, y            axes: {label, log, range: [low, high], ticks: [values]}; all but label optional
+ *   x, y            axes: {label, log, whole, range: [low, high], ticks: [values]}; all but label
+ *                   optional. whole: its values are whole numbers
  *   series          [{name, points: [[x, y], …], colour: 1 to 5, dash, line, shape, tip}]: a line
  *                   unless line is false; points if shape is one of SHAPES. y may be null, which
  *                   breaks a line. tip(n): texts to show for point n, which can then be focused.
@@ -241,11 +244,11 @@ function chart(options) {
 
 function axes(x, y, place, up, frame) {
   const parts = [svg("path", { class: "axis", d: `M${frame.left},${frame.top}V${frame.bottom}H${frame.right}` })];
-  for (const value of y.ticks || ticks(y.low, y.high, y.log, 4)) {
+  for (const value of y.ticks || ticks(y, 4)) {
     parts.push(svg("line", { class: "grid", x1: frame.left, x2: frame.right, y1: up(value), y2: up(value) }),
       svg("text", { x: frame.left - 6, y: up(value) + 4, "text-anchor": "end" }, brief(value)));
   }
-  for (const value of x.ticks || ticks(x.low, x.high, x.log, (frame.right - frame.left) / 90)) {
+  for (const value of x.ticks || ticks(x, (frame.right - frame.left) / 90)) {
     parts.push(svg("line", { class: "axis", x1: place(value), x2: place(value), y1: frame.bottom, y2: frame.bottom + 4 }),
       svg("text", { x: place(value), y: frame.bottom + 17, "text-anchor": "middle" }, brief(value)));
   }

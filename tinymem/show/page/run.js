@@ -121,7 +121,7 @@ function courseCharts() {
   const share = (values) => values.map((value) => (value === null ? null : 100 * value));
   const final = verdict ? tally(levelsAt(snapshots)) : null;
   const ends = final && { recited: (100 * final.recited) / total, certified: (100 * final.certified) / total };
-  const x = { label: data.optimizer === "lbfgs" ? "gradient evaluation" : "step", range: [0, Math.max(data.steps, 1)] };
+  const x = { label: data.optimizer === "lbfgs" ? "gradient evaluation" : "step", whole: true, range: [0, Math.max(data.steps, 1)] };
   const lossPoints = with_end(loss, data.final_loss);
   const known = lossPoints.map((point) => point[1]).filter((value) => value !== null);
   const shares = [];
