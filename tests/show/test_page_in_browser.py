@@ -68,17 +68,13 @@ def test_what_the_page_of_a_run_says_is_what_the_run_says(browser, run):
         for (step, p), (_, margins) in zip(trace[:3], training.margin_trace[::-1], strict=False):
             page.keyboard.press("ArrowLeft")
             recited, sure = sum(m > 0 for m in margins), sum(value > 0.5 for value in p)
-            text = f"margin > 0 for {recited}, p > ½ for {sure} of 48 tokens"
-            page.wait_for_function(
-                "text => document.querySelector('output').textContent.endsWith(text)", arg=text
-            )
-            assert slider.get_attribute("aria-valuetext").startswith(f"After {step} step")
+            text = f"After {step} steps: margin > 0 for {recited}, p > ½ for {sure} of 48 tokens"
+            page.locator("output", has_text=text).wait_for()
+            assert slider.get_attribute("aria-valuetext") == text
             right = [re.fullmatch(r"t t[2345]", name) is not None for name in classes(page)]
             assert right == [m > 0 for m in margins]
         page.keyboard.press("Home")
-        page.wait_for_function(
-            "document.querySelector('output').textContent.startsWith('After 0 steps')"
-        )
+        page.locator("output", has_text="After 0 steps").wait_for()
         page.hover("[role=option] >> nth=7")
         found = re.search(r"margin about (\S+) logits, p about (\S+),", page.inner_text("#tip"))
         assert float(found[1]) == pytest.approx(training.margin_trace[0][1][7], abs=0.1)
