@@ -312,6 +312,24 @@ RECITAL_MEANINGS = {
     "warnings": "sentences, such as that the answer lies outside the measured grid",
 }
 
+SWEEP_PAGE = """
+## The page of a sweep: `sweep --html` and `fit --html`
+
+The page is one HTML file without any request to a network. It shows all rows of the folder or file:
+
+- **Ranks and lengths**: a heat map for each method and ratio of random tokens. A cell has the mean
+  of the chosen measure over its runs, signs for what is recited, certified or not converged, and
+  words for runs that failed. `sweep --html` also marks the cells of its grid that have no row yet.
+- **The power law** as `fit` prints it, with its points and, by cell, its residuals.
+- **The recall law**: a curve for each rank, with the measured cells as points.
+- **The planner**: for any rank, length and probability, the answers of `plan --recite` and of
+  `plan`, computed in the page from the same draws, and the final loss that the power law predicts.
+
+`sweep --html` writes the page when the sweep ends or is interrupted, also if every cell was there
+already; of several workers, the first one writes it. If the rows give no law, the page says why;
+`fit` refuses such rows and writes no page.
+"""
+
 FILES = """
 ## Files
 
@@ -643,6 +661,7 @@ def page() -> str:
         *(RECALL, recall_table()),
         *(PLAN, plan_table()),
         *(RECITAL, table_of({**comments(RecitePlan), **RECITAL_MEANINGS})),
+        SWEEP_PAGE,
         FILES.format(pairs=body(pairs)),
         MODELS.format(families=body(families)),
         *("## Environment variables", table_of(ENVIRONMENT, "variable")),

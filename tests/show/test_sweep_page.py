@@ -60,7 +60,7 @@ def recorded(name):
 def cell(page, rank, length, table=0):
     """The text of a cell of a heat map, found by its headers."""
     found = page.locator("table.heat").nth(table)
-    heads = found.locator("thead th").all_inner_texts()
+    heads = found.locator("thead tr").last.locator("th").all_inner_texts()
     row = found.locator("tbody tr", has=page.locator(f"th:text-is('{rank}')"))
     return row.locator("th, td").nth(heads.index(f"{length:,}"))
 

@@ -7,7 +7,6 @@ one of these ratios, has its power law, its recall law, and what the planner nee
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import starmap
 from operator import itemgetter
 from typing import Any
 
@@ -74,7 +73,12 @@ def power(fit: Fit) -> dict[str, Any]:
     moving = f", {fit.n_unconverged} of them not converged" if fit.n_unconverged else ""
     return {
         "formula": tables.formula(law, fit.offset),
-        "intervals": list(tables.intervals(law, fit.offset).items()),
+        "constants": [
+            (symbol, f"{value:.4g}", ends)
+            for (symbol, ends), value in zip(
+                tables.intervals(law, fit.offset).items(), law.constants, strict=False
+            )
+        ],
         "runs": f"{tables.runs(law)} fitted{moving}",
         "left_out": tables.left_out(fit, law),
         "warnings": [f"These cells do not fix b: {tables.UNFIXED}"] if law.at_bound else [],
@@ -150,16 +154,11 @@ def halves_table(law: RecallLaw) -> list[list[str]]:
     return [[r, f"{n:,.0f}", "–" if bits[r] is None else f"{bits[r]:.2f}"] for r, n in pairs]
 
 
-def facts(law: RecallLaw) -> list[tuple[str, str]]:
-    """What the recall law says beside its curve, each with the 95 % interval where it has one."""
+def facts(law: RecallLaw) -> list[tuple[str, str, str]]:
+    """What the recall law says beside its curve, each with the 95 % interval if it has one."""
     narrow, wide = (tables.width_of(s) for s in reversed(law.ci["s"]))
     found = [("runs recited", f"{law.n_recited:,} of {law.n:,}", "")]
     if law.rank_exponent is not None:
         ends = tables.span(*law.ci["rank_exponent"], 2)
-        found.append(("the length grows as", f"rank^{law.rank_exponent:.2g}", ends))
-    found.append(("width", f"{law.width:.2g}", tables.span(narrow, wide, 2)))
-    return list(starmap(fact, found))
-
-
-def fact(name: str, value: str, ends: str) -> tuple[str, str]:
-    return name, f"{value} (95 %: {ends})" if ends else value
+        found.append(("the length grows as", f"rank^{law.rank_exponent:.2g}", f"95 %: {ends}"))
+    return [*found, ("width", f"{law.width:.2g}", f"95 %: {tables.span(narrow, wide, 2)}")]

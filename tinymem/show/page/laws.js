@@ -23,7 +23,7 @@ function powerPart(law) {
   return [
     el("p", { class: "formula", id: "formula" }, power.formula), el("p", {}, `${power.runs}.${left}`),
     ...power.warnings.map(careful),
-    figures([...power.intervals.map(([name, interval]) => [`${name}, 95 % interval`, interval]),
+    figures([...power.constants.map(([name, found, interval]) => [name, found, `95 %: ${interval}`]),
       ["R² of ΔL", power.r2.toFixed(3)], ["mean error of ΔL", `${power.mape.toFixed(1)} %`]]),
     agreement(power), residualMap(power),
     el("details", {}, el("summary", {}, "All runs of the law as a table"), pointsTable(power)),

@@ -138,12 +138,14 @@ function heatMap(one, measure, top) {
 /** A table of ranks (rows) and lengths (columns). cell(rank, length): a td, with a button or not. */
 function cellTable(caption, ranks, lengths, cell) {
   const columns = distinct(lengths);
-  const head = el("tr", {}, el("th", { scope: "col" }, "rank \\ tokens"),
+  const above = el("tr", {}, el("td"), el("th", { scope: "colgroup", colspan: columns.length },
+    el("span", {}, "length (tokens)")));
+  const head = el("tr", {}, el("th", { scope: "col" }, "rank"),
     ...columns.map((length) => el("th", { scope: "col" }, whole(length))));
   const rows = distinct(ranks).map((rank) =>
     el("tr", {}, el("th", { scope: "row" }, whole(rank)), ...columns.map((length) => cell(rank, length))));
   const body = el("tbody", {}, ...rows);
-  const node = el("table", { class: "heat", "aria-label": caption, keydown: moveFocus }, el("thead", {}, head), body);
+  const node = el("table", { class: "heat", "aria-label": caption, keydown: moveFocus }, el("thead", {}, above, head), body);
   const first = body.querySelector("button");
   if (first) first.tabIndex = 0;
   const box = el("div", { class: "scroll wide" }, node);

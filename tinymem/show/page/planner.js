@@ -220,8 +220,11 @@ const GOALS = {
     name: "recite it word for word",
     solver: reciter,
     nothing: true,
-    verb: "recites",
-    question: { rank: "Which rank recites", length: "How much does it recite", chance: "Is it recited" },
+    questions: (rank, tokens) => ({
+      rank: `Which rank recites ${tokens}?`,
+      length: `How many tokens does rank ${rank} recite?`,
+      chance: `Does rank ${rank} recite ${tokens}?`,
+    }),
     sentence: (plan, share) => `${planAnswer(plan, "recites")} word for word, in ${share100(plan.probability || share)} of fresh runs`,
     lines: (plan, share, law) => {
       const promised = law.promised.filter((one) => one[0] >= share);
@@ -235,8 +238,11 @@ const GOALS = {
     name: "certify every token (p > ½)",
     solver: certifier,
     nothing: false,
-    verb: "holds",
-    question: { rank: "Which rank certifies", length: "How much does it certify", chance: "Is it certified" },
+    questions: (rank, tokens) => ({
+      rank: `Which rank certifies ${tokens}?`,
+      length: `How many tokens does rank ${rank} certify?`,
+      chance: `Does rank ${rank} certify ${tokens}?`,
+    }),
     sentence: (plan, share, law) => {
       const goal = law.base ? "at 0.693 nats per token" : "every one certified";
       const part = `${share100(plan.probability)} of fresh runs`;
@@ -357,12 +363,11 @@ function answersOf(law, parts, solvers) {
   const [rank, length] = [state.rank, state.length];
   const plans = ["rank", "length"].map((asked) =>
     makePlan(part, solver, asked, asked === "rank" ? length : rank, share, goal.nothing));
-  const boxes = plans.map((plan) => answerBox(plan.asked,
-    plan.asked === "rank" ? `${goal.question.rank} ${count(length, "token")}?` : `${goal.question.length}: rank ${whole(rank)}?`,
+  const questions = goal.questions(whole(rank), count(length, "token"));
+  const boxes = plans.map((plan) => answerBox(plan.asked, questions[plan.asked],
     goal.sentence(plan, share, part), goal.lines(plan, share, part), plan.warnings));
   const p = solver.chance(rank, length);
-  boxes.push(answerBox("chance", `${goal.question.chance}: ${cellName(rank, length)}?`, goal.chance(p, rank, length, part), [],
-    extrapolations(part, rank, length)));
+  boxes.push(answerBox("chance", questions.chance, goal.chance(p, rank, length, part), [], extrapolations(part, rank, length)));
   if (!parts.loss.reason) boxes.push(lossBox(parts.loss, rank, length));
   const sentences = boxes.map((box) => box.querySelector(".sentence").textContent);
   const picture = chancePicture(goal, solver, part, rank, length);
@@ -375,7 +380,7 @@ function lossBox(law, rank, length) {
   const full = loss <= Math.LN2 ? ["below ln 2, where runs are saturated: the law was not fitted there"] : [];
   const shown = Math.max(loss, 0);
   const sentence = `The power law predicts a final loss of ${number(shown)} nats per token`;
-  return answerBox("loss", `Which loss: ${cellName(rank, length)}?`, sentence,
+  return answerBox("loss", `Which final loss does rank ${whole(rank)} reach on ${count(length, "token")}?`, sentence,
     [`loss ${number(base)} → ${number(shown)} nats per token; the law's mean error of ΔL is ${law.mape.toFixed(1)} %`],
     [...law.warnings, ...full, ...extrapolations(law, rank, length)]);
 }
