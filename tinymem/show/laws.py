@@ -147,11 +147,11 @@ def recall(fit: Fit) -> dict[str, Any]:
 
 
 def halves_table(law: RecallLaw) -> list[list[str]]:
-    """By rank, the length that half of the runs recite, and its bits per parameter."""
+    """By rank, the length that half of the runs recite, and its bits per parameter if known."""
     known = law.as_dict()
-    bits = known["bits_per_parameter"]
-    pairs = known["length_50"].items()
-    return [[r, f"{n:,.0f}", "–" if bits[r] is None else f"{bits[r]:.2f}"] for r, n in pairs]
+    lengths, bits = known["length_50"], known["bits_per_parameter"]
+    last = {rank: [] if one is None else [f"{one:.2f}"] for rank, one in bits.items()}
+    return [[rank, f"{length:,.0f}", *last[rank]] for rank, length in lengths.items()]
 
 
 def facts(law: RecallLaw) -> list[tuple[str, str, str]]:

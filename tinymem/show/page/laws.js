@@ -33,7 +33,9 @@ function powerPart(law) {
 /** Measured against predicted ΔL of the runs that were fitted. */
 function agreement(power) {
   const points = power.points.filter((point) => !point[6]);
-  const top = Math.max(...points.flatMap((point) => point.slice(3, 6))) * 1.05;
+  const all = points.flatMap((point) => point.slice(3, 6)).filter((one) => one !== null);
+  const [low, high] = [Math.min(...all), Math.max(...all)];
+  const [start, top] = [low < high / 2 ? Math.min(0, low) : low * 0.95, high * 1.05];
   const kind = (name, at, appearance) => {
     const some = points.filter((point) => point[at] !== null);
     return { name, line: false, points: some.map((point) => [point[3], point[at]]), ...appearance,
@@ -41,13 +43,13 @@ function agreement(power) {
         `measured ${number(some[n][3])}, ${name} ${number(some[n][at])} nats per token`,
         `${percent(some[n][at] / some[n][3] - 1)} off`] };
   };
-  const series = [{ name: "equal", points: [[0, 0], [top, top]], colour: 5, dash: "4 3" },
+  const series = [{ name: "equal", points: [[start, start], [top, top]], colour: 5, dash: "4 3" },
     kind("constant bits", 5, { colour: 2, shape: "square" }), kind("power law", 4, { colour: 1, shape: "circle" })];
   return chart({
     title: "Predicted against measured loss reduction ΔL", height: 320,
     summary: `${count(points.length, "run")}; the power law is off by ${power.mape.toFixed(1)} % on average.`,
-    x: { label: "measured ΔL (nats per token)", range: [0, top] },
-    y: { label: "predicted ΔL", range: [0, top] },
+    x: { label: "measured ΔL (nats per token)", range: [start, top] },
+    y: { label: "predicted ΔL", range: [start, top] },
     series: series.filter((one) => one.points.length),
   }).node;
 }
@@ -106,11 +108,12 @@ function pointsTable(power) {
 function recallPart(law) {
   const recall = law.recall;
   if (recall.reason) return [el("p", {}, `No recall law: ${recall.reason}`)];
-  const halves = [{ name: "rank" }, { name: "tokens", right: true }, { name: "bits per parameter", right: true }];
+  const known = Math.min(...recall.halves.map((half) => half.length)); // columns
+  const halves = ["rank", "tokens", "bits per parameter"].slice(0, known).map((name, n) => ({ name, right: n > 0 }));
   const columns = ["rank", "tokens", recall.unit, "recited", "runs"].map((name, n) => ({ name, right: n > 0 }));
   return [
     recallChart(recall), figures(recall.facts),
-    table("Half of the runs of a rank recite so many tokens whole", halves, recall.halves),
+    recall.halves.length ? table("Half of the runs of a rank recite so many tokens whole", halves, recall.halves) : "",
     el("details", {}, el("summary", {}, "The measured cells as a table"),
       table("Runs that recite everything, by cell", columns, recall.cells.map(([rank, length, load, recited, all]) =>
         [whole(rank), whole(length), brief(Number(load.toPrecision(3))), whole(recited), whole(all)]))),

@@ -377,12 +377,13 @@ function answersOf(law, parts, solvers) {
 
 function lossBox(law, rank, length) {
   const { base, loss } = predictedLoss(law, rank, length);
-  const full = loss <= Math.LN2 ? ["below ln 2, where runs are saturated: the law was not fitted there"] : [];
-  const shown = Math.max(loss, 0);
-  const sentence = `The power law predicts a final loss of ${number(shown)} nats per token`;
-  return answerBox("loss", `Which final loss does rank ${whole(rank)} reach on ${count(length, "token")}?`, sentence,
-    [`loss ${number(base)} → ${number(shown)} nats per token; the law's mean error of ΔL is ${law.mape.toFixed(1)} %`],
-    [...law.warnings, ...full, ...extrapolations(law, rank, length)]);
+  const low = loss <= Math.LN2;
+  const after = low ? "below ln 2" : number(loss);
+  const warning = "below ln 2 runs are saturated, and the law was not fitted there";
+  return answerBox("loss", `Which final loss does rank ${whole(rank)} reach on ${count(length, "token")}?`,
+    `The power law predicts a final loss ${low ? "below ln 2" : `of ${number(loss)}`} nats per token`,
+    [`loss ${number(base)} → ${after} nats per token; the law's mean error of ΔL is ${law.mape.toFixed(1)} %`],
+    [...law.warnings, ...(low ? [warning] : []), ...extrapolations(law, rank, length)]);
 }
 
 /** The chance over the length, at the chosen rank. */
