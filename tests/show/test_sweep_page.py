@@ -334,3 +334,5 @@ def test_it_fits_a_phone(view):
     right = "node => node.getBoundingClientRect().right"
     assert page.locator(".controls").evaluate(right) <= 360
     assert page.locator(".heat button").first.evaluate("node => node.offsetHeight") >= 24
+    for part in (".controls", ".boxes", ".maps"):  # the style sheet is read to its end
+        assert page.locator(part).evaluate("node => getComputedStyle(node).display") != "block"
