@@ -150,6 +150,8 @@ def test_a_fit_has_its_law_and_its_picture(monkeypatch):
     assert rows["α, of the rank"][0] == f"{law.alpha:.4g}"
     assert rows["b"] == [f"{law.b:.4g}", "{:.3g} to {:.3g}".format(*law.ci["b"])]
     assert rows["power law"][1] == f"{law.r2:.3f}"
+    assert f"·r<sup>{law.alpha:.2f}</sup>·ℓ<sup>−{law.beta:.2f}</sup> + " in html
+    assert "No recall law: no row says" in page.text
     (data,) = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
     assert base64.b64decode(data).startswith(b"\x89PNG") and len(html) < 400_000
 

@@ -8,6 +8,7 @@ escaped, because tokens and names may come from strangers.
 from __future__ import annotations
 
 import base64
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
@@ -209,7 +210,8 @@ def constants_of(law: Law) -> str:
     rows = [(names[n], f"{getattr(law, n):.4g}", span(*law.ci[n])) for n in names]
     loose = ["These cells do not determine b; add ranks and lengths"] if law.at_bound else []
     shown = table(rows if law.b else rows[:3], "constant", "value", "95 % interval")
-    return heading(f"{formula(law)} nats per token") + paragraph(*loose) + shown
+    raised = re.sub(r"\^([^·< ]+)", r"<sup>\1</sup>", heading(f"{formula(law)} nats per token"))
+    return raised + paragraph(*loose) + shown
 
 
 def measures(laws: dict[str, Law | BitsLaw | str], offset: bool) -> str:
@@ -253,8 +255,11 @@ def html_of_fit(fit: Fit) -> str:
     laws |= {"constant bits": fit.bits}
     law = "" if isinstance(fit.law, str) else constants_of(fit.law)
     recall = fit.recall
-    known = paragraph(recall) if isinstance(recall, str) else html_of_recall(recall)
-    return f"{paragraph(title)}{law}{measures(laws, fit.offset)}{known}{picture(fit)}"
+    known = (
+        paragraph(f"No recall law: {recall}") if isinstance(recall, str) else html_of_recall(recall)
+    )
+    start = paragraph(title) if title else ""
+    return f"{start}{law}{measures(laws, fit.offset)}{known}{picture(fit)}"
 
 
 def html_of_plan(plan: Plan | RecitePlan) -> str:

@@ -137,7 +137,8 @@ def of_fit(fit: Fit) -> str:
     law = "no power law" if isinstance(fit.law, str) else of_law(fit.law)
     recall = "" if isinstance(fit.recall, str) else "; with a recall law"
     about = ", ".join(words)
-    return f"{about[:40]}{'…' * (len(about) > 40)}: {law}{recall}"
+    start = f"{about[:40]}{'…' * (len(about) > 40)}: " if about else ""
+    return f"{start}{law}{recall}"
 
 
 def of_plan(plan: Plan) -> str:
