@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+import tinymem as tm
 from tests.experiment.test_report import FIELDS
 from tinymem.base.checkpoint import load
 from tinymem.cli.app import app
+from tinymem.experiment.rows import RESULTS, append_row
 from tinymem.unit.adapter import save_adapter
 from tinymem.unit.lora import Unit
 
@@ -46,6 +48,24 @@ def test_every_field_of_a_row_is_there(tinymem, tmp_path):
     documented = set(re.findall(r"^\| `(\w+)` \|", report, re.M))
     assert documented == set(row) - {"setting", "setting_hash"} and documented >= FIELDS
     assert set(re.findall(r"`(\w+)`", rows)) >= set(row["setting"]) | {"setting", "setting_hash"}
+
+
+def test_every_public_name_is_there():
+    names = set(re.findall(r"^\| `tm\.(\w+)` \|", section("In Python"), re.M))
+    assert names == set(tm.__all__) - {"__version__"}
+
+
+def test_the_line_for_pandas_makes_a_data_frame(tmp_path, monkeypatch):
+    pandas = pytest.importorskip("pandas", reason="the line is for those who have pandas")
+    (tmp_path / "grid").mkdir()
+    for rank in (1, 8):
+        row = {"rank": rank, "final_loss": 2.5 / rank, "setting": {"dropout": 0.1, "layers": [2]}}
+        append_row(tmp_path / "grid" / RESULTS, row)
+    monkeypatch.chdir(tmp_path)
+    (line,) = re.findall(r"`(pandas\.[^`]+)`", section("In Python"))
+    frame = eval(line, {"pandas": pandas, "tm": tm})
+    assert frame["rank"].tolist() == [1, 8] and frame["final_loss"].tolist() == [2.5, 0.3125]
+    assert frame["setting.dropout"].tolist() == [0.1, 0.1] and frame["rank"].dtype == "int64"
 
 
 @pytest.fixture

@@ -25,14 +25,15 @@ MOST = 1 << 28  # bytes of a file: 100,000 rows
 EXPECTED = "expected one JSON object a line, or the JSON array that sweep --json prints; not CSV"
 
 
-def read_rows(path: Path) -> tuple[list[dict], list[str]]:
+def read_rows(path: str | Path) -> tuple[list[dict], list[str]]:
     """The rows of a folder or a file, without their checksums, and a sentence about each torn line.
 
     A row may lack the checksum, and the file may be one JSON array of rows.
     Raises DataError for a file that cannot be read, and for a line that is not a row and not torn
     either. A file whose rows have checksums was written by a sweep; there every such line is torn.
     """
-    path, rows, torn = path / RESULTS if path.is_dir() else path, [], []
+    path, rows, torn = Path(path), [], []
+    path = path / RESULTS if path.is_dir() else path
     try:
         with path.open("rb") as file:
             content = file.read(MOST + 1)
