@@ -16,9 +16,12 @@ from pathlib import Path
 from typer.main import get_command
 
 import tinymem as tm
+from tinymem.base.checkpoint import load
 from tinymem.base.families import FAMILIES
+from tinymem.base.progress import SILENT
 from tinymem.cli import app as cli, options as opt
 from tinymem.cli.source import describe
+from tinymem.data.memory import random_memory
 from tinymem.data.read import ID_PAIR, TEXT_PAIRS
 from tinymem.experiment.grid import AXES
 from tinymem.experiment.report import Report
@@ -28,6 +31,7 @@ from tinymem.law.plan import Plan
 from tinymem.law.power import Law
 from tinymem.law.recall import RecallLaw, recall_of
 from tinymem.law.recite import RecitePlan
+from tinymem.tools.judge import judge_memories, judge_report
 from tinymem.training.margin import THIN, THIN_IN_BFLOAT16
 from tinymem.training.recipe import Recipe
 
@@ -56,6 +60,7 @@ Every command, option, field and file format of tinymem. This page is made from 
 
 - [Commands](#commands)
 - [The report of a run](#the-report-of-a-run)
+- [The answer of `judge --json`](#the-answer-of-judge---json)
 - [Rows of a sweep](#rows-of-a-sweep)
 - [The law: `fit --json`](#the-law-fit---json)
 - [The plan: `plan --json`](#the-plan-plan---json)
@@ -161,6 +166,22 @@ an MLP is not a matrix that A B could be added to, and so is whatever is more th
 | `before`, `after` | the verdicts, with the fields of a report; null without memories |
 | `version` | version of tinymem |
 """,
+    "judge": """
+`--model` alone judges a model, such as a base or one that was fine-tuned whole. With `--adapter`
+it is the base of a LoRA, tinymem's or peft's; without it, the base is the one that the adapter's
+own files name. If a unit of tinymem was written for other weights, it is refused. The files of peft
+hold only a name, and the first line asks about the base if the names differ.
+
+A text is asked for with a prompt, as a memory, and must fit into the context. With `--context`,
+`--window` or `--stride` it is audited instead, whatever its length: of every window of N tokens,
+does greedy decoding from the K tokens before it yield all N (Carlini et al. 2022)? One of the three
+is enough; the others are then 32, 50 and 10. Before the K tokens stands the special token with
+which the model's texts begin, if it has one, or the prompt if `--prompt` is given. Ctrl-C shows
+what was judged until then, and the exit code is 130.
+
+`--expect recited` asks that the text, every memory or every window is recited; `--expect
+not-recited` that none is. If some are and others are not, both fail, with the exit code 1.
+""",
     "data rule": """
 The held-out pairs are written beside the others, in `NAME.held-out.jsonl`, and do not depend on
 `--count`. The file is for `--held-out` of `probe` and `sweep`.
@@ -201,6 +222,62 @@ true target before it. Greedy decoding recites the target if and only if every m
 in the same arithmetic. `thin` warns of rounding: the lowest margin is above 0, but at most {thin:g}
 logits on a float32 base, or {thin_half:g} on a bfloat16 base. At an exact tie decoding takes the
 token with the lowest id, and the verdict is that the target is not recited.
+"""
+
+JUDGE = """
+## The answer of `judge --json`
+
+It has these fields of a report: {shared}.
+
+Of an audit, those of a verdict and of bits are null. The other fields are:
+"""
+
+JUDGE_MEANINGS = {
+    "base_loss": "L₀, mean loss without the adapter; null if there is none, because the model "
+    "before its training is not known",
+    "final_loss": "L, mean loss on what is judged",
+    "memories": "memories that were judged; null of an audit",
+    "adapter": "the adapter, as it was given",
+    "base": "the base model that the adapter's own files name",
+    "same_base": "whether that is this model: by the hash of its weights, or else by the names",
+    "adapter_change": "the largest change of a logit that the adapter makes; 0: it does nothing",
+    "windows": "of an audit, the fields below",
+    "capacity": "of an adapter, the fields below",
+    "by_memory": "of each memory: its place in the file from 0, and the fields of its verdict",
+    "expected": "`recited` or `not-recited`, as `--expect` has it",
+    "as_expected": "whether the answer is that one",
+}
+
+WINDOW_MEANINGS = {
+    "count": "windows that were judged",
+    "recited": "windows that are recited whole",
+    "longest": "the longest recited stretch, in tokens: windows that overlap or touch, merged. "
+    "Each window has its own context; one decoding need not yield the whole stretch",
+    "spans": "[start, end) of these stretches, in tokens of the document",
+    "thin": "recited windows whose lowest margin rounding can reverse",
+    "compared": "windows, spread over the document, on which losses and `adapter_change` are "
+    "measured",
+    "base_recited": "of the recited windows, those that are recited without the adapter too",
+    "planned": "windows of the document; more than `count` after Ctrl-C",
+    "context": "K",
+    "window": "N",
+    "stride": "tokens from one window to the next",
+}
+
+CAPACITY_MEANINGS = {
+    "load": "tokens of the text per parameter of the adapter",
+    "load_50": "the load of which half of the units of the study recite everything",
+    "load_90": "the load of which 90 % of them do",
+    "bits_per_parameter_50": "`load_50` in recited bits per parameter of random tokens",
+    "rank_needed": "the smallest rank of such an adapter that recites a text of this length with "
+    "probability 0.9, by the study; null if its LoRAs have different ranks",
+    "study": "what the study measured: model, layer, site, method, ratio, steps",
+}
+
+CAPACITY = """
+`capacity` compares the adapter with a recorded study, which is
+[tiny-recall](reproduction/recall.md) for sft: another base model, random tokens, one site. It is a
+guide and not a promise. An adapter that was trained on more than this text holds other things too.
 """
 
 ROWS = """
@@ -450,8 +527,8 @@ ENVIRONMENT = {
 EXIT_CODES = {
     "0": "done",
     "1": "the run itself failed: it diverged, ran out of memory or could not be saved; of a sweep, "
-    "every cell failed; a recalled unit is not as reported; merged weights do not recite what the "
-    "unit did; the results could not be printed",
+    "every cell failed; a recalled unit is not as reported; `judge --expect` has the other answer; "
+    "merged weights do not recite what the unit did; the results could not be printed",
     "2": "wrong usage or bad input; one line on stderr says what is wrong and what to do",
     "130": "interrupted (Ctrl-C, SIGTERM or SIGHUP); everything that was finished is on the disk, "
     "unless a second signal followed",
@@ -646,6 +723,20 @@ def report_table() -> str:
     return table(("field", "type", "unit", "meaning"), rows)
 
 
+def judge_fields() -> list[str]:
+    """The fields of a real answer."""
+    model, tokenizer = load("tiny", device="cpu")
+    judged = judge_memories(model, None, [random_memory(tokenizer, 2)], SILENT)
+    return [*judge_report(model, None, judged, {}, 0)]
+
+
+def judge_section() -> str:
+    shared = [name for name in judge_fields() if name not in JUDGE_MEANINGS]
+    parts = [JUDGE.format(shared=", ".join(map(code, shared))), table_of(JUDGE_MEANINGS)]
+    parts += ["`windows` has the fields", table_of(WINDOW_MEANINGS)]
+    return "\n\n".join([*parts, CAPACITY, table_of(CAPACITY_MEANINGS)])
+
+
 def setting() -> str:
     recipe = [field.name for field in dataclasses.fields(Recipe) if field.name not in AXES]
     names = ["base", "dtype", *recipe, *describe(opt.SourceOptions(), None)]
@@ -697,6 +788,7 @@ def page() -> str:
     report = REPORT.format(thin=THIN, thin_half=THIN_IN_BFLOAT16)
     sections = [
         *(OPENING, COMMANDS, *command_sections(), report, report_table()),
+        judge_section(),
         *(ROWS.format(setting=setting()), FIT, fit_table()),
         BITS.format(names=", ".join(map(code, comments(BitsLaw)))),
         *(RECALL, recall_table()),

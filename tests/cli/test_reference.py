@@ -68,6 +68,17 @@ def test_the_line_for_pandas_makes_a_data_frame(tmp_path, monkeypatch):
     assert frame["setting.dropout"].tolist() == [0.1, 0.1] and frame["rank"].dtype == "int64"
 
 
+def test_every_field_of_an_answer_of_judge_is_there(tinymem, tmp_path):
+    model, _ = load("tiny", device="cpu")
+    save_adapter(Unit.create(model, 1), model, tmp_path)
+    text = tmp_path / "text.txt"
+    text.write_text("A text that is longer than a few tokens.", encoding="utf-8")
+    options = "--adapter", tmp_path, "--text", text, "--context", 1, "--window", 2, "--json"
+    found = json.loads(tinymem("judge", *options)[1])
+    documented = set(re.findall(r"`(\w+)`", section("The answer of `judge --json`")))
+    assert set(found) | set(found["windows"]) | set(found["capacity"]) <= documented
+
+
 @pytest.fixture
 def grid(tmp_path):
     """Rows of a planted law, at two ratios of random tokens."""

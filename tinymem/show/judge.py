@@ -68,19 +68,17 @@ def show_audit(report: Row, ids: Sequence[int], tokenizer: Tokenizer) -> None:
     share = f" ({100 * recited / count:.1f} %)" if recited else ""
     show_line("recited", f"{recited:,} of {count:,} windows{share}")
     if windows["base_recited"] is not None and recited:
-        show_line("of these", f"{windows['base_recited']:,} without the adapter, too")
+        show_line("base", f"recites {windows['base_recited']:,} of these, without the adapter")
     if recited:
         show_line("longest", f"{windows['longest']:,} tokens")
         show_line("map", map_of(spans, len(ids), max(20, min(stdout.width, 100) - LABEL)))
     some = "all" if recited == count else "some"
     line = f"[bold green]Recited[/]: {some} of the windows" if recited else ""
-    stdout.print(line or "[bold yellow]Not recited[/]: none of the windows")
-    if windows["thin"]:
-        stdout.print(
-            f"{windows['thin']:,} of them are thin: {report['dtype']} rounding can undo it"
-        )
-    if report["status"] == "interrupted":
-        stdout.print(f"[yellow]Interrupted[/] after {count:,} of {windows['planned']:,} windows")
+    early = report["status"] == "interrupted"
+    so_far = f" so far, {count:,} of {windows['planned']:,} were judged" if early else ""
+    stdout.print((line or "[bold yellow]Not recited[/]: none of the windows") + so_far)
+    if thin := windows["thin"]:
+        stdout.print(f"{thin:,} of them are thin: {report['dtype']} rounding can undo it")
     if recited:
         show_spans(spans, ids, tokenizer)
 
@@ -101,11 +99,11 @@ def show_beginning(report: Row) -> None:
     stdout.print(what(report))
     before, after = report["base_loss"], report["final_loss"]
     start = "" if before is None else f"{number(before)} → "
-    windows = " (32 of the windows)" if report["windows"] else ""
+    windows = f" ({report['windows']['compared']} of the windows)" if report["windows"] else ""
     if report["adapter"] is not None:
         show_line("adapter", f"moves a logit by up to {number(report['adapter_change'])}")
     show_line("loss", f"{start}[bold]{number(after)}[/] nats per token{windows}")
-    if report["capacity"] is not None:
+    if report["capacity"] is not None and not report["windows"]:
         show_capacity(report, report["capacity"])
 
 

@@ -160,7 +160,7 @@ def judge_report(
         **pick(verdict, *VERDICT_FIELDS),
         "thin": is_thin(verdict, model) if verdict else None,
         "adapter_change": judged.compared.change,
-        "windows": judged.audit.as_dict() if judged.audit else None,
+        "windows": judged.audit and judged.audit.as_dict() | {"compared": len(judged.memories)},
         "capacity": capacity(unit, bits["length"]) if unit else None,
         "by_memory": by_memory(verdict) if verdict else None,
         "status": "interrupted" if judged.audit and judged.audit.interrupted else "ok",
