@@ -62,8 +62,8 @@ function marks(runs) {
   return found;
 }
 
-const LEGEND = "✓ recited by every run · ✓✓ certified too (every p > ½) · * not converged · " +
-  "! some runs failed · … some runs are missing · – not measured; numbers are means of the runs";
+const LEGEND = ["✓ recited by every run", "✓✓ certified too (every p > ½)", "* not converged", "! some runs failed",
+  "… some runs are missing", "– not measured", "numbers are means of the runs"];
 
 function cellName(rank, length) {
   return `rank ${whole(rank)}, ${count(length, "token")}`;
@@ -86,7 +86,7 @@ function mapsSection() {
     el("p", { class: "choice" }, el("label", { for: "measure" }, "Show "), pick),
     el("p", { class: "muted" }, "A cell shows its runs under the pointer or the focus; a click or Enter opens " +
       "all of their fields. Arrow keys go from cell to cell."),
-    el("div", { class: "maps" }, ...boxes.map((one) => one.box)), el("p", { class: "muted" }, LEGEND));
+    el("div", { class: "maps" }, ...boxes.map((one) => one.box)), el("ul", { class: "legend muted" }, ...LEGEND.map((one) => el("li", {}, one))));
 }
 
 /** The runs of each cell: "rank length" -> numbers of the runs. */

@@ -350,8 +350,9 @@ function plannerPart(law) {
 }
 
 function answerBox(id, question, sentence, lines, warnings) {
+  const bound = (text) => text.replaceAll(" %", "\u00a0%"); // a number and its unit stay on one line
   return el("div", { class: "answer", id: `answer-${id}` }, el("h3", {}, question),
-    el("p", { class: "sentence" }, sentence), ...lines.map((line) => el("p", { class: "muted" }, line)),
+    el("p", { class: "sentence" }, bound(sentence)), ...lines.map((line) => el("p", { class: "muted" }, bound(line))),
     ...warnings.map(careful));
 }
 
