@@ -4,12 +4,14 @@ Oracle: the rows themselves, and the plans of law/recite.py and law/plan.py, whi
 again in its own script.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 
 import tinymem as tm
+from tests.show.browser import opened, overflow
 from tinymem.law.plan import base_loss_at
 from tinymem.law.power import LN2
 from tinymem.law.recite import chance, curve_of
@@ -19,38 +21,17 @@ from tinymem.show.tables import show_plan, show_recital
 ROWS = Path(__file__).parents[2] / "tutorials" / "reproduction" / "rows"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if not Path("/usr/bin/chromium").exists():
-        pytest.skip("needs chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path="/usr/bin/chromium")
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def view(browser, tmp_path):
-    """A function that writes the page of some rows and opens it; no error, no request allowed."""
-    faults, contexts = [], []
+    """A function that writes the page of some rows and opens it; browser.py watches it."""
+    with ExitStack() as pages:
 
-    def show(rows, width=1000, **options):
-        path = tmp_path / "page.html"
-        sweep_page(path, rows, **options)
-        context = browser.new_context(viewport={"width": width, "height": 800})
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: faults.append(message.text))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda r: r.url == path.as_uri() or faults.append(r.url))
-        page.goto(path.as_uri())
-        return page
+        def show(rows, width=1000, **options):
+            path = tmp_path / "page.html"
+            sweep_page(path, rows, **options)
+            return pages.enter_context(opened(browser, path, width=width))
 
-    yield show
-    for context in contexts:
-        context.close()
-    assert not faults
+        yield show
 
 
 def recorded(name):
@@ -329,8 +310,7 @@ def test_the_sliders_are_moved_by_keyboard_and_agree_with_their_fields(view):
 
 def test_it_fits_a_phone(view):
     page = view(recorded("tiny"), width=360)
-    wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert page.evaluate(wide) == 0
+    assert overflow(page) == 0
     right = "node => node.getBoundingClientRect().right"
     assert page.locator(".controls").evaluate(right) <= 360
     assert page.locator(".heat button").first.evaluate("node => node.offsetHeight") >= 24
