@@ -11,10 +11,10 @@ from .check import check, check_gpu
 from .measure import Rows
 from .memory import on_cpu, on_gpu
 from .runs import certified, grid, grid_beside_peft, lbfgs, run
-from .speed import growth, margin_method, short_weights, step
+from .speed import growth, margin_method, short_weights, step, switch
 
 WORKS = ("check", "step", "dtype", "methods", "run", "certified")
-WORKS += ("grid", "lbfgs", "growth", "memory")
+WORKS += ("grid", "lbfgs", "growth", "memory", "switch")
 GPU_TARGETS = (
     ("step", "gpt2-sized", "up to 512 tokens"),
     ("step", "SmolLM2", "up to 512 tokens"),
@@ -63,6 +63,7 @@ def on_the_cpu(rows: Rows, folder: str | None, sizes: Sizes) -> Plan:
         tokens, seeds = (128, 3) if small else (64, 1)
         yield "lbfgs", name, partial(lbfgs, base, rows, tokens, sizes.evaluations, seeds)
         yield "growth", name, partial(growth, base, rows, sizes.lengths, sizes.units, 64)
+        yield "switch", name, partial(switch, base, rows)
         yield "memory", name, partial(on_cpu, base, rows, source, 512 if small else sizes.memory[0])
     yield from not_here(rows, "run with --device cuda" if torch.cuda.is_available() else "no GPU")
 

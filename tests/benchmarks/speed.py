@@ -3,6 +3,8 @@
 from functools import partial
 
 from tinymem.training.recipe import Recipe
+from tinymem.unit.lora import Unit
+from tinymem.unit.sites import linear_paths
 
 from .bases import Base, from_folder
 from .floor import floor, gemm_rate
@@ -101,3 +103,22 @@ def beside_floor(base: Base, rows: Rows, case: str, length: int, units: int) -> 
     }
     times, rounds = alternate(calls, base.device)
     rows.add("growth", base.label, case, "floor", *times.values(), at_most=True, rounds=rounds)
+
+
+def switch(base: Base, rows: Rows) -> None:
+    """From one unit to another, each at every Linear site: detach and attach, in milliseconds."""
+    names = sorted({path.rpartition(".")[2] for path, _ in linear_paths(base.model)})
+    layers = range(base.model.config.num_layers)
+    units = [Unit.create(base.model, RANK, sites=names, layers=layers, seed=s) for s in (0, 1)]
+
+    def change() -> None:
+        units[0].detach()
+        units[1].attach(base.model)
+        units.reverse()
+
+    units[0].attach(base.model)
+    times, rounds = alternate({"tinymem": change}, base.device)
+    units[0].detach()
+    case, ours = f"{len(units[0].loras)} LoRAs", 1e3 * times["tinymem"]
+    goal = {"target": 1.0, "at_most": True, "rounds": rounds, "note": f"{ours:.2f} ms"}
+    rows.add("switch", base.label, case, "1 ms", ours, 1.0, "ms", **goal)
