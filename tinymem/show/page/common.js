@@ -121,6 +121,20 @@ function table(caption, columns, rows) {
   return el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption }, whole);
 }
 
+/** The first lines of a page, and below them its numbers. */
+function pageHead() {
+  const about = data.about.flatMap((line, n) => (n ? [el("br"), line] : [line]));
+  return [...data.lines.map((line) => el("p", {}, line)), el("p", { class: "muted" }, ...about), figures(data.figures)];
+}
+
+/** All fields of the report, which open on demand. */
+function allFields() {
+  const rows = data.fields.map(([name, value, unit, meaning]) =>
+    [el("code", {}, name), value === null ? "–" : String(value), unit, meaning]);
+  const columns = ["field", "value", "unit", "meaning"].map((name) => ({ name }));
+  return el("details", {}, el("summary", {}, "All fields of the report"), table("The report", columns, rows));
+}
+
 // --- A slider ------------------------------------------------------------------------------------
 
 /** A slider over the whole numbers from 0 to `most`, which arrows, Home and End move, too.

@@ -44,70 +44,6 @@ function describePlace(place) {
   return parts.length ? `${when}: ${parts.join(", ")} of ${count(total, "token")}` : `${when}: no numbers`;
 }
 
-// --- Memories: which one is open -----------------------------------------------------------------
-
-let start = 0;
-for (const memory of tokens.memories) {
-  memory.start = start;
-  start += memory.length;
-}
-let [open, place, levels] = [tokens.memories[0], 0, new Uint8Array(total)];
-
-function facts(t) {
-  const id = tokens.targets[t];
-  const [margin, p] = [marginAt(place, t), probabilityAt(place, t)];
-  const exact = place >= snapshots;
-  const about = exact ? "" : "about ";
-  const loss = exact ? tokens.losses[t] : p === null ? null : -Math.log(p);
-  const lines = [`position ${t - open.start}: ${quoted(tokens, id)}, id ${id}, ${LEVELS[levels[t]].says}`];
-  if (p !== null) {
-    const known = margin === null ? "" : `margin ${about}${number(margin)} logits, `;
-    lines.push(`${known}p ${about}${number(p)}, loss ${about}${number(loss)} nats`);
-  }
-  return { lines, others: (tokens.likeliest[t] || []).map(([other, p]) => [other, p, other === id]) };
-}
-
-const view = tokenView(tokens, "Target tokens; the arrow keys go from one to the next", facts);
-const used = new Set();
-for (let at = 0; at < snapshots + verdict || at === 0; at++) for (const level of levelsAt(at)) used.add(level);
-const legendOfTokens = tokenLegend(used);
-const details = el("div");
-
-function openMemory(memory) {
-  open = memory;
-  view.show(memory.start, memory.start + memory.length);
-  details.replaceChildren(
-    el("h3", {}, "Prompt"), el("p", { class: "code prompt" }, memory.prompt),
-    ...(verdict ? [el("h3", {}, "What decoding yields"), firstError(tokens, memory.start, memory.length)] : []));
-}
-
-/** The memories, the worst first, each with a button that opens it. */
-function listOfMemories() {
-  const known = (values, memory) => values.slice(memory.start, memory.start + memory.length);
-  const rows = tokens.memories.map((memory, n) => {
-    const margins = known(tokens.margins, memory);
-    const same = known(tokens.targets, memory).every((id, t) => id === tokens.decoded[memory.start + t]);
-    return { memory, n, lowest: Math.min(...margins), wrong: margins.filter((m) => !(m > 0)).length,
-      p: Math.min(...known(tokens.p, memory)), same };
-  });
-  if (verdict) rows.sort((a, b) => a.lowest - b.lowest || a.n - b.n);
-  const buttons = [];
-  const cells = rows.map((row) => {
-    const button = el("button", { type: "button", click: () => {
-      for (const one of buttons) one.setAttribute("aria-pressed", one === button);
-      openMemory(row.memory);
-    } }, `memory ${row.n}`);
-    buttons.push(button);
-    const judged = verdict ? [row.same ? "yes" : "no", whole(row.wrong), number(row.lowest), number(row.p)] : [];
-    return [button, el("span", { class: "code prompt" }, row.memory.prompt.trim().slice(-60)), whole(row.memory.length), ...judged];
-  });
-  const numbers = verdict ? ["recited", "wrong tokens", "lowest margin", "lowest p"] : [];
-  const columns = [{ name: "" }, { name: "prompt" }, { name: "tokens", right: true }, ...numbers.map((name) => ({ name, right: true }))];
-  open = rows[0].memory;
-  buttons[0].setAttribute("aria-pressed", "true");
-  return table(verdict ? "The memories, the worst first; open one to see its tokens" : "The memories", columns, cells);
-}
-
 // --- The course ----------------------------------------------------------------------------------
 
 /** Charts of the loss and of the shares of tokens over the steps. */
@@ -149,32 +85,36 @@ function courseCharts() {
 
 const charts = courseCharts();
 
+let [place, levels] = [snapshots, levelsAt(snapshots)];
+const memories = memoriesView(tokens, (t, memory) => {
+  const [margin, p] = [marginAt(place, t), probabilityAt(place, t)];
+  const exact = place >= snapshots;
+  const loss = exact ? tokens.losses[t] : p === null ? null : -Math.log(p);
+  const lines = tokenLines(tokens, t, memory, levels[t], { margin, p, loss }, exact ? "" : "about ");
+  return { lines, others: othersAt(tokens, t) };
+});
+const used = new Set();
+for (let at = 0; at < Math.max(1, snapshots + verdict); at++) for (const level of levelsAt(at)) used.add(level);
+const legendOfTokens = tokenLegend(used);
+
 function change(at) {
   place = at;
   levels = levelsAt(place);
-  view.paint(levels);
+  memories.view.paint(levels);
   legendOfTokens.update(levels);
   for (const one of charts) one.cursor(stepAt(place));
 }
 
-main.append(...data.lines.map((line) => el("p", {}, line)), el("p", { class: "muted" }, ...data.about.flatMap((line) => [line, el("br")])));
-main.append(figures(data.figures));
-
-const parts = [];
-if (tokens.memories.length > 1) parts.push(listOfMemories());
-openMemory(open);
+const parts = [memories.list];
 if (snapshots > 0) {
   const last = snapshots - 1 + verdict;
   parts.push(slider("Step", last, last, describePlace, change).node);
-  if (data.trace.every > 1) parts.push(el("p", { class: "muted" }, `Of the recorded steps, every ${data.trace.every} is on this page.`));
+  if (data.trace.every > 1) parts.push(el("p", { class: "muted" }, `Of the recorded steps, every ${data.trace.every}th is on this page.`));
 } else {
   change(0);
-  parts.push(el("p", { class: "muted" }, "p of each token over the steps was not recorded: it is where every step sees all memories."));
+  parts.push(el("p", { class: "muted" }, "The tokens were not recorded over the steps. They are, where every step sees all memories."));
 }
-main.append(section(tokens.memories.length > 1 ? "The memories, token by token" : "The target, token by token", ...parts, legendOfTokens.node, view.node, details));
+const title = memories.list ? "The memories, token by token" : "The target, token by token";
+main.append(...pageHead(), section(title, ...parts, legendOfTokens.node, memories.node));
 if (charts.length) main.append(section("Over the steps", ...charts.map((one) => one.node)));
-
-const rows = data.fields.map(([name, value, unit, meaning]) =>
-  [el("code", {}, name), value === null ? "–" : String(value), unit, meaning]);
-main.append(el("details", {}, el("summary", {}, "All fields of the report"),
-  table("The report of the run", [{ name: "field" }, { name: "value" }, { name: "unit" }, { name: "meaning" }], rows)));
+main.append(allFields());

@@ -14,7 +14,7 @@ const LEVELS = [
 ];
 const CLASSES = LEVELS.map((_, n) => `t t${n}`);
 const UNJUDGED = 7;
-const MOST_SHOWN = 4000; // tokens in the page at a time
+const MOST_SHOWN = 4000; // tokens of a memory in the page at a time
 
 /** The place in LEVELS. margin, p: null where they are not known. */
 function levelOf(margin, p) {
@@ -83,10 +83,11 @@ function tokenLegend(used) {
 /** The tokens as running text, of which one at a time can have the focus.
  *
  * facts(t): {lines: [texts], others: [[id, p], …]}, what is known of token t now. label: of the box.
- * Returns {node, show(from, to, at), paint(levels), focus(t)}: `show` puts the tokens of a range into
- * the box, at most MOST_SHOWN around `at`; `paint` changes colours alone, of the tokens that changed.
+ * Returns {node, show(from, to, at), go(from, to, t), paint(levels)}. `show` puts the tokens of a range
+ * into the box, at most `most` around `at`; `go` also scrolls to token t; `paint` changes colours
+ * alone, of the tokens whose level has changed.
  */
-function tokenView(tokens, label, facts) {
+function tokenView(tokens, label, facts, most = MOST_SHOWN) {
   const box = el("div", { class: "tokens code", role: "listbox", "aria-label": label, dir: "auto" });
   const breaks = new Set(tokens.breaks);
   const pager = el("p", { hidden: true });
@@ -105,8 +106,8 @@ function tokenView(tokens, label, facts) {
   };
   const show = (from, to, at = from) => {
     range = [from, to];
-    first = Math.max(from, Math.min(at - MOST_SHOWN / 2, to - MOST_SHOWN));
-    const last = Math.min(to, first + MOST_SHOWN);
+    first = Math.max(from, Math.min(at - most / 2, to - most));
+    const last = Math.min(to, first + most);
     nodes = [];
     const parts = [];
     for (let t = first; t < last; t++) {
@@ -123,11 +124,14 @@ function tokenView(tokens, label, facts) {
     choose(Math.min(Math.max(at, first), last - 1));
   };
   const drawPager = (from, to, last) => {
-    pager.hidden = to - from <= MOST_SHOWN;
-    const move = (to) => () => show(...range, to);
+    pager.hidden = to - from <= most;
+    const move = (to) => () => {
+      show(...range, to);
+      box.scrollTop = 0;
+    };
     pager.replaceChildren(`Tokens ${whole(first - from)} to ${whole(last - from - 1)} of ${whole(to - from)}. `,
-      el("button", { type: "button", disabled: first === from, click: move(first - 1) }, "earlier"), " ",
-      el("button", { type: "button", disabled: last === to, click: move(last + MOST_SHOWN / 2) }, "later"));
+      el("button", { type: "button", disabled: first === from, click: move(first - most / 2) }, "earlier"), " ",
+      el("button", { type: "button", disabled: last === to, click: move(last + most / 2) }, "later"));
   };
   /** Token t is the one that Tab reaches. */
   const choose = (t) => {
@@ -139,6 +143,18 @@ function tokenView(tokens, label, facts) {
     if (t < first || t >= first + nodes.length) show(...range, t);
     choose(t);
     nodes[t - first].focus();
+  };
+  /** Shows token t without the focus, and as few new tokens as that needs. */
+  const go = (from, to, t) => {
+    const near = t >= first + most / 4 || first === from;
+    if (!nodes.length || !near || (t >= first + (3 * most) / 4 && first + nodes.length < to) || t < first) show(from, to, t);
+    mark(t);
+    box.scrollTop = nodes[t - first].offsetTop - box.clientHeight / 3;
+  };
+  const mark = (t) => {
+    choose(t);
+    for (const node of box.querySelectorAll("[aria-selected]")) node.removeAttribute("aria-selected");
+    nodes[t - first].setAttribute("aria-selected", "true");
   };
   const tell = (node) => {
     const { lines, others } = facts(first + nodes.indexOf(node));
@@ -155,9 +171,7 @@ function tokenView(tokens, label, facts) {
     mouseover: (event) => over(event) && tell(over(event)),
     mouseleave: hideTip,
     focusin: (event) => {
-      choose(first + nodes.indexOf(event.target));
-      for (const node of box.querySelectorAll("[aria-selected]")) node.removeAttribute("aria-selected");
-      event.target.setAttribute("aria-selected", "true");
+      mark(first + nodes.indexOf(event.target));
       tell(event.target);
     },
     focusout: hideTip,
@@ -168,7 +182,7 @@ function tokenView(tokens, label, facts) {
       focus(Math.min(Math.max(to, range[0]), range[1] - 1));
     },
   }, []);
-  return { node: el("div", {}, pager, box), show, paint, focus, now: () => now };
+  return { node: el("div", {}, pager, box), show, go, paint };
 }
 
 /** The token that a key moves to, or null. Up and down go to the nearest token of another line. */

@@ -1,0 +1,79 @@
+"""The numbers of a report that a page shows large, and the table of all its fields."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from ..experiment.report import Report
+from .report import Row, number
+
+Figures = list[list[str]]  # name, value and note of each, as text
+
+
+def loss_figure(report: Row, without: str) -> list[str]:
+    """The loss, and that without the unit or the adapter, where it is known."""
+    before = report["base_loss"]
+    start = "" if before is None else f", from {number(before)} without the {without}"
+    return ["loss", number(report["final_loss"]), f"nats per token{start}"]
+
+
+def verdict_figures(report: Row) -> Figures:
+    """How many tokens are recited, certified, and right when decoding; none without a verdict."""
+    if report["certified_fraction"] is None:
+        return []
+    error, length = report["first_error"], report["length"]
+    recall = "recall is exact" if error is None else f"first error at position {error}"
+    shares = {
+        "margin > 0": ("argmax_accuracy", f"lowest {number(report['min_margin'])} logits"),
+        "p > ½": ("certified_fraction", f"lowest p {number(report['min_probability'])}"),
+        "right when decoding": ("token_accuracy", recall),
+    }
+    rows = []
+    for name, (field, note) in shares.items():
+        tokens = "token" if length == 1 else "tokens"
+        rows.append([name, f"{round(report[field] * length):,} of {length:,} {tokens}", note])
+    return rows
+
+
+def bits_figures(report: Row) -> Figures:
+    """Bits of each kind that is known."""
+    prefixes = {"stored": "", "memorized": "memorized_", "recited": "calibrated_"}
+    if report["readout_temperature"] is not None:
+        del prefixes["recited"]
+    rows = []
+    for name, prefix in prefixes.items():
+        if (bits := report[f"{prefix}bits_per_parameter"]) is not None:
+            total = f"{bits * report['trainable_parameters']:,.0f} bits"
+            rows.append([name, f"{bits:.2f}", f"bits per parameter, {total}"])
+    return rows
+
+
+def memories_figure(report: Row) -> Figures:
+    """How many memories are recited whole, where there are several."""
+    if (count := report["memories"]) is None or count < 2 or report["exact_match"] is None:
+        return []
+    whole = round(count * report["exact_match"])
+    return [["memories", f"{whole:,} of {count:,}", "recited whole"]]
+
+
+def held_out_figure(report: Row) -> Figures:
+    """How many memories are recited that were not trained on, if there are any."""
+    if (count := report["held_out_memories"]) == 0:
+        return []
+    whole = round(count * report["held_out_exact_match"])
+    right = f"{100 * report['held_out_token_accuracy']:.0f} % of their tokens are decoded right"
+    note = f"recited whole; {right}; loss {number(report['held_out_loss'])} nats per token"
+    return [["held out", f"{whole:,} of {count:,}", note]]
+
+
+def report_fields(report: Row) -> list[list[Any]]:
+    """Name, value, unit and meaning of every field that is one value or a list of numbers."""
+    about = {one.name: one.metadata for one in fields(Report)}
+    rows = []
+    for name, value in report.items():
+        nested = isinstance(value, dict) or (isinstance(value, list) and name != "layer")
+        if not nested:
+            known = about.get(name, {})
+            rows.append([name, value, known.get("unit", ""), known.get("meaning", "")])
+    return rows
