@@ -1,6 +1,7 @@
 """`tinymem judge`. Oracle: transformers and peft, on the same checkpoint and adapter."""
 
 import json
+import re
 
 import peft
 import pytest
@@ -210,6 +211,7 @@ def test_windows_of_a_document_that_is_longer_than_the_context(tinymem, tmp_path
         (["--text", __file__], "give the model with --model, or an adapter with --adapter"),
         (["--model", "tiny", "--text", __file__, "--adapter", "none"], "none: no unit.safetensors"),
         (["--model", "{lora}", "--text", __file__], "an adapter and not a model"),
+        (["--model", "tiny", "--text", __file__, "--html", "a.txt"], "ends in .html"),
         (["--model", "tiny", "--text", __file__, "--window", 3000], "exceed the model's context"),
     ],
 )
@@ -233,3 +235,21 @@ def test_a_wrong_prefix_is_refused_by_name(tinymem, base, text, tmp_path):
     command = "judge", "--model", base, "--adapter", tmp_path / "lora", "--text", text
     code, out, err = tinymem(*command)
     assert (code, out) == (2, "") and "base_model.model.transformer" in err
+
+
+@pytest.mark.parametrize("more", [(), ("--context", 4, "--window", 2)], ids=["text", "windows"])
+def test_a_page_has_the_numbers_of_the_report(tinymem, base, text, tmp_path, more):
+    adapter(base, tmp_path / "lora")
+    page = tmp_path / "a.html"
+    command = "judge", "--model", base, "--adapter", tmp_path / "lora", "--text", text, *more
+    found = read(tinymem(*command, "--json", "--html", page))
+    (data,) = re.findall(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
+    data = json.loads(data)
+    fields = {name: value for name, value, *_ in data["fields"]}
+    assert fields.items() <= found.items() and fields["adapter_change"] > 0
+    assert len(data["tokens"]["targets"]) == found["length"]
+    if more:
+        assert len(data["windows"]["right"]) == found["windows"]["count"]
+    else:
+        assert min(data["tokens"]["margins"]) == pytest.approx(found["min_margin"], rel=1e-5)
+        assert [len(some) for some in data["tokens"]["likeliest"]] == [5] * found["length"]

@@ -158,6 +158,18 @@ def test_bad_input_is_one_line_and_exit_code_2(tinymem, tmp_path, monkeypatch, a
     assert list(tmp_path.iterdir()) == []  # nothing half-written
 
 
+def test_a_page_is_written_beside_the_report(tinymem, tmp_path):
+    page = tmp_path / "a.html"
+    code, out, _ = tinymem("probe", *FAST, "--json", "--html", page)
+    assert code == 0 and json.loads(out)["rank"] == 4
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("<!DOCTYPE html>") and '"likeliest": [[[' in text
+    run = ("probe", *FAST, "--out", tmp_path / "run")
+    assert tinymem(*run)[0] == 0
+    code, _, err = tinymem(*run, "--html", tmp_path / "b.html")
+    assert code == 2 and "its course, which --plot and --html show, is not kept" in err
+
+
 def test_bad_input_is_found_before_the_weights_are_read(tinymem, monkeypatch):
     from tinymem.base.checkpoint import Checkpoint
 

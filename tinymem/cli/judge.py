@@ -2,22 +2,27 @@
 
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from ..base.checkpoint import Checkpoint, open_checkpoint
 from ..base.folder import present
+from ..base.model import Model
+from ..base.tokenizer import Tokenizer
 from ..data.memory import PROMPT, Memory, check_fits, text_memory
 from ..data.read import read_memories
 from ..errors import AdapterError, DataError
 from ..show.judge import show_audit, show_judged
 from ..show.progress import Bars
-from ..tools.judge import judge_document, judge_memories, judge_report
+from ..show.report import Row
+from ..tools.judge import Judged, judge_document, judge_memories, judge_report
 from ..tools.windows import Document
 from ..unit.adapter import download_unit, find_unit, load_adapter, read_header
+from ..unit.lora import Unit
 from ..unit.peft import read_config
 from . import options as opt
-from .output import print_json
+from .output import check_output, print_json
 from .source import find_base, read_content
 
 WINDOWS = {"context": "--context", "window": "--window", "stride": "--stride"}
@@ -26,6 +31,7 @@ WINDOWS = {"context": "--context", "window": "--window", "stride": "--stride"}
 def judge(options: opt.Judge) -> int:
     start = time.monotonic()
     check_options(options)
+    check_output(html=options.html)
     content = None if options.text is None else read_content(options.text)
     folder = None if options.adapter is None else find_adapter(options.adapter)
     named = {} if folder is None else named_base(folder)
@@ -45,6 +51,8 @@ def judge(options: opt.Judge) -> int:
         some, every = any(judged.recited), all(judged.recited)
         as_expected = every if options.expect == "recited" else not some
     report |= {"expected": options.expect, "as_expected": as_expected}
+    if options.html is not None:
+        write_html(options.html, report, judged, model, unit, checkpoint.tokenizer)
     if options.json:
         print_json(report)
     elif judged.verdict is not None:
@@ -54,6 +62,23 @@ def judge(options: opt.Judge) -> int:
     if report["status"] == "interrupted":
         return 130
     return 1 if as_expected is False else 0
+
+
+def write_html(
+    path: Path, report: Row, judged: Judged, model: Model, unit: Unit | None, tokenizer: Tokenizer
+) -> None:
+    """Writes the page of what was judged; of memories with the likeliest tokens at each place."""
+    from ..show.document import document_page, memories_page
+    from ..tools.likeliest import likeliest
+
+    if judged.audit is not None:
+        document_page(path, report, tokenizer, judged.audit.document.ids, judged.audit.right)
+    if judged.verdict is not None:
+        with unit.attached(model) if unit else nullcontext():
+            found = likeliest(model, judged.memories)
+        compared, own = judged.compared, (judged.memories, judged.verdict)
+        base = compared.base_losses, compared.base_margins
+        memories_page(path, report, tokenizer, *own, base, found)
 
 
 def check_options(options: opt.Judge) -> None:

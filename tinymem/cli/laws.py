@@ -8,7 +8,6 @@ from ..experiment.rows import read_rows
 from ..law.fit import Fit, fit_rows
 from ..law.plan import plan_length, plan_rank
 from ..law.recite import recite_length, recite_rank
-from ..show.grid import sweep_page
 from ..show.plots import plot_law
 from ..show.report import note
 from ..show.tables import show_fits, show_plan, show_recital
@@ -23,6 +22,8 @@ def fit(options: opt.Fit) -> int:
     if options.plot is not None:
         plot_law(fits, options.plot)
     if options.html is not None:
+        from ..show.grid import sweep_page
+
         sweep_page(options.html, rows, fits, refused)
     if options.json:
         laws = [one.as_dict() for one in fits]

@@ -179,6 +179,7 @@ class Judge(BaseOptions):
         option("Exit with 1 unless all of it is recited, or unless none of it is."),
     ] = None
     json: Json = False
+    html: Html = None
 
 
 @dataclass(frozen=True, kw_only=True)

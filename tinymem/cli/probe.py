@@ -22,7 +22,6 @@ from ..show.progress import Bars
 from ..show.report import show_recall, show_report, show_tokens, stderr
 from ..training.state import FORGET
 from ..unit.adapter import load_adapter
-from ..unit.lora import left_bare
 from . import options as opt
 from .output import check_output, check_room, print_json, show_saved
 from .source import describe_command, find_base, prepare
@@ -70,12 +69,10 @@ def write_html(path: Path, result: Result, model: Model, tokenizer: Tokenizer) -
     from ..show.run import run_page
     from ..tools.likeliest import likeliest
 
-    found, unit = [], result.unit
+    found: list[list[tuple[int, float]]] = []
     if result.verdict is not None and result.report["final_loss"] is not None:
-        with left_bare(model, [unit]):
-            unit.attach(model).train(False)
+        with result.unit.attached(model):
             found = likeliest(model, result.memories)
-            unit.detach()
     run_page(path, result, tokenizer, found)
 
 

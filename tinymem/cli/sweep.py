@@ -7,7 +7,6 @@ from ..experiment.grid import Grid
 from ..experiment.rows import RESULTS, read_rows
 from ..experiment.sweep import run_sweep
 from ..experiment.workers import Workers
-from ..show.grid import sweep_page
 from ..show.progress import Bars
 from ..show.tables import show_grid
 from . import options as opt
@@ -60,6 +59,8 @@ def write_page(options: opt.Sweep, grid: Grid, workers: Workers) -> None:
     """
     if options.html is None or workers.rank > 0:
         return
+    from ..show.grid import sweep_page
+
     results = options.out / RESULTS
     rows, _ = read_rows(results) if results.exists() else ([], [])
     sweep_page(options.html, rows, cells=map(asdict, grid))

@@ -6,7 +6,7 @@ and plans. notebook.py has what a notebook shows of an object, and one_line.py t
 print() shows an object. axes.py has what every picture needs, recall.py the picture of what is
 recited, and plots.py all other pictures; they import matplotlib only when a figure is made. page.py
 writes a page, which is one HTML file, from the template, style and scripts in the folder `page`;
-tokens.py makes its data of target tokens, and run.py has the page of a run. grid.py has the page of
-a sweep, with the data of its laws from laws.py and of its planner from planner.py. Read report.py
-first.
+tokens.py makes its data of target tokens, and figures.py its numbers. run.py has the page of a run,
+document.py those of what is judged, and grid.py that of a sweep, with the data of its laws from
+laws.py and of its planner from planner.py. Read report.py first.
 """

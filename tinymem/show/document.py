@@ -104,7 +104,7 @@ def beginning(report: Row) -> Figures:
         change = number(report["adapter_change"])
         rows.append(["adapter", change, "logits: the largest change of one"])
     name, value, note = loss_figure(report, "adapter")
-    windows = ", in 32 of the windows at most" if report["windows"] else ""
+    windows = ", in some of the windows" if report["windows"] else ""
     rows.append([name, value, note + windows])
     if (capacity := report["capacity"]) is None:
         return rows

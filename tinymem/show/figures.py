@@ -9,6 +9,19 @@ from ..experiment.report import Report
 from .report import Row, number
 
 Figures = list[list[str]]  # name, value and note of each, as text
+NOTHING = {"unit": "", "meaning": ""}  # what is said about a field that is not of a run
+
+
+def run_figures(report: Row) -> Figures:
+    """Those of a run."""
+    return [
+        ["steps", f"{report['steps']:,}", f"{report['wall_seconds']:,.1f} s"],
+        loss_figure(report, "unit"),
+        *verdict_figures(report),
+        *bits_figures(report),
+        *memories_figure(report),
+        *held_out_figure(report),
+    ]
 
 
 def loss_figure(report: Row, without: str) -> list[str]:
@@ -74,6 +87,5 @@ def report_fields(report: Row) -> list[list[Any]]:
     for name, value in report.items():
         nested = isinstance(value, dict) or (isinstance(value, list) and name != "layer")
         if not nested:
-            known = about.get(name, {})
-            rows.append([name, value, known.get("unit", ""), known.get("meaning", "")])
+            rows.append([name, value, *(about.get(name, NOTHING)[key] for key in NOTHING)])
     return rows

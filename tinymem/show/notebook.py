@@ -190,11 +190,11 @@ def html_of_result(result: Result, tokenizer: Tokenizer | None = None) -> str:
     """The headline, losses and bits, and the tokens."""
     if not result.report:
         return paragraph(repr(result))
-    from .run import figures  # imports torch, which a result has imported already
+    from .figures import run_figures  # imports torch, which a result has imported already
 
     first, *more = Text.from_markup(headline(result.report)).plain.strip().splitlines()
     about_it = Text.from_markup(describe_run(result.report)).plain.splitlines()
-    parts = [heading(first), paragraph(*more, *about_it), table(figures(result.report))]
+    parts = [heading(first), paragraph(*more, *about_it), table(run_figures(result.report))]
     if result.verdict is None:
         return "".join([*parts, paragraph(of_training(result.training))])
     return "".join([*parts, tokens(result.verdict, tokenizer)])

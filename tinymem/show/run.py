@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from .figures import (
-    bits_figures,
-    held_out_figure,
-    loss_figure,
-    memories_figure,
-    report_fields,
-    verdict_figures,
-)
+from .figures import report_fields, run_figures
 from .page import write_page
 from .report import describe_run, headline
 from .tokens import Likeliest, course_data, token_data, trace_data
@@ -36,14 +29,7 @@ def run_page(path: Path, result: Result, tokenizer: Tokenizer, likeliest: Likeli
     data = {
         "lines": more,
         "about": Text.from_markup(describe_run(report)).plain.splitlines(),
-        "figures": [
-            ["steps", f"{report['steps']:,}", f"{report['wall_seconds']:,.1f} s"],
-            loss_figure(report, "unit"),
-            *verdict_figures(report),
-            *bits_figures(report),
-            *memories_figure(report),
-            *held_out_figure(report),
-        ],
+        "figures": run_figures(report),
         "fields": report_fields(report),
         "steps": report["steps"],
         "optimizer": report["optimizer"],

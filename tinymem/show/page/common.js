@@ -152,6 +152,7 @@ function slider(label, most, start, describe, change) {
     const text = describe(Number(input.value));
     output.textContent = text;
     input.setAttribute("aria-valuetext", text);
+    hideTip(); // what it says may have changed
     change(Number(input.value));
   };
   input.addEventListener("input", () => {
