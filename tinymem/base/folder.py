@@ -22,7 +22,7 @@ TOKENIZER_SETTINGS = (  # each optional; a download has these files
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.json", "chat_template.jinja"),
 )
-GENERATION = "generation_config.json"  # optional; tinymem does not read it, other programs do
+GENERATION = "generation_config.json"  # optional; read for the ids that end a text alone
 
 
 def present(folder: Path, name: str) -> bool:

@@ -231,7 +231,8 @@ def _pop_lora(model: Model, tensors: dict[str, Tensor], at: str, place: Place, p
     """Takes A and B of the LoRA at a place out of the tensors. Raises AdapterError."""
     names = tensor_names(model, at)
     for missing in set(names) - set(tensors):
-        raise AdapterError(f"{path}: tensor {missing} is missing")
+        others = f"; the file has {min(tensors)!r:.200}, …" if tensors else ""
+        raise AdapterError(f"{path}: tensor {missing} is missing{others}")
     A, B = (tensors.pop(name).float() for name in names)
     if not is_own(at) and A.ndim == B.ndim == 2:  # peft's are transposed
         A, B = A.t(), B.t()
