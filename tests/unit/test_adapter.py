@@ -144,7 +144,8 @@ def test_tensors_that_do_not_fit(tmp_path, sites):
     first = sorted(good)[0]
     without = {k: v for k, v in good.items() if k != first}
     for tensors, message in (
-        (without, "missing"),
+        (without, "missing; the file has"),
+        ({f"model.{k}": v for k, v in good.items()}, r"missing; the file has 'model\."),
         ({}, "missing"),
         (good | {"layers.0.mlp.lora_A": torch.zeros(2)}, "fit nowhere"),
         (good | {first: torch.zeros(5, 7)}, "the base has"),
