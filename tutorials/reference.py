@@ -417,9 +417,9 @@ PYTHON = """
 {names}
 
 **Units.** `with unit.attached(model):` puts a unit into a model for a block. Afterwards the model
-is what it was, bit for bit, also after an error in the block. Units can take turns on one base: on
-one CPU core it takes 0.6 ms to change from one unit to another at all 210 Linear sites of
-SmolLM2-135M.
+is what it was, bit for bit, also after an error in the block. `tm.load_adapter(model,
+folder).detach()` reads a unit without leaving it there. Units can take turns on one base: on one
+CPU core it takes 0.6 ms to change from one unit to another at all 210 Linear sites of SmolLM2-135M.
 
 **What is printed.** Every object prints as one line. In a notebook, results, verdicts, laws, fits
 and plans are shown as tables and pictures. A result keeps the ids of its tokens and no tokenizer;

@@ -53,8 +53,9 @@ class NotebookBars(Bars):
         if now - self.drawn < EVERY:
             return
         self.drawn, note = now, Text.from_markup(self.bars.note).plain
-        bars = "<br>".join([*map(bar_of, self.bars.tasks), escape(note)])
-        lines = "\n".join([*map(line_of, self.bars.tasks), note])
+        notes = [note] * bool(note)
+        bars = "<br>".join([*map(bar_of, self.bars.tasks), *map(escape, notes)])
+        lines = "\n".join([*map(line_of, self.bars.tasks), *notes])
         bundle = {"text/html": f"<div>{bars}</div>", "text/plain": lines}
         if self.output is None:
             display = importlib.import_module("IPython.display").display  # a kernel has loaded it
