@@ -7,11 +7,16 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 
 import pytest
 
+from tests.cli.test_law_mutations import mutations
 from tinymem.cli import sweep as command
+from tinymem.errors import TinymemError
 from tinymem.experiment.rows import read_rows
+from tinymem.law.fit import fit_rows
+from tinymem.show.grid import sweep_page
 
 SMALL = ["--ranks", "1,2,4", "--lengths", "4,6,8", "--steps", "3"]
 
@@ -90,6 +95,22 @@ def test_rows_of_strangers_cannot_leave_their_place_in_the_page(tinymem, tmp_pat
     assert tinymem("fit", tmp_path / "rows.jsonl", "--html", page)[0] == 0
     text = page.read_text(encoding="utf-8")
     assert "alert(1)</script>" not in text and data_of(page)["common"]["x"] == nasty
+
+
+def test_rows_that_give_a_law_give_a_page(tmp_path):
+    """Mutated grids: whatever `fit` accepts can be looked at, without a warning of numpy."""
+    written = 0
+    for _, _, rows in mutations(60, seed=5):
+        try:
+            fits = fit_rows(rows, draws=4)
+        except TinymemError:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            sweep_page(tmp_path / "page.html", rows, *fits)
+        written += 1
+        assert data_of(tmp_path / "page.html")["laws"]
+    assert written > 5
 
 
 def test_fit_writes_its_page_without_torch(tmp_path):

@@ -211,12 +211,19 @@ def test_rows_written_by_hand_by_a_stranger(view):
     rows = [
         {"rank": r, "length": n, "delta_loss": 8 * (r / n) ** 0.5 + 1, "method": nasty}
         | {"trainable_parameters": 100 * r + 7, "recall_exact": n < 40 * r, "status": None}
+        | {"memories": "many", "certified_fraction": "x", "min_margin": [1], "__proto__": {}}
         for r in (1, 2, 4)
         for n in (16, 64, 256)
     ]
     page = view(rows)
     assert nasty in page.inner_text(".heat-name") and page.locator("main img, main b").count() == 0
-    assert page.locator("#measure option").all_inner_texts()[0] == "ΔL (nats per token)"
+    options = page.locator("#measure option").all_inner_texts()
+    assert options[0] == "ΔL (nats per token)"
+    for name, shown in (("ΔL (nats per token)", "3.000"), ("tokens with p > ½ (%)", "–")):
+        page.select_option("#measure", label=name)
+        assert cell(page, 1, 16).inner_text().split()[0] == shown
+    cell(page, 1, 16).locator("button").click()
+    assert "min_margin" in page.inner_text(".runs")
     text = page.inner_text("main")
     assert "No plan to recite it word for word: ranks have different numbers of parameters" in text
     assert "No plan to certify every token (p > ½): the rows have no base_loss" in text

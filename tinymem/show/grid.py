@@ -22,7 +22,7 @@ from .tables import MEASURES as LEGEND
 SCRIPTS = "common.js", "maps.js", "laws.js", "planner.js", "sweep.js"
 OWN = ("model", "layer", "site", "method", "ratio")  # rows that agree in these share a heat map
 HIDDEN = ("_where", "setting", "setting_hash", "checksum")  # not for the eye
-SHARES = {  # measures of one run that are no numbers: the share of the runs that it is true of
+SHARES = {  # of the runs of a cell, by a field of a run that is true or false
     "recited": "runs that recite the whole memory (%)",
     "converged": "runs whose training converged (%)",
 }
@@ -75,11 +75,13 @@ def sweep_page(
 
 def missing(rows: Sequence[Row], cells: Iterable[Row]) -> list[Row]:
     """The cells that no row has, as rows with the status "missing"."""
-    axes = ("rank", "length", "ratio", "method", "seed")
-    done = {tuple(row.get(name) for name in axes) for row in rows}
+
+    def place(row: Row) -> str:
+        return repr([row.get(name) for name in ("rank", "length", "ratio", "method", "seed")])
+
+    done = {place(row) for row in rows}
     fixed = {name: rows[0].get(name) for name in ("model", "layer", "site")} if rows else {}
-    asked = [cell for cell in cells if tuple(cell[name] for name in axes) not in done]
-    return [fixed | cell | {"status": "missing"} for cell in asked]
+    return [fixed | cell | {"status": "missing"} for cell in cells if place(cell) not in done]
 
 
 def common_words(rows: Sequence[Row]) -> str:
@@ -102,7 +104,11 @@ def maps(rows: Sequence[Row]) -> dict[str, Any]:
         "common": {name: value for name, value in same.items() if value is not None},
         "columns": {name: value for name, value in columns.items() if name not in same},
         "measures": [
-            {"field": name, "label": SHARES.get(name) or LABELS[name], "percent": name in PERCENT}
+            {
+                "field": name,
+                "label": SHARES.get(name) or LABELS[name],
+                "percent": name in PERCENT or name in SHARES,
+            }
             for name in measures(rows)
         ],
         "maps": [
@@ -118,7 +124,7 @@ def measures(rows: Sequence[Row]) -> list[str]:
     names = [name for name in MEASURES if known(good, name)]
     if len(known(good, "memorized_bits_per_parameter")) == len(good):
         names = [name for name in names if name != "bits_per_parameter"]
-    if not any((row.get("memories") or 1) > 1 for row in good):
+    if all(row.get("memories") in (None, 1) for row in good):
         names = [name for name in names if name != "exact_match"]
     return names
 

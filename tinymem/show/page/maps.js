@@ -32,18 +32,14 @@ function mean(values) {
 
 /** The mean of a measure over the runs of a cell that did not fail, or null. */
 function meanOf(runs, measure) {
-  const known = runs.filter(isGood).map((run) => value(run, measure.field)).filter((one) => one !== null);
+  const known = runs.filter(isGood).map((run) => value(run, measure.field)).filter((one) => ["number", "boolean"].includes(typeof one));
   if (!known.length) return null;
-  return mean(known.map(Number)) * (isShare(measure) ? 100 : 1);
-}
-
-function isShare(measure) {
-  return measure.percent || measure.label.includes("%");
+  return mean(known.map(Number)) * (measure.percent ? 100 : 1);
 }
 
 /** A mean as text: losses as the terminal prints them, and 100 % only of what is whole. */
 function meanText(found, measure) {
-  if (isShare(measure)) return `${found === 100 ? 100 : Math.min(Math.round(found), 99)} %`;
+  if (measure.percent) return `${found === 100 ? 100 : Math.min(Math.round(found), 99)} %`;
   return measure.field.endsWith("loss") ? number(found) : found.toFixed(2);
 }
 
@@ -77,7 +73,7 @@ function mapsSection() {
   const draw = () => {
     const measure = data.measures[Number(pick.value)];
     const found = boxes.flatMap((one) => [...cellsOf(one.rows).values()].map((runs) => meanOf(runs, measure)));
-    const top = isShare(measure) ? 100 : Math.max(1e-9, ...found.filter((one) => one !== null));
+    const top = measure.percent ? 100 : Math.max(1e-9, ...found.filter((one) => one !== null));
     for (const one of boxes) one.box.replaceChildren(heatMap(one, measure, top));
   };
   if (data.measures.length) draw();
