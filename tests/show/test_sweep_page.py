@@ -52,8 +52,9 @@ def set_dial(page, name, value):
 
 
 def settle(page):
-    """Waits for the answers, which are computed once a frame."""
+    """Waits for the answers: computed once a frame, and later if they take long."""
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+    page.wait_for_selector("#answers:not([aria-busy])")
 
 
 def printed(show, *args):

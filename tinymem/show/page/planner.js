@@ -326,12 +326,21 @@ function plannerPart(law) {
   const solvers = Object.fromEntries(known.map((goal) => [goal, GOALS[goal].solver(parts[goal])]));
   const answers = el("div", { class: "answers", id: "answers" });
   const spoken = el("p", { class: "hidden-text", role: "status" });
-  let later = null;
-  const update = () => {
+  let [later, soon, took] = [null, null, 0];
+  const answer = () => {
+    const start = performance.now();
     const found = answersOf(law, parts, solvers);
     answers.replaceChildren(...found.nodes);
+    answers.removeAttribute("aria-busy");
+    took = performance.now() - start;
     clearTimeout(later);
     later = setTimeout(() => spoken.replaceChildren(found.sentences.join(". ")), 600);
+  };
+  const update = () => { // what takes long waits until the slider rests
+    clearTimeout(soon);
+    if (took < 200) return answer();
+    answers.setAttribute("aria-busy", "true");
+    soon = setTimeout(answer, 200);
   };
   const set = (name) => (one) => {
     state[name] = one;
@@ -345,7 +354,7 @@ function plannerPart(law) {
     dial("rank", "", steps(rank[1] * 8), state.rank, WHOLE, set("rank")),
     dial("length", "tokens", steps(length[1] * 8), state.length, WHOLE, set("length")),
     dial("probability", "% of fresh runs", percents, state.percent, PERCENT, set("percent")));
-  update();
+  answer();
   return [controls, spoken, answers, ...missing];
 }
 
