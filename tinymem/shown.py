@@ -2,7 +2,8 @@
 
 What that line says is written in show/, which stands after the packages whose objects it shows: it
 imports them, and they cannot import it. So the objects inherit from `Shown`, which imports show/
-only when something is to be shown, and by name. No other module does that.
+by name, and only when something is to be shown. The bars of a notebook (base/progress.py) come the
+same way, and nothing else does.
 """
 
 import importlib

@@ -30,6 +30,11 @@ def fit() -> tm.Fit:
     return fit_rows(ROWS)[0][0]
 
 
+def test_a_tokenizer(pristine):
+    tokenizer = tm.load(pristine, device="cpu")[1]
+    assert repr(tokenizer) == "Tokenizer(264 plain tokens, no chat template)"
+
+
 def test_a_memory():
     memory = tm.Memory([1], range(1500), ratio=100)
     assert repr(memory) == "Memory(1 prompt token, 1,500 target tokens, 100 % random)"

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import DataError
 from .config import ACTIVATIONS, ModelConfig
 from .families import Family
-from .progress import SILENT, Progress
+from .progress import SILENT, Progress, bars_in_notebooks
 from .rope import Rotation, rope_frequencies, rotate
 from .tokenizer import Tokenizer
 
@@ -263,6 +263,7 @@ class Model(nn.Module):
         return self.head(self.run(self.embed(ids, dtype=dtype)))
 
 
+@bars_in_notebooks
 @torch.no_grad()
 def greedy(
     model: Model,

@@ -11,6 +11,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as Core
 
 from ..errors import CheckpointError, DataError, first_line
+from ..shown import Shown
 from .folder import present, read_json
 from .template import find_template, render_chats
 from .vocabulary import read_tokenizer
@@ -18,7 +19,7 @@ from .vocabulary import read_tokenizer
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Tokenizer:
+class Tokenizer(Shown):
     """A checkpoint's tokenizer.
 
     chat_template: a jinja2 template, or None. names: bos_token, eos_token, … for the template.

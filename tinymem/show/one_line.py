@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import printable
 
 if TYPE_CHECKING:
+    from ..base.tokenizer import Tokenizer
     from ..data.memory import Memory
     from ..experiment.recall import Verdict
     from ..experiment.report import Result
@@ -50,6 +51,11 @@ def number(value: float | None) -> str:
 
 def count(value: int, what: str) -> str:
     return f"{value:,} {what}" if value == 1 else f"{value:,} {what}s"
+
+
+def of_tokenizer(tokenizer: Tokenizer) -> str:
+    chat = "a" if tokenizer.chat_template else "no"
+    return f"{count(len(tokenizer.plain_ids), 'plain token')}, {chat} chat template"
 
 
 def of_memory(memory: Memory) -> str:
@@ -163,7 +169,7 @@ def share(probability: float) -> str:
 
 
 LINES: dict[str, Callable[[Any], str]] = {
-    **{"Memory": of_memory, "Unit": of_unit},
+    **{"Tokenizer": of_tokenizer, "Memory": of_memory, "Unit": of_unit},
     **{"Verdict": of_verdict, "Result": of_result, "Training": of_training},
     **{"Law": of_law, "BitsLaw": of_bits, "RecallLaw": of_recall, "Fit": of_fit},
     **{"Plan": of_plan, "RecitePlan": of_recital},

@@ -28,7 +28,12 @@ class WithLoRA(nn.Module):
 
 
 def put_in(model: nn.Module, places: Mapping[str, WithLoRA]) -> None:
-    """Each module that a path names becomes the part of the WithLoRA that takes its place."""
+    """Each module that a path names becomes the part of the WithLoRA that takes its place.
+
+    Freezes the model first. Raises AdapterError if a unit is attached.
+    """
+    for p in trainable(model):
+        p.requires_grad_(False)
     for path, place in places.items():
         *parents, name = path.split(".")
         table = model._modules

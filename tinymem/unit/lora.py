@@ -45,8 +45,7 @@ class LoRA(nn.Module):
         with torch.no_grad():
             self.A.copy_(torch.empty(self.A.shape).uniform_(-bound, bound, generator=generator))
             self.B.zero_()
-        seed = generator.initial_seed()
-        self.generators = [torch.Generator(self.A.device).manual_seed(seed)]
+        self.generators = [torch.Generator(self.A.device).manual_seed(generator.initial_seed())]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.drop(x.to(self.A.dtype) @ self.A @ self.B)
@@ -123,8 +122,6 @@ class Unit(Shown):
         if self.model is not None or self.merged is model:
             how = "attached already; detach it first" if self.model else "merged into this model"
             raise AdapterError(f"this unit is {how}")
-        for p in trainable(model):
-            p.requires_grad_(False)
         put_in(model, self.places)
         self.model = model
         return self
