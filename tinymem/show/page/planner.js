@@ -377,7 +377,8 @@ function answersOf(law, parts, solvers) {
   const boxes = plans.map((plan) => answerBox(plan.asked, questions[plan.asked],
     goal.sentence(plan, share, part), goal.lines(plan, share, part), plan.warnings));
   const p = solver.chance(rank, length);
-  boxes.push(answerBox("chance", questions.chance, goal.chance(p, rank, length, part), [], extrapolations(part, rank, length)));
+  boxes.push(answerBox("chance", questions.chance, goal.chance(p, rank, length, part), [],
+    [...part.warnings, ...extrapolations(part, rank, length)]));
   if (!parts.loss.reason) boxes.push(lossBox(parts.loss, rank, length));
   const sentences = boxes.map((box) => box.querySelector(".sentence").textContent);
   const picture = chancePicture(goal, solver, part, rank, length);
