@@ -240,6 +240,7 @@ JUDGE_MEANINGS = {
     "adapter": "the adapter, as it was given",
     "base": "the base model that the adapter's own files name",
     "same_base": "whether that is this model: by the hash of its weights, or else by the names",
+    "base_verbatim": "whether every margin is above 0 without the adapter, too; null without one",
     "adapter_change": "the largest change of a logit that the adapter makes; 0: it does nothing",
     "windows": "of an audit, the fields below",
     "capacity": "of an adapter, the fields below",

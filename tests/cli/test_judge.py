@@ -8,8 +8,11 @@ import pytest
 import torch
 import transformers
 
+import tinymem as tm
 from tests.checkpoints import build, edit_json, edit_weights
 from tinymem.experiment.report import VERDICT_FIELDS
+from tinymem.unit.adapter import save_adapter
+from tinymem.unit.lora import Unit
 
 BIT_FIELDS = ("base_loss", "final_loss", "delta_loss", "stored_bits", "bits_per_parameter")
 TEXT = "the hand and the thing in the sand, singing"
@@ -30,7 +33,7 @@ def load(folder):
 def adapter(base, folder, B=0.3, **settings):
     """A LoRA with random A, and B of this deviation, saved by peft; returns peft's model."""
     config = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    config["fan_in_fan_out"] = True
+    config["fan_in_fan_out"] = "gpt2" in base.name
     wrapped = peft.get_peft_model(load(base), peft.LoraConfig(**config | settings)).eval()
     torch.manual_seed(0)
     for name, p in wrapped.named_parameters():
@@ -53,7 +56,10 @@ def read(answer):
     return json.loads(out)
 
 
-def test_losses_margins_and_the_change_of_a_logit_are_those_of_peft(tinymem, base, text, tmp_path):
+@pytest.mark.parametrize("kind", ["gpt2", "qwen3", "gpt_neox"])
+def test_losses_margins_and_the_change_of_a_logit_are_those_of_peft(tinymem, kind, text, tmp_path):
+    base = tmp_path / kind
+    build(base, kind)
     wrapped = adapter(base, tmp_path / "lora")
     more = "--adapter", tmp_path / "lora", "--text", text, "--prompt", "Say it:", "--json"
     found = read(tinymem("judge", "--model", base, *more))
@@ -164,6 +170,21 @@ def test_expect_is_a_gate(tinymem, text, tmp_path):
             assert answer[0] == code, (what, expected, answer[1])
             found = json.loads(answer[1])
             assert found["expected"] == expected and found["as_expected"] == (code == 0)
+
+
+def test_what_the_base_recites_without_the_adapter(tinymem, text, tmp_path):
+    """`tiny` recites itself, with an adapter that changes nothing and without it."""
+    text.write_text(" the king of the king of the king", encoding="utf-8")
+    prompt = "One dark night, and the king of the king of"
+    wanted = "--text", text, "--prompt", prompt
+    model, _ = tm.load("tiny", device="cpu")
+    save_adapter(Unit.create(model, 1), model, tmp_path / "run")
+    command = "judge", "--adapter", tmp_path / "run", *wanted
+    found = read(tinymem(*command, "--json"))
+    assert found["base_verbatim"] is found["verbatim"] is True and found["adapter_change"] == 0
+    assert "The base recites it without the adapter, too" in tinymem(*command)[1]
+    found = read(tinymem("judge", "--model", "tiny", *wanted, "--json"))
+    assert found["base_verbatim"] is None and found["verbatim"] is True
 
 
 def test_memories_one_by_one_the_worst_first(tinymem, tmp_path):

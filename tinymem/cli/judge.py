@@ -164,14 +164,15 @@ def read_target(
     if options.data is not None:
         return check_fits(read_memories(options.data, tokenizer, chat=options.chat), config)
     given = {name: getattr(options, name) for name in WINDOWS}
-    prompt = PROMPT if options.prompt is None else options.prompt
-    memory = text_memory(tokenizer, text or "", prompt=prompt, chat=options.chat)
-    if any(value is not None for value in given.values()):
-        sizes = {name: value for name, value in given.items() if value is not None}
-        before = list(memory.prompt_ids) if options.prompt else tokenizer.encode("")[:1]
-        document = Document(list(memory.target_ids), before, **sizes)
+    if sizes := {name: value for name, value in given.items() if value is not None}:
+        before = tokenizer.encode("")[:1]  # <s>, where texts begin with it
+        if options.prompt is not None:
+            before = tokenizer.prompt_ids(options.prompt, options.chat)
+        document = Document(tokenizer.encode(text or "", special=False), before, **sizes)
         document.check(config.context)
         return document
+    prompt = PROMPT if options.prompt is None else options.prompt
+    memory = text_memory(tokenizer, text or "", prompt=prompt, chat=options.chat)
     if len(memory.prompt_ids) + memory.length > config.context:
         size = f"{memory.length:,} tokens and the prompt exceed the context of {config.context:,}"
         raise DataError(f"--text: {size}; audit it with --context 32 --window 50")

@@ -53,6 +53,8 @@ def show_judged(
         whole = round(report["memories"] * report["exact_match"])
         show_line("memories", f"{whole:,} of {report['memories']:,} recited whole")
     stdout.print(headline(report))
+    if report["base_verbatim"]:
+        stdout.print("The base recites it without the adapter, too")
     if report["memories"] > 1:
         return show_memories(report, memories, verdict, tokenizer)
     if verdict.first_error is not None:

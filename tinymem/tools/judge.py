@@ -63,6 +63,11 @@ class Judged:
     audit: Audit | None = None
 
     @property
+    def base_verbatim(self) -> bool | None:
+        """Whether all memories are recited without the adapter, too; None of a document."""
+        return None if self.audit else all(m > 0 for m in self.compared.base_margins)
+
+    @property
     def recited(self) -> list[bool]:
         """Of each memory or window, whether it is recited.
 
@@ -159,6 +164,7 @@ def judge_report(
         **{name: value for name, value in bits.items() if name != "trainable_parameters"},
         **pick(verdict, *VERDICT_FIELDS),
         "thin": is_thin(verdict, model) if verdict else None,
+        "base_verbatim": judged.base_verbatim if unit else None,
         "adapter_change": judged.compared.change,
         "windows": judged.audit and judged.audit.as_dict() | {"compared": len(judged.memories)},
         "capacity": capacity(unit, bits["length"]) if unit else None,
