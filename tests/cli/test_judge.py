@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import peft
 import pytest
@@ -10,6 +11,7 @@ import transformers
 
 import tinymem as tm
 from tests.checkpoints import build, edit_json, edit_weights
+from tinymem.base.checkpoint import SHIPPED
 from tinymem.experiment.report import VERDICT_FIELDS
 from tinymem.unit.adapter import save_adapter
 from tinymem.unit.lora import Unit
@@ -126,7 +128,8 @@ def test_the_base_that_an_adapter_names(tinymem, base, text, tmp_path):
     code, _, err = tinymem(*command)
     assert code == 2 and err.endswith("does not name its base; give the base with --model\n")
     edit_json(tmp_path / "lora" / "adapter_config.json", base_model_name_or_path="../../x")
-    assert tinymem(*command)[0] == 2  # an adapter does not choose freely what is opened
+    code, _, err = tinymem(*command)  # an adapter does not choose freely what is opened
+    assert code == 2 and "names the base model '../../x', neither a hub id nor" in err
 
 
 def test_a_unit_of_tinymem_on_its_own_base_and_on_another(tinymem, text, tmp_path):
@@ -140,9 +143,12 @@ def test_a_unit_of_tinymem_on_its_own_base_and_on_another(tinymem, text, tmp_pat
         close = isinstance(run[name], float)
         assert found[name] == (pytest.approx(run[name], rel=1e-5) if close else run[name]), name
     assert found["same_base"] is True and found["adapter_change"] > 0
+    shutil.copytree(SHIPPED["tiny"], tmp_path / "copy")  # the same weights elsewhere
+    asked = "judge", "--adapter", tmp_path / "run", "--text", text
+    copied = read(tinymem(*asked, "--model", tmp_path / "copy", "--json"))
+    assert copied["base"] == "tiny" and copied["same_base"] is True
     build(tmp_path / "other", "gpt2")
-    moved = "judge", "--adapter", tmp_path / "run", "--text", text, "--model", tmp_path / "other"
-    code, out, err = tinymem(*moved)
+    code, out, err = tinymem(*asked, "--model", tmp_path / "other")
     assert (code, out) == (2, "") and "other weights" in err
 
 
