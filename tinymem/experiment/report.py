@@ -32,7 +32,7 @@ from .recall import Verdict
 
 @dataclass(repr=False)
 class Result(ShownTokens):
-    """A finished run. `unit` is detached: `result.unit.attach(model)` puts it back in place."""
+    """A finished run. `unit` is detached; `with result.unit.attached(model):` puts it in place."""
 
     report: dict[str, Any]  # the fields of `Report`
     memories: list[Memory]
