@@ -141,6 +141,9 @@ def test_an_adapter_of_pefts_finds_its_base_and_has_no_verdict(tinymem, tmp_path
     assert code == 0 and err == "" and found["before"] is None and found["after"] is None
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
     assert weights[0] == weights[1]
+    edit_json(config, base_model_name_or_path="org/other")
+    code, _, err = tinymem("merge", folder, "--model", base, "--out", tmp_path / "three")
+    assert code == 0 and err == f"another base? the adapter names org/other, and this is {base}\n"
 
 
 def test_an_adapter_that_changes_nothing_is_said_to(tinymem, tmp_path, adapter):

@@ -21,7 +21,7 @@ from ..training.margin import thin_for
 from ..unit.adapter import download_unit, find_unit, load_adapter, read_adapter, read_header
 from ..unit.lora import Unit
 from . import options as opt
-from .judge import named_base
+from .judge import about_base, named_base
 from .output import check_new_folder, check_room, print_json, show_saved
 from .source import find_base
 
@@ -46,6 +46,8 @@ def merge(options: opt.Merge) -> int:
     name, revision = find_base(report, folder, options.model, options.revision)
     if not options.model:
         note(f"base model of this unit: {name}{f', revision {revision}' if revision else ''}")
+    elif not memories and about_base(report, name)["same_base"] is False:
+        note(f"another base? the adapter names {report['model']}, and this is {name}")
     checkpoint = open_checkpoint(name, revision)
     tensors = list_tensors(checkpoint, options.dtype)
     check_room(out, total_size(tensors))

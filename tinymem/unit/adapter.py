@@ -230,7 +230,7 @@ def read_adapter(model: Model, folder: Path) -> Unit:
 def _pop_lora(model: Model, tensors: dict[str, Tensor], at: str, place: Place, path: Path) -> LoRA:
     """Takes A and B of the LoRA at a place out of the tensors. Raises AdapterError."""
     names = tensor_names(model, at)
-    for missing in set(names) - set(tensors):
+    for missing in sorted(set(names) - set(tensors)):
         others = f"; the file has {min(tensors)!r:.200}, …" if tensors else ""
         raise AdapterError(f"{path}: tensor {missing} is missing{others}")
     A, B = (tensors.pop(name).float() for name in names)
