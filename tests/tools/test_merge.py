@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from tests.checkpoints import build, draw_ids, edit_json
+from tests.checkpoints import OLD_ORACLE, build, draw_ids, edit_json
 from tests.unit.test_peft import written_by_peft
 from tinymem.base.checkpoint import load, open_checkpoint
 from tinymem.errors import AdapterError, CheckpointError
@@ -155,7 +155,9 @@ def test_dtypes(made, tmp_path, stored, asked, written, stated):
     assert about.dtype == (stated if stated in same else widest)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert {config.get(f) for f in ("dtype", "torch_dtype")} - {None} == {about.dtype}
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", **{"torch_dtype" if OLD_ORACLE else "dtype": "auto"}
+    )
     assert loaded.dtype == getattr(torch, about.dtype)
 
 
