@@ -87,13 +87,13 @@ def law_panels(fit: Fit) -> list[axes.Panel]:
 def law_title(fit: Fit, several: bool) -> str:
     """What was fitted, the formula, and the number of runs; several: of several ratios."""
     law, about = fit.law, axes.describe(fit.key, "model", "layer", "site", "method")
-    about += ":   " * bool(about)
+    about += ":" * bool(about)
     if isinstance(law, str):
-        return f"{about}no power law"
+        return f"{about} no power law".strip()
     offset = f"{law.b:+.3g}" if law.b else ""
     formula = rf"$ΔL = {law.C:,.4g}\;r^{{{law.alpha:.2f}}}\;ℓ^{{{-law.beta:.2f}}}{offset}$"
     runs = f"{law.n} runs of all ratios" if several else f"{law.n} runs"
-    return f"{about}{formula}\nfitted to {runs}; {law.n_saturated} saturated ones left out"
+    return f"{about}   {formula}\nfitted to {runs}; {law.n_saturated} saturated ones left out"
 
 
 def against(ax: axes.Axes, rows: list[axes.Row], law: Law, x: str, series: str, note: str) -> None:
