@@ -64,6 +64,7 @@ Every command, option, field and file format of tinymem. This page is made from 
 - [Rows of a sweep](#rows-of-a-sweep)
 - [The law: `fit --json`](#the-law-fit---json)
 - [The plan: `plan --json`](#the-plan-plan---json)
+- [The pages: `--html`](#the-pages---html)
 - [In Python](#in-python)
 - [Files](#files)
 - [Base models](#base-models)
@@ -392,10 +393,29 @@ RECITAL_MEANINGS = {
     "warnings": "sentences, such as that the answer lies outside the measured grid",
 }
 
+PAGES = """
+## The pages: `--html`
+
+A page is one HTML file, to be opened from the disk. It holds its own style, scripts and data, and a
+content security policy forbids it every request. Everything on it is also there for the keyboard
+and for screen readers, in light and dark, and on a phone.
+
+**A run** (`probe --html`) has its verdict and numbers, and its target token by token. The edge and
+the ground of a token say whether it is wrong, the likeliest, or certified (p > ½). A token under
+the pointer or in focus shows its id, p, margin, loss and the five likeliest tokens at its place. A
+slider goes through the recorded steps, up to about 200 of a run, to the verdict. In these steps p
+and margins are rounded, but what is above ½ or above 0 stays above it. Steps are recorded where
+each of them sees all memories, and margins where they are watched. Of several memories, the worst
+stands first, and one is open. An interrupted run has a page without a verdict.
+
+**What is judged** (`judge --html`): memories as above, with the adapter and without it; or, of an
+audit in windows, the whole document as a map, and the text around any place of it.
+"""
+
 SWEEP_PAGE = """
 ## The page of a sweep: `sweep --html` and `fit --html`
 
-The page is one HTML file without any request to a network. It shows all rows of the folder or file:
+The page shows all rows of the folder or file:
 
 - **Ranks and lengths**: a heat map for each method and ratio of random tokens. A cell has the mean
   of the chosen measure over its runs, signs for what is recited, certified or not converged, and
@@ -795,7 +815,7 @@ def page() -> str:
         *(RECALL, recall_table()),
         *(PLAN, plan_table()),
         *(RECITAL, table_of({**comments(RecitePlan), **RECITAL_MEANINGS})),
-        SWEEP_PAGE,
+        *(PAGES, SWEEP_PAGE),
         PYTHON.format(names=names_table()),
         FILES.format(pairs=body(pairs)),
         MODELS.format(families=body(families)),

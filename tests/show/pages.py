@@ -17,6 +17,8 @@ HOSTILE = [
 class HostileTokenizer:
     """Every token id is one of the texts in HOSTILE."""
 
+    core = tm.load("tiny")[1].core  # says of no id that a space is missing
+
     def decode(self, ids: list[int]) -> str:
         return "".join(HOSTILE[i % len(HOSTILE)] for i in ids)
 

@@ -78,7 +78,7 @@ def write_document(path, tiny, audit):
     model, tokenizer = tiny
     judged = judge_memories(model, None, audit.document.spread(1), tm.base.progress.SILENT)
     report = judge_report(model, None, judged, NAMED | {"adapter": None}, 1.0)
-    report |= {"windows": audit.as_dict(), "length": len(audit.document.ids)}
+    report |= {"windows": audit.as_dict() | {"compared": 1}, "length": len(audit.document.ids)}
     report["status"] = "interrupted" if audit.interrupted else "ok"
     document_page(path, report, tokenizer, audit.document.ids, audit.right)
 

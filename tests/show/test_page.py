@@ -10,12 +10,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import tokenizers
 
 import tinymem as tm
 from tests.show.pages import LIKELIEST, HostileTokenizer, hostile_result
 from tinymem.show.page import PARTS, write_page
 from tinymem.show.run import run_page
-from tinymem.show.tokens import pack_margins, pack_p, short
+from tinymem.show.tokens import pack_margins, pack_p, running_text, short
 from tinymem.tools.likeliest import likeliest
 
 
@@ -85,6 +86,16 @@ def test_short_numbers_stay_on_their_side(limit):
     for value in (limit, np.nextafter(limit, 1), np.nextafter(limit, -1), limit + 1 / 3):
         assert (short(float(value), limit) > limit) == (value > limit)
     assert short(0.50000006, 0.5) == 0.50000006 and short(1 / 3, 0.5) == 0.333333
+
+
+def test_a_space_that_a_tokenizer_leaves_out_is_there():
+    """Oracle: the text of several tokens, in which the tokenizer leaves nothing out."""
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel({"▁the": 0, "▁cat": 1, "s": 2}, "s"))
+    core.decoder = tokenizers.decoders.Metaspace()
+    tokenizer = tm.Tokenizer(core, None, {}, "here", 3)
+    assert tokenizer.decode([1]) == "cat"
+    text = "".join(running_text(tokenizer, i) for i in (0, 1, 2))
+    assert text == " " + tokenizer.decode([0, 1, 2]) == " the cats"
 
 
 def test_the_likeliest_tokens_are_those_of_the_verdict():

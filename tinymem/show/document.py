@@ -21,6 +21,17 @@ from .page import write_page
 from .report import Row, headline, number
 from .tokens import Likeliest, short, token_data, token_texts
 
+MEANINGS = {  # of fields that a run does not have, or that mean something else there
+    "adapter": "the adapter, as it was given",
+    "base": "the base model that the adapter's own files name",
+    "same_base": "whether that is this model",
+    "base_loss": "mean loss without the adapter",
+    "final_loss": "mean loss on what is judged",
+    "adapter_change": "the largest change of a logit that the adapter makes",
+    "expected": "recited or not-recited, if an answer was expected",
+    "as_expected": "whether the answer is that one",
+}
+
 if TYPE_CHECKING:
     from ..base.tokenizer import Tokenizer
     from ..data.memory import Memory
@@ -94,7 +105,10 @@ def remark_lines(report: Row) -> list[str]:
 def common(report: Row, figures: Figures) -> dict[str, Any]:
     """What both pages have."""
     about = [*plain(f"{escape(report['model'])}{adapter_words(report)}"), what(report)]
-    return {"about": about, "figures": figures, "fields": report_fields(report)}
+    table = report_fields(report)
+    for row in table:
+        row[-1] = MEANINGS.get(row[0], row[-1])
+    return {"about": about, "figures": figures, "fields": table}
 
 
 def beginning(report: Row) -> Figures:
@@ -104,8 +118,9 @@ def beginning(report: Row) -> Figures:
         change = number(report["adapter_change"])
         rows.append(["adapter", change, "logits: the largest change of one"])
     name, value, note = loss_figure(report, "adapter")
-    windows = ", in some of the windows" if report["windows"] else ""
-    rows.append([name, value, note + windows])
+    if report["windows"]:
+        note += f", in {report['windows']['compared']} of the windows"
+    rows.append([name, value, note])
     if (capacity := report["capacity"]) is None:
         return rows
     load, most = capacity["load"], capacity["load_50"]

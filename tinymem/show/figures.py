@@ -27,6 +27,8 @@ def run_figures(report: Row) -> Figures:
 def loss_figure(report: Row, without: str) -> list[str]:
     """The loss, and that without the unit or the adapter, where it is known."""
     before = report["base_loss"]
+    if report["final_loss"] is None:  # not judged
+        return ["loss", number(before), f"nats per token without the {without}"]
     start = "" if before is None else f", from {number(before)} without the {without}"
     return ["loss", number(report["final_loss"]), f"nats per token{start}"]
 

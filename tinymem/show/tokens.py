@@ -61,8 +61,17 @@ def token_data(
 def token_texts(tokenizer: Tokenizer, ids: Iterable[int]) -> tuple[dict[str, str], list[int]]:
     """The text of each id, and those ids whose text ends a line."""
     some = sorted(ids)
-    texts = {str(i): token_text(tokenizer, i) for i in some}
+    texts = {str(i): running_text(tokenizer, i) for i in some}
     return texts, [i for i in some if "⏎" in texts[str(i)]]
+
+
+def running_text(tokenizer: Tokenizer, token: int) -> str:
+    """The text of a token within a text, with control characters made visible.
+
+    Some tokenizers leave out the space before a first word, which ▁ stands for in their vocabulary.
+    """
+    text, piece = token_text(tokenizer, token), tokenizer.core.id_to_token(token) or ""
+    return f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text
 
 
 def token_numbers(verdict: Verdict | None) -> dict[str, list[float]]:

@@ -99,7 +99,7 @@ const place = slider("Place", total - 1, start, describePlace, (t) => {
 });
 const legendOfTokens = tokenLegend(new Set(levels));
 legendOfTokens.update(levels);
-const hint = "The map is the whole document from left to right: of full height where it is recited, and lower where the first tokens of a window are right. Click on it, or move the slider, to read there.";
+const hint = "The map is the whole document from left to right: of full height where it is recited, and lower where the first tokens of a window are right. Click on it, or move the slider, to read there. Each window is recited from a context of its own, so one decoding need not yield a whole stretch.";
 main.append(...pageHead(), section("What is recited, and where", el("p", { class: "muted" }, hint), map.node, place.node,
   legendOfTokens.node, view.node, windows.spans.length ? listOfStretches((t) => place.set(t)) : el("p", {}, "No window is recited.")), allFields());
 place.set(start); // scrolls to it, now that the text is on the page

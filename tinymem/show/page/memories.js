@@ -44,14 +44,26 @@ function worstFirst(tokens) {
   return rows.sort((a, b) => a.lowest - b.lowest || a.n - b.n);
 }
 
+/** Of long prompts, such as those of a chat template, the part that not all of them have. */
+function ownParts(prompts) {
+  const all = (holds) => prompts.every((prompt) => holds(prompt));
+  if (all((prompt) => prompt.length <= 60)) return prompts;
+  const shortest = Math.min(...prompts.map((prompt) => prompt.length));
+  let [from, end] = [0, 0];
+  while (from < shortest && all((prompt) => prompt[from] === prompts[0][from])) from++;
+  while (end < shortest - from && all((prompt) => prompt.at(-1 - end) === prompts[0].at(-1 - end))) end++;
+  return prompts.map((prompt) => prompt.slice(from, prompt.length - end) || prompt);
+}
+
 function memoriesTable(order, judged, show) {
   const buttons = order.map((row) => el("button", { type: "button", "aria-pressed": row === order[0] ? "true" : "false", click: (event) => {
     for (const one of buttons) one.setAttribute("aria-pressed", one === event.currentTarget);
     show(row.memory);
   } }, `memory ${row.n}`));
+  const prompts = ownParts(order.map((row) => row.memory.prompt));
   const rows = order.map((row, n) => {
     const numbers = judged ? [row.exact ? "yes" : "no", whole(row.wrong), number(row.lowest), number(row.p)] : [];
-    const prompt = row.memory.prompt.trim();
+    const prompt = prompts[n];
     return [buttons[n], el("span", { class: "code" }, prompt.length > 60 ? `${prompt.slice(0, 60)}…` : prompt), whole(row.memory.length), ...numbers];
   });
   const names = judged ? ["tokens", "recited", "wrong tokens", "lowest margin", "lowest p"] : ["tokens"];

@@ -74,7 +74,7 @@ function courseCharts() {
       series: [{ name: "loss", points: lossPoints, colour: 1 }],
     }),
     chart({
-      title: "Share of the target tokens, percent",
+      title: shares.length > 1 ? "Share of the target tokens, percent" : "Share of the target tokens with p > ½, percent",
       summary: shares.map((one) => `${one.name} for ${number(last(one))} percent in the end.`).join(" "),
       x, y: { label: "percent", range: [0, 100] }, series: shares,
     }),
