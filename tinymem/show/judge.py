@@ -33,8 +33,7 @@ REMARKS = {
     "nothing": "[bold red]The adapter changes nothing[/]: not one logit moves; is its B zero?",
     "broken": "[bold red]The adapter breaks the model[/]: its logits are infinite or NaN",
     "base": "[bold yellow]Another base?[/] The adapter names {base}, and this is {model}",
-    "worse": "[bold yellow]The adapter makes this less likely[/]: was it trained on another text, "
-    "or another base?",
+    "worse": "[bold yellow]The adapter makes this less likely[/]: another text, or another base?",
 }
 
 
@@ -59,7 +58,10 @@ def show_judged(
         return show_memories(report, memories, verdict, tokenizer)
     if verdict.first_error is not None:
         show_first_error(verdict, verdict.first_error, tokenizer)
-    show_tokens(verdict, tokenizer)
+    if 2 * len(verdict.wrong) < report["length"]:
+        show_tokens(verdict, tokenizer)
+    else:  # there is nothing to read in the target
+        show_stubborn(verdict, tokenizer)
 
 
 def show_audit(report: Row, ids: Sequence[int], tokenizer: Tokenizer) -> None:
@@ -105,22 +107,27 @@ def show_beginning(report: Row) -> None:
     if report["adapter"] is not None:
         show_line("adapter", f"moves a logit by up to {number(report['adapter_change'])}")
     show_line("loss", f"{start}[bold]{number(after)}[/] nats per token{windows}")
-    if report["capacity"] is not None and not report["windows"]:
+    if report["capacity"] is not None and not report["windows"] and not loses(report):
         show_capacity(report, report["capacity"])
 
 
 def remarks_of(report: Row) -> list[str]:
     """What must be known before anything else: keys of REMARKS."""
-    change, delta = report["adapter_change"], report["delta_loss"]
+    change = report["adapter_change"]
     if report["adapter"] is None:
         return []
     found = {
         "nothing": change == 0,
         "broken": change is None,
         "base": report["same_base"] is False,
-        "worse": delta is not None and delta < 0 and report["verbatim"] is False,
+        "worse": loses(report) and report["verbatim"] is False,
     }
     return [name for name, holds in found.items() if holds]
+
+
+def loses(report: Row) -> bool:
+    """Whether the loss is higher with the adapter than without it."""
+    return report["delta_loss"] is not None and report["delta_loss"] < 0
 
 
 def adapter_words(report: Row) -> str:
@@ -172,18 +179,23 @@ def show_memories(
     report: Row, memories: Sequence[Memory], verdict: Verdict, tokenizer: Tokenizer
 ) -> None:
     """Prints a table of the memories, the worst first, and one of stubborn tokens."""
-    table = new_table("memory", "tokens", "loss", "margin", "right", "first error", "prompt")
+    table = new_table("memory", "tokens", "loss", "margin", "right", "first error", "text")
     table.columns[-1].justify = "left"
     rows = sorted(report["by_memory"], key=lambda row: row["min_margin"])
     for row in rows[:MOST_ROWS]:
-        prompt = beginning(tokenizer, memories[row["memory"]].prompt_ids, stdout.width - 58)
+        text = beginning(tokenizer, memories[row["memory"]].target_ids, stdout.width - 58)
         error = "–" if row["first_error"] is None else str(row["first_error"])
         right = f"{100 * row['argmax_accuracy']:.0f} %"
         numbers = number(row["final_loss"]), number(row["min_margin"]), right, error
-        table.add_row(str(row["memory"]), str(row["length"]), *numbers, prompt)
+        table.add_row(str(row["memory"]), str(row["length"]), *numbers, text)
     stdout.print("\n[dim]The memories, worst first:[/]", table, sep="\n")
     if (more := len(rows) - MOST_ROWS) > 0:
         stdout.print(f"[dim]… and {more:,} more; --json has all[/]")
+    show_stubborn(verdict, tokenizer)
+
+
+def show_stubborn(verdict: Verdict, tokenizer: Tokenizer) -> None:
+    """Prints a table of the tokens that are wrong or, if they are right, have p ≤ ½."""
     if count := len(verdict.stubborn):
         few = f"; the first {MOST_STUBBORN}" if count > MOST_STUBBORN else ""
         stdout.print(f"\n[dim]{count:,} stubborn tokens{few}:[/]")

@@ -24,7 +24,7 @@ from .. import __version__
 from ..base.arithmetic import full_precision
 from ..base.model import Model
 from ..base.progress import Progress
-from ..data.batch import Batch, sequences_per_pass
+from ..data.batch import Batch
 from ..data.memory import Memory
 from ..experiment.recall import Verdict, judge, teacher_forced
 from ..experiment.report import VERDICT_FIELDS, count_bits, is_thin, pick, place_of
@@ -34,7 +34,7 @@ from ..unit.adapter import is_own
 from ..unit.lora import Unit
 from ..unit.sites import family_path
 from .capacity import compare_with_study
-from .windows import Audit, Document, audit
+from .windows import AT_ONCE, Audit, Document, audit
 
 SAMPLE = 32  # windows of a document on which the adapter is compared with its base
 
@@ -122,8 +122,8 @@ def compare(
 
 
 def parts(memories: Sequence[Memory]) -> Iterator[Sequence[Memory]]:
-    """The memories, in order, as many at a time as fit in one forward pass."""
-    size = sequences_per_pass(max(len(m.prompt_ids) + m.length for m in memories))
+    """The memories, in order, so few at a time that the bar moves."""
+    size = max(1, AT_ONCE // max(len(m.prompt_ids) + m.length for m in memories))
     for start in range(0, len(memories), size):
         yield memories[start : start + size]
 
