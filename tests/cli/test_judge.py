@@ -107,8 +107,9 @@ def test_an_adapter_with_a_zero_b_changes_nothing_and_the_screen_begins_with_it(
 def test_the_screen_says_what_the_adapter_does(tinymem, base, text, tmp_path):
     adapter(base, tmp_path / "lora")
     out = tinymem("judge", "--model", base, "--adapter", tmp_path / "lora", "--text", text)[1]
-    for words in ("moves a logit by up to", " → ", "not full", "by that study: tiny", "decoded: ‹"):
+    for words in ("less likely", "moves a logit by up to", " → ", "decoded: ‹", "stubborn tokens"):
         assert words in out, words
+    assert "study" not in out and "The target" not in out  # of an adapter that does harm
     assert "Another base?" not in out and "changes nothing" not in out
     out = tinymem("judge", "--model", base, "--text", text)[1]
     assert "adapter" not in out and "study" not in out
@@ -143,6 +144,9 @@ def test_a_unit_of_tinymem_on_its_own_base_and_on_another(tinymem, text, tmp_pat
         close = isinstance(run[name], float)
         assert found[name] == (pytest.approx(run[name], rel=1e-5) if close else run[name]), name
     assert found["same_base"] is True and found["adapter_change"] > 0
+    screen = tinymem("judge", "--adapter", tmp_path / "run", "--text", text)[1]
+    assert "less likely" not in screen and "not full (in a study: " in screen
+    assert "would do, by that study: tiny, random tokens, site mlp, sft" in screen
     shutil.copytree(SHIPPED["tiny"], tmp_path / "copy")  # the same weights elsewhere
     asked = "judge", "--adapter", tmp_path / "run", "--text", text
     copied = read(tinymem(*asked, "--model", tmp_path / "copy", "--json"))
