@@ -51,17 +51,23 @@ def judge(options: opt.Judge) -> int:
         some, every = any(judged.recited), all(judged.recited)
         as_expected = every if options.expect == "recited" else not some
     report |= {"expected": options.expect, "as_expected": as_expected}
-    if options.html is not None:
-        write_html(options.html, report, judged, model, unit, checkpoint.tokenizer)
-    if options.json:
-        print_json(report)
-    elif judged.verdict is not None:
-        show_judged(report, judged.memories, judged.verdict, checkpoint.tokenizer)
-    elif isinstance(target, Document):
-        show_audit(report, target.ids, checkpoint.tokenizer)
+    try:
+        show(report, judged, checkpoint.tokenizer, options.json)
+    finally:  # whatever becomes of stdout
+        if options.html is not None:
+            write_html(options.html, report, judged, model, unit, checkpoint.tokenizer)
     if report["status"] == "interrupted":
         return 130
     return 1 if as_expected is False else 0
+
+
+def show(report: Row, judged: Judged, tokenizer: Tokenizer, json: bool) -> None:
+    if json:
+        print_json(report)
+    elif judged.verdict is not None:
+        show_judged(report, judged.memories, judged.verdict, tokenizer)
+    elif judged.audit is not None:
+        show_audit(report, judged.audit.document.ids, tokenizer)
 
 
 def write_html(
@@ -74,8 +80,8 @@ def write_html(
     if judged.audit is not None:
         document_page(path, report, tokenizer, judged.audit.document.ids, judged.audit.right)
     if judged.verdict is not None:
-        with unit.attached(model) if unit else nullcontext():
-            found = likeliest(model, judged.memories)
+        with Bars() as bars, unit.attached(model) if unit else nullcontext():
+            found = likeliest(model, judged.memories, progress=bars)
         compared, own = judged.compared, (judged.memories, judged.verdict)
         base = compared.base_losses, compared.base_margins
         memories_page(path, report, tokenizer, *own, base, found)

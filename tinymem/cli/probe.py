@@ -71,8 +71,8 @@ def write_html(path: Path, result: Result, model: Model, tokenizer: Tokenizer) -
 
     found: list[list[tuple[int, float]]] = []
     if result.verdict is not None and result.report["final_loss"] is not None:
-        with result.unit.attached(model):
-            found = likeliest(model, result.memories)
+        with Bars() as bars, result.unit.attached(model):
+            found = likeliest(model, result.memories, progress=bars)
     run_page(path, result, tokenizer, found)
 
 

@@ -5,7 +5,7 @@
 const LEVELS = [
   { name: "wrong", more: "another token is likelier by 2 logits or more", says: "wrong" },
   { name: "wrong, but close", more: "another token is likelier", says: "wrong" },
-  { name: "likeliest, p ≤ ½", more: "decoded right", says: "likeliest, not certified" },
+  { name: "likeliest, p ≤ ½", more: "which is enough for decoding", says: "likeliest, not certified" },
   { name: "p > ½", more: "certified", says: "certified" },
   { name: "p > 0.9", more: "certified", says: "certified" },
   { name: "p > 0.99", more: "certified", says: "certified" },
