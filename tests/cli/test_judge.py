@@ -13,6 +13,7 @@ import tinymem as tm
 from tests.checkpoints import build, edit_json, edit_weights
 from tinymem.base.checkpoint import SHIPPED
 from tinymem.experiment.report import VERDICT_FIELDS
+from tinymem.tools import windows
 from tinymem.unit.adapter import save_adapter
 from tinymem.unit.lora import Unit
 
@@ -165,15 +166,15 @@ def test_expect_is_a_gate(tinymem, text, tmp_path):
         lines = "".join(json.dumps(row) + "\n" for row in some)
         (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     asked = "--text", text, "--prompt", "Say:"
-    windows = "--context", 1, "--window", 5, "--stride", 1
+    audit = "--context", 1, "--window", 5, "--stride", 1
     unit = "--adapter", tmp_path / "run"
     for what, recited, not_recited in (
         ((*unit, *asked), 0, 1),
         (("--model", "tiny", *asked), 1, 0),
         ((*unit, "--data", tmp_path / "one.jsonl"), 0, 1),
         ((*unit, "--data", tmp_path / "both.jsonl"), 1, 1),  # one of two
-        (("--model", "tiny", *asked, *windows), 1, 0),
-        ((*unit, *asked, *windows), 1, 1),
+        (("--model", "tiny", *asked, *audit), 1, 0),
+        ((*unit, *asked, *audit), 1, 1),
     ):
         for expected, code in (("recited", recited), ("not-recited", not_recited)):
             answer = tinymem("judge", *what, "--expect", expected, "--json")
@@ -221,12 +222,12 @@ def test_windows_of_a_document_that_is_longer_than_the_context(tinymem, tmp_path
     assert code == 2 and err.endswith("audit it with --context 32 --window 50\n")
     command = "judge", "--model", "tiny", "--text", path, "--stride", 200
     found = read(tinymem(*command, "--json"))
-    windows = found["windows"]
-    assert (windows["context"], windows["window"], windows["stride"]) == (32, 50, 200)
-    assert windows["count"] == (found["length"] - 82) // 200 + 1
-    start, end = windows["spans"][0]
-    assert 0 < windows["recited"] <= windows["count"] and windows["longest"] >= 50
-    assert end - start <= windows["longest"] and start >= 32
+    audit = found["windows"]
+    assert (audit["context"], audit["window"], audit["stride"]) == (32, 50, 200)
+    assert audit["count"] == (found["length"] - 82) // 200 + 1
+    start, end = audit["spans"][0]
+    assert 0 < audit["recited"] <= audit["count"] and audit["longest"] >= 50
+    assert end - start <= audit["longest"] and start >= 32
     assert found["recall_exact"] is None and found["final_loss"] > 0
     out = tinymem(*command)[1]
     assert "recited stretches" in out and "map" in out and "##" in out
@@ -284,3 +285,27 @@ def test_a_page_has_the_numbers_of_the_report(tinymem, base, text, tmp_path, mor
     else:
         assert min(data["tokens"]["margins"]) == pytest.approx(found["min_margin"], rel=1e-5)
         assert [len(some) for some in data["tokens"]["likeliest"]] == [5] * found["length"]
+
+
+def test_ctrl_c_in_an_audit_shows_what_was_judged(tinymem, tmp_path, monkeypatch):
+    """After the first of several passes: 130, whatever was expected of the whole document."""
+    text = tmp_path / "long.txt"
+    text.write_text(TEXT * 30, encoding="utf-8")
+    command = "judge", "--model", "tiny", "--text", text, "--window", 50, "--expect", "recited"
+    whole = json.loads(tinymem(*command, "--json")[1])
+    passes, forward = [], windows.teacher_forced
+
+    def impatient(*args):
+        passes.append(args)
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+        return forward(*args)
+
+    monkeypatch.setattr(windows, "teacher_forced", impatient)
+    code, out, err = tinymem(*command, "--json")
+    found = json.loads(out)
+    assert (code, found["status"], found["as_expected"]) == (130, "interrupted", None)
+    assert 0 < found["windows"]["count"] < found["windows"]["planned"]
+    assert found["windows"]["planned"] == whole["windows"]["count"] and "Traceback" not in err
+    passes.clear()
+    assert "so far, " in tinymem(*command)[1]

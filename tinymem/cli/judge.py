@@ -47,7 +47,7 @@ def judge(options: opt.Judge) -> int:
     about = {"adapter": options.adapter, **about_base(named, checkpoint.name)}
     report = judge_report(model, unit, judged, about, time.monotonic() - start)
     as_expected = None
-    if options.expect:
+    if options.expect and report["status"] == "ok":
         some, every = any(judged.recited), all(judged.recited)
         as_expected = every if options.expect == "recited" else not some
     report |= {"expected": options.expect, "as_expected": as_expected}

@@ -33,7 +33,7 @@ from ..training.margin import thin_for
 from ..unit.lora import Unit
 
 FIRST = 8  # tokens of a window in the first pass
-AT_ONCE = POSITIONS // 8  # positions in one pass; so few that the bar moves often
+AT_ONCE = POSITIONS // 8  # positions in one pass on a CPU; so few that the bar moves often
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,8 @@ def judge_windows(
     model: Model, document: Document, starts: Sequence[int], progress: Progress
 ) -> Iterator[tuple[list[int], int]]:
     """For some windows at a time: how many tokens of each are right, and how many are thin."""
-    size = max(1, AT_ONCE // (len(document.before) + document.context + document.window))
+    positions = AT_ONCE if model.device.type == "cpu" else POSITIONS
+    size = max(1, positions // (len(document.before) + document.context + document.window))
     groups = [starts[n : n + size] for n in range(0, len(starts), size)]
     for group in progress.track(groups, "windows"):
         right = np.zeros(len(group), dtype=int)
