@@ -28,7 +28,7 @@ WINDOWS_FORBIDS = re.compile(
 @pytest.fixture
 def windows(monkeypatch):
     """As on Windows: calls that it lacks are gone. fsync needs a handle that may write. No file is
-    replaced while a part of it is mapped into memory (as Linux lists in /proc)."""
+    replaced while a part of it is mapped into memory (as Linux lists in /proc), and no folder."""
     fcntl, sync, rename = pytest.importorskip("fcntl"), os.fsync, os.replace
 
     def fsync(handle):
@@ -40,6 +40,8 @@ def windows(monkeypatch):
         mapped = Path("/proc/self/maps")
         if mapped.exists() and f"{target}\n" in mapped.read_text(encoding="utf-8"):
             raise PermissionError(errno.EACCES, "a section of it is mapped", str(target))
+        if os.path.isdir(target):
+            raise PermissionError(errno.EACCES, "Access is denied", str(target))
         rename(source, target)
 
     monkeypatch.setattr(os, "fsync", fsync)
@@ -105,7 +107,7 @@ def test_a_process_can_limit_its_memory():
 
 
 def test_commands_as_on_windows(windows, tmp_path, monkeypatch):
-    """A run that is killed and goes on, a unit, a sweep in two parts, data, a law."""
+    """A run that is killed and goes on, a unit, merged weights, a sweep, data, a law."""
     run, grid, short = tmp_path / "run", tmp_path / "grid", ["--length", "8", "--rank", "1"]
     probe = ["probe", *short, "--steps", "30", "--out", run]
     monkeypatch.setattr(resume, "EVERY", 0)
@@ -115,6 +117,10 @@ def test_commands_as_on_windows(windows, tmp_path, monkeypatch):
     code, out, err = run_command(*probe)
     assert code == 0 and "going on after" in err and "cannot be saved" not in err
     assert f"tinymem recall {run}" in out and run_command("recall", run)[0] == 0
+    linear, merged = tmp_path / "linear", tmp_path / "merged"
+    merged.mkdir()
+    assert run_command(*probe[:-3], "2", "--site", "c_attn", "--out", linear)[0] == 0
+    assert run_command("merge", linear, "--out", merged)[0] == 0 and any(merged.iterdir())
     sweep = ["sweep", "--lengths", "8,12,16", "--steps", "2", "--out", grid, "--ranks"]
     assert run_command(*sweep, "1,2")[0] == run_command(*sweep, "1,2,3")[0] == 0
     assert run_command("fit", grid)[0] == 0

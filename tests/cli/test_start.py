@@ -25,6 +25,7 @@ for args in COMMANDS:
     assert not any(name in sys.modules for name in PAGES), args
 """
 STEPS = ["--steps", "3", "--length", "8", "--rank", "2"]
+LINEAR = ["--site", "c_attn", "--layer", "all"]
 
 
 def test_no_command_loads_the_compiler_of_torch(tmp_path):
@@ -35,11 +36,12 @@ def test_no_command_loads_the_compiler_of_torch(tmp_path):
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "text.txt").write_text("Mary had a little lamb, its fleece was white as snow.")
-    out, text = str(tmp_path / "run"), str(tmp_path / "text.txt")
+    out, wide, text = (str(tmp_path / name) for name in ("run", "wide", "text.txt"))
     commands = [
         ["probe", *STEPS, "--out", out],
         ["probe", *STEPS, "--method", "margin", "--optimizer", "lbfgs"],
-        ["probe", *STEPS, "--site", "c_attn", "--layer", "all", "--dtype", "bfloat16"],
+        ["probe", *STEPS, *LINEAR, "--dtype", "bfloat16", "--out", wide],
+        ["merge", wide, "--out", str(tmp_path / "merged")],
         ["probe", *STEPS, "--text", text, "--optimizer", "lbfgs", "--out", str(tmp_path / "other")],
         ["sweep", "--ranks", "1,2", "--lengths", "4", "--steps", "3", "--out", str(tmp_path / "s")],
         ["recall", out],
