@@ -23,14 +23,14 @@ def write_page(path: Path, title: str, scripts: Sequence[str], data: Mapping[str
     in this order and find the data in `data`. data: what JSON can hold; NaN becomes null.
     Raises OSError.
     """
-    content = {name: (PARTS / name).read_text("utf-8") for name in ("page.css", *scripts)}
+    content = {name: (PARTS / name).read_text(encoding="utf-8") for name in ("page.css", *scripts)}
     filled = {
         "title": html.escape(printable(title)),
         "style": content["page.css"],
         "scripts": "\n".join(f"<script>\n{content[name]}</script>" for name in scripts),
         "data": escape_json(json_text(data)),
     }
-    template = (PARTS / "page.html").read_text("utf-8")
+    template = (PARTS / "page.html").read_text(encoding="utf-8")
     text = re.sub(r"\{\{(\w+)\}\}", lambda found: filled[found[1]], template)
     write_text_atomically(path, text)
 
