@@ -59,6 +59,12 @@ def test_what_the_page_of_a_run_says_is_what_the_run_says(browser, run):
             page.keyboard.press("ArrowRight")
         page.keyboard.press("Escape")
         assert not page.is_visible("#tip")
+        # The wrong ones, one after the other, and then the first one again.
+        button = page.locator("text=Next wrong token")
+        order = sorted(verdict.wrong, key=lambda t: (t <= 4, t))  # from token 4 on, where we are
+        for t in [*order, order[0]]:
+            button.click()
+            assert f"position {t}:" in page.locator(":focus").get_attribute("aria-label")
         # The first error.
         at = next(t for t in range(48) if verdict.decoded[t] != verdict.targets[t])
         assert f"Decoding leaves the target at position {at}:" in page.inner_text("main")

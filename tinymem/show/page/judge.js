@@ -35,7 +35,7 @@ const buttons = Object.entries(states).map(([name, one]) =>
 
 function change(to) {
   state = to;
-  memories.view.paint(state.levels);
+  memories.paint(state.levels);
   legendOfTokens.update(state.levels);
   const found = tally(state.levels);
   const name = buttons.length > 1 ? `${Object.keys(states).find((one) => states[one] === state)}: ` : "";

@@ -8,7 +8,7 @@ for (const [n, memory] of data.tokens.memories.entries()) {
 
 /** A list of the memories, if there are several, and what is known of the one that is open.
  *
- * facts(t, memory): as of tokenView. Returns {list, node, view}: list is null for one memory.
+ * facts(t, memory): as of tokenView. Returns {list, node, paint(levels)}: list is null for one memory.
  */
 function memoriesView(tokens, facts) {
   const judged = tokens.p.length > 0;
@@ -16,16 +16,22 @@ function memoriesView(tokens, facts) {
   const label = "Target tokens; the arrow keys go from one to the next";
   const view = tokenView(tokens, label, (t) => facts(t, open));
   const details = el("div");
+  const next = el("button", { type: "button", click: () => view.focus(view.nextWrong()) }, "Next wrong token");
+  const paint = (levels) => {
+    view.paint(levels);
+    next.disabled = view.nextWrong() === null;
+  };
   const show = (memory) => {
     open = memory;
     view.show(memory.start, memory.start + memory.length);
+    next.disabled = view.nextWrong() === null;
     const decoding = [el("h3", {}, "What decoding yields"), firstError(tokens, memory.start, memory.length)];
     details.replaceChildren(el("h3", {}, "Prompt"), el("p", { class: "code prompt" }, memory.prompt), ...(judged ? decoding : []));
   };
   const order = judged ? worstFirst(tokens) : tokens.memories.map((memory, n) => ({ memory, n }));
   const list = order.length > 1 ? memoriesTable(order, judged, show) : null;
   show(order[0].memory);
-  return { list, view, node: el("div", {}, view.node, details) };
+  return { list, paint, node: el("div", {}, el("p", {}, next), view.node, details) };
 }
 
 /** The memories with their numbers, that of the lowest margin first. */

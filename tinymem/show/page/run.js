@@ -100,7 +100,7 @@ const legendOfTokens = tokenLegend(used);
 function change(at) {
   place = at;
   levels = levelsAt(place);
-  memories.view.paint(levels);
+  memories.paint(levels);
   legendOfTokens.update(levels);
   for (const one of charts) one.cursor(stepAt(place));
 }

@@ -83,7 +83,7 @@ function tokenLegend(used) {
 /** The tokens as running text, of which one at a time can have the focus.
  *
  * facts(t): {lines: [texts], others: [[id, p], …]}, what is known of token t now. label: of the box.
- * Returns {node, show(from, to, at), go(from, to, t), paint(levels)}. `show` puts the tokens of a range
+ * Returns {node, show(from, to, at), go(from, to, t), paint(levels), focus(t), nextWrong()}. `show` puts the tokens of a range
  * into the box, at most `most` around `at`; `go` also scrolls to token t; `paint` changes colours
  * alone, of the tokens whose level has changed.
  */
@@ -144,6 +144,15 @@ function tokenView(tokens, label, facts, most = MOST_SHOWN) {
     choose(t);
     nodes[t - first].focus();
   };
+  /** The next wrong token after the one that was chosen, from the first one again; null without one. */
+  const nextWrong = () => {
+    const [from, to] = range;
+    for (let n = 1; levels && n <= to - from; n++) {
+      const t = from + ((now - from + n) % (to - from));
+      if (levels[t] <= 1) return t;
+    }
+    return null;
+  };
   /** Shows token t without the focus, and as few new tokens as that needs. */
   const go = (from, to, t) => {
     const near = t >= first + most / 4 || first === from;
@@ -182,7 +191,7 @@ function tokenView(tokens, label, facts, most = MOST_SHOWN) {
       focus(Math.min(Math.max(to, range[0]), range[1] - 1));
     },
   }, []);
-  return { node: el("div", {}, pager, box), show, go, paint };
+  return { node: el("div", {}, pager, box), show, go, paint, focus, nextWrong };
 }
 
 /** The token that a key moves to, or null. Up and down go to the nearest token of another line. */
