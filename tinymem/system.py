@@ -28,7 +28,7 @@ ATTEMPTS, PAUSE = 20, 0.05  # seconds; a virus scanner has a file open for less 
 PLAIN = {  # what tinymem prints, for terminals and files that do not have the character
     **{"½": "1/2", "²": "2", "₀": "0", "·": "*", "−": "-", "–": "-", "≤": "<=", "→": "->"},
     **{"Δ": "d", "ℓ": "l", "α": "alpha", "β": "beta", "κ": "kappa", "∞": "inf"},
-    **{"…": "...", "‹": "<", "›": ">", "␣": "_", "⏎": "\\n", "⇥": "\\t"},
+    **{"…": "...", "‹": "<", "›": ">", "␣": "_", "▁": "_", "⏎": "\\n", "⇥": "\\t"},
 }
 
 

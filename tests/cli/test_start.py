@@ -45,6 +45,8 @@ def test_no_command_loads_the_compiler_of_torch(tmp_path):
         ["probe", *STEPS, "--text", text, "--optimizer", "lbfgs", "--out", str(tmp_path / "other")],
         ["sweep", "--ranks", "1,2", "--lengths", "4", "--steps", "3", "--out", str(tmp_path / "s")],
         ["recall", out],
+        ["judge", "--adapter", out, "--text", text],
+        ["judge", "--model", "tiny", "--text", text, "--context", "4", "--window", "4"],
         ["plan", str(tmp_path / "rows.jsonl"), "--text", text, "--model", "tiny"],
     ]
     script = f"COMPILER = {COMPILER!r}\nPAGES = {PAGES!r}\nCOMMANDS = {commands!r}\n{SCRIPT}"

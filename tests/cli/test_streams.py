@@ -82,7 +82,10 @@ def test_no_command_fails_for_a_character(encoded, encoding, grid, tmp_path):
     probe = ("probe", "--text", text, "--rank", "1", "--steps", "2", "--out", tmp_path / "a")
     sweep = ("sweep", "--ranks", "1", "--lengths", "4", "--steps", "1", "--out", tmp_path / "b")
     recall = ("recall", tmp_path / "a")
-    check_commands(encoded, encoding, {probe: "Saved", recall: "As reported", sweep: "Saved"})
+    judge = ("judge", "--adapter", tmp_path / "a", "--text", text)
+    audit = (*judge, "--context", "4", "--window", "4", "--stride", "1")
+    answers = {recall: "As reported", judge: "recited", audit: "recited", sweep: "Saved"}
+    check_commands(encoded, encoding, {probe: "Saved", **answers})
     for args in (["probe", *SHORT, "--json"], ["fit", grid, "--json"]):
         assert json.loads(encoded(encoding, *args)[1])
 
