@@ -1,6 +1,7 @@
 """The pages as Chromium shows them; see browser.py for what every one of these tests watches."""
 
 import dataclasses
+import math
 import re
 
 import pytest
@@ -187,6 +188,25 @@ def test_runs_without_a_verdict_have_a_true_page_too(browser, tmp_path):
             assert "NaN" not in page.inner_text("main") and "undefined" not in page.inner_text(
                 "main"
             )
+
+
+def test_a_verdict_without_numbers_has_none(browser, tmp_path):
+    model, tokenizer = tm.load("tiny")
+    memories = [tm.random_memory(tokenizer, 4, seed=n) for n in range(2)]
+    result = tm.memorize(model, memories, rank=1, steps=2)
+    nothing = [math.nan] * 4
+    lists = {
+        name: getattr(result.verdict, name)[:4] + nothing
+        for name in ("losses", "margins", "probabilities")
+    }
+    broken = dataclasses.replace(result, verdict=dataclasses.replace(result.verdict, **lists))
+    run_page(tmp_path / "a.html", broken, tokenizer)
+    with opened(browser, tmp_path / "a.html") as page:
+        assert page.locator("tbody tr").first.inner_text().split("\t")[-2:] == ["–", "–"]
+        assert page.inner_text("table button >> nth=0") == "memory 1"
+        assert set(classes(page)) == {"t t7"}
+        page.focus("[role=option]")
+        assert page.locator(":focus").get_attribute("aria-label").endswith("no number")
 
 
 def test_memories_are_listed_worst_first_and_open(browser, tmp_path):

@@ -16,7 +16,7 @@ from .figures import (
     report_fields,
     verdict_figures,
 )
-from .judge import REMARKS, adapter_words, remarks_of, what
+from .judge import REMARKS, adapter_words, loses, remarks_of, what
 from .page import write_page
 from .report import Row, headline, number
 from .tokens import Likeliest, short, token_data, token_texts
@@ -121,7 +121,8 @@ def beginning(report: Row) -> Figures:
     if report["windows"]:
         note += f", in {report['windows']['compared']} of the windows"
     rows.append([name, value, note])
-    if (capacity := report["capacity"]) is None:
+    capacity = report["capacity"]
+    if capacity is None or report["windows"] or loses(report):
         return rows
     load, most = capacity["load"], capacity["load_50"]
     full = "not full" if load <= capacity["load_90"] else "too much" if load > most else "full"

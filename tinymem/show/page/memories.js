@@ -39,15 +39,17 @@ function worstFirst(tokens) {
   const rows = tokens.memories.map((memory, n) => {
     const own = (values) => values.slice(memory.start, memory.start + memory.length);
     const [margins, decoded] = [own(tokens.margins), own(tokens.decoded)];
+    const lowest = (values) => (values.includes(null) ? NaN : Math.min(...values)); // null: not finite
     return {
       memory, n,
-      lowest: Math.min(...margins),
+      lowest: lowest(margins),
       wrong: margins.filter((margin) => !(margin > 0)).length,
-      p: Math.min(...own(tokens.p)),
+      p: lowest(own(tokens.p)),
       exact: own(tokens.targets).every((id, t) => id === decoded[t]),
     };
   });
-  return rows.sort((a, b) => a.lowest - b.lowest || a.n - b.n);
+  const rank = (row) => (Number.isNaN(row.lowest) ? -Number.MAX_VALUE : row.lowest);
+  return rows.sort((a, b) => rank(a) - rank(b) || a.n - b.n);
 }
 
 /** Of long prompts, such as those of a chat template, the part that not all of them have. */

@@ -10,7 +10,7 @@ const LEVELS = [
   { name: "p > 0.9", more: "certified", says: "certified" },
   { name: "p > 0.99", more: "certified", says: "certified" },
   { name: "p ≤ ½", more: "its margin was not recorded", says: "not certified" },
-  { name: "not judged", more: "", says: "not judged" },
+  { name: "no number", more: "not judged, or not finite", says: "no number" },
 ];
 const CLASSES = LEVELS.map((_, n) => `t t${n}`);
 const UNJUDGED = 7;
@@ -173,7 +173,7 @@ function tokenView(tokens, label, facts, most = MOST_SHOWN) {
     showTip(node, ...lines.map((line) => el("div", {}, line)),
       others.length ? el("table", {}, el("caption", {}, "Likeliest here in the end"), el("tbody", {}, ...list)) : null);
     const spoken = others.map(([id, p]) => `${quoted(tokens, id)} ${number(p)}`).join(", ");
-    node.setAttribute("aria-label", [...lines, others.length ? `likeliest: ${spoken}` : ""].join(", "));
+    node.setAttribute("aria-label", [...lines, ...(others.length ? [`likeliest: ${spoken}`] : [])].join(", "));
   };
   const over = (event) => event.target.closest("[role=option]");
   fill(box, {
