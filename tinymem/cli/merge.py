@@ -11,7 +11,7 @@ from ..base.checkpoint import Checkpoint, open_checkpoint
 from ..base.hub import UNIT
 from ..data.memory import Memory, check_fits
 from ..errors import AdapterError
-from ..experiment.recall import judge
+from ..experiment.recall import Verdict, judge
 from ..experiment.report import VERDICT_FIELDS, recall_report
 from ..experiment.saved import read_run
 from ..show.progress import Bars
@@ -51,18 +51,13 @@ def merge(options: opt.Merge) -> int:
     checkpoint = open_checkpoint(name, revision)
     tensors = list_tensors(checkpoint, options.dtype)
     check_room(out, total_size(tensors))
-    after = None
+    after = verdict = None
     with Bars() as bars:
         unit, before = judge_unit(checkpoint, folder, memories, report, options.device, bars)
         merged = write_merged(checkpoint, tensors, unit, out, bars)
-        if before is not None:
-            written = open_checkpoint(out)
-            kind = "bfloat16" if merged.dtype == "bfloat16" else "float32"  # has room for the rest
-            model = written.weights(options.device, kind, bars)
-            verdict = judge(model, memories, bars)
-            after = recall_report(report, memories, verdict, model) | {"dtype": merged.dtype}
-            least = thin_for(getattr(torch, merged.dtype))
-            after["thin"] = verdict.verbatim and verdict.min_margin <= least
+        if memories:
+            given = out, merged.dtype, options.device
+            verdict, after = judge_written(*given, memories, report, bars)
     lost = before is not None and after is not None and is_recited(before) > is_recited(after)
     about = {"model": name, "revision": checkpoint.revision, "adapter": options.adapter}
     about |= {"out": str(options.out), **merged._asdict()}
@@ -71,11 +66,11 @@ def merge(options: opt.Merge) -> int:
         print_json(about | moments | {"version": __version__})
         return int(lost)
     show_merged(about)
-    if before is not None and after is not None:
+    if before and after and verdict:
         show_verdicts(before, after)
         if lost:
             stdout.print(LOST + SHARPER * (merged.dtype != "float32"), soft_wrap=True)
-            show_tokens(verdict, written.tokenizer)
+            show_tokens(verdict, checkpoint.tokenizer)
     show_saved(options.out, "judge any text on it: tinymem judge --text FILE --model")
     return int(lost)
 
@@ -119,6 +114,18 @@ def judge_unit(
     if memories:
         before = recall_report(report, memories, judge(model, memories, bars), model)
     return unit.detach(), before
+
+
+def judge_written(
+    out: Path, dtype: str, device: str, memories: list[Memory], report: Row, bars: Bars
+) -> tuple[Verdict, Row]:
+    """The verdict on the memories in the written folder, and the report with it."""
+    kind = "bfloat16" if dtype == "bfloat16" else "float32"  # which has room for the others
+    model = open_checkpoint(out).weights(device, kind, bars)
+    verdict = judge(model, memories, bars)
+    after = recall_report(report, memories, verdict, model) | {"dtype": dtype}
+    thin = verdict.verbatim and verdict.min_margin <= thin_for(getattr(torch, dtype))
+    return verdict, after | {"thin": thin}
 
 
 def is_recited(report: Row) -> bool:
