@@ -181,6 +181,8 @@ def test_expect_is_a_gate(tinymem, text, tmp_path):
             assert answer[0] == code, (what, expected, answer[1])
             found = json.loads(answer[1])
             assert found["expected"] == expected and found["as_expected"] == (code == 0)
+            said = tinymem("judge", *what, "--expect", expected)[1].splitlines()[-1]
+            assert said.startswith("Not as expected: " if code else "As expected: ")
 
 
 def test_what_the_base_recites_without_the_adapter(tinymem, text, tmp_path):

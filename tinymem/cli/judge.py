@@ -13,7 +13,7 @@ from ..base.tokenizer import Tokenizer
 from ..data.memory import PROMPT, Memory, check_fits, text_memory
 from ..data.read import read_memories
 from ..errors import AdapterError, DataError
-from ..show.judge import show_audit, show_judged
+from ..show.judge import show_audit, show_expected, show_judged
 from ..show.progress import Bars
 from ..show.report import Row
 from ..tools.judge import Judged, judge_document, judge_memories, judge_report
@@ -68,6 +68,8 @@ def show(report: Row, judged: Judged, tokenizer: Tokenizer, json: bool) -> None:
         show_judged(report, judged.memories, judged.verdict, tokenizer)
     elif judged.audit is not None:
         show_audit(report, judged.audit.document.ids, tokenizer)
+    if not json:
+        show_expected(report)
 
 
 def write_html(

@@ -36,6 +36,13 @@ REMARKS = {
     "worse": "[bold yellow]The adapter makes this less likely[/]: another text, or another base?",
 }
 
+ANSWERS = {  # to --expect, if it is met and if not
+    ("recited", True): "[bold green]As expected[/]: all of it is recited",
+    ("recited", False): "[bold red]Not as expected[/]: not all of it is recited",
+    ("not-recited", True): "[bold green]As expected[/]: none of it is recited",
+    ("not-recited", False): "[bold red]Not as expected[/]: it is recited, or parts of it are",
+}
+
 
 def show_judged(
     report: Row, memories: Sequence[Memory], verdict: Verdict, tokenizer: Tokenizer
@@ -85,6 +92,12 @@ def show_audit(report: Row, ids: Sequence[int], tokenizer: Tokenizer) -> None:
         stdout.print(f"{thin:,} of them are thin: {report['dtype']} rounding can undo it")
     if recited:
         show_spans(spans, ids, tokenizer)
+
+
+def show_expected(report: Row) -> None:
+    """Prints whether the answer is the one of --expect, if there is one."""
+    if report["as_expected"] is not None:
+        stdout.print(f"\n{ANSWERS[report['expected'], report['as_expected']]}")
 
 
 # --- Parts ---------------------------------------------------------------------------------------
@@ -228,6 +241,7 @@ def show_spans(spans: Sequence[Sequence[int]], ids: Sequence[int], tokenizer: To
     table.columns[-1].justify = "left"
     for start, end in sorted(spans, key=lambda span: span[0] - span[1])[:MOST_SPANS]:
         text = beginning(tokenizer, ids[start:end], stdout.width - 26)
-        table.add_row(f"{start:,}", f"{end:,}", f"{end - start:,}", text)
+        table.add_row(f"{start:,}", f"{end - 1:,}", f"{end - start:,}", text)
     few = f"; the longest {MOST_SPANS}" if len(spans) > MOST_SPANS else ""
-    stdout.print(f"\n[dim]{len(spans):,} recited stretches{few}:[/]", table, sep="\n")
+    stretches = "stretch" if len(spans) == 1 else "stretches"
+    stdout.print(f"\n[dim]{len(spans):,} recited {stretches}{few}:[/]", table, sep="\n")
