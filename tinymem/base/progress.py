@@ -26,10 +26,12 @@ class Progress:
         """Passes the items on one by one; `what` names the work, such as "loading weights"."""
         return items
 
-    def training(self, done: float, loss: float, certified: float, recited: float) -> None:
+    def training(
+        self, step: int, steps: int, loss: float, certified: float, recited: float
+    ) -> None:
         """Called every few steps of training.
 
-        done: share of the steps, 0 to 1. loss: mean over the target tokens, nats per token.
+        step: steps done. steps: of the whole run, at most. loss: mean over the target tokens, nats per token.
         certified: share of the target tokens with p > ½. recited: share of them that are the
         likeliest; NaN if the run does not need it. For several runs at once, these are means over
         the runs.

@@ -15,6 +15,8 @@ PROMPT = "Recite the memory word for word:"  # equal to data.memory.PROMPT
 LENGTH = "128 random, or all of --text or --data"
 LENGTHS = "32,64,128 random, or all of --text or --data"
 RATIO = "100, or 0 with --text"
+STEPS = "400 for lbfgs, 2,000 for adamw and with --full"
+RECITED = "Stop once every token is clearly the likeliest."
 BOUNDARIES = "Epochs (20,40,60,80) at which memft-sw takes in another 20 % of the memories."
 
 
@@ -83,21 +85,14 @@ class RecipeOptions:
     zero_active: Annotated[
         ZeroActive, training("When all p > ½, memft-ot trains on all tokens (sft) or none (zero).")
     ] = "sft"
-    steps: Annotated[int, training("Optimizer steps (lbfgs: gradient evaluations).")] = 2000
     epochs: Annotated[int | None, training("Passes over the memories; replaces --steps.")] = None
     batch_size: Annotated[int | None, training("Memories in a minibatch.", default="all")] = None
     accumulate: Annotated[int, training("Minibatches in one optimizer step.")] = 1
     boundaries: Annotated[str | None, training(BOUNDARIES, default="1/15 to 4/15 of a run")] = None
-    optimizer: Annotated[
-        Optimizer, training("adamw, as in the paper, or lbfgs: fewer gradients, and no --lr.")
-    ] = "adamw"
     lr: Annotated[str, training("Learning rate; auto derives it from the width.")] = "auto"
     dropout: Annotated[float, training("Dropout on the unit's output; 0.1 in the paper.")] = 0.0
     stop_when_certified: Annotated[
-        bool, training("Stop once all p > ½; checked every 10 steps.", "--stop-when-certified")
-    ] = False
-    stop_when_recited: Annotated[
-        bool, training("Stop once every token is clearly the likeliest.", "--stop-when-recited")
+        bool, training("Stop once all p > ½.", "--stop-when-certified")
     ] = False
 
 
@@ -123,7 +118,10 @@ class TokenOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(RecipeOptions, SourceOptions, BaseOptions):
-    """Write one memory into a LoRA, and report how well it is remembered."""
+    """Write one memory into a LoRA, and report how well it is remembered.
+
+    It ends when the memory is recited, or when the loss stands still; --full is the whole recipe.
+    """
 
     rank: Annotated[int, option("Rank r of the unit.")] = 8
     length: Annotated[int | None, option("Target tokens.", default=LENGTH)] = None
@@ -133,6 +131,16 @@ class Probe(RecipeOptions, SourceOptions, BaseOptions):
         option("sft, memft-ot and memft-sw are the paper's; margin asks only what decoding needs."),
     ] = "sft"
     seed: Annotated[int, option("Seed of random tokens and initial weights.")] = 0
+    full: Annotated[
+        bool, option("The paper's recipe to its last step, for a loss to compare.", "--full")
+    ] = False
+    steps: Annotated[
+        int | None, training("Optimizer steps (lbfgs: gradients), at most.", default=STEPS)
+    ] = None
+    optimizer: Annotated[
+        Literal["auto", "adamw", "lbfgs"], training("adamw as in the paper; lbfgs is faster.")
+    ] = "auto"
+    stop_when_recited: Annotated[bool, training(RECITED, "--stop-when-recited")] = False
     out: Annotated[
         Path | None, output("Folder of the run; the same command again goes on there.")
     ] = None
@@ -195,6 +203,11 @@ class Sweep(RecipeOptions, SourceOptions, BaseOptions):
     ratios: Annotated[str | None, option("Percentages of random tokens.", default=RATIO)] = None
     methods: Annotated[str, option("Some of sft, memft-ot, memft-sw, margin.")] = "sft"
     seeds: Annotated[str, option("Seeds of random tokens and initial weights.")] = "0"
+    steps: Annotated[int, training("Optimizer steps (lbfgs: gradient evaluations).")] = 2000
+    optimizer: Annotated[
+        Optimizer, training("adamw, as in the paper, or lbfgs: fewer gradients, and no --lr.")
+    ] = "adamw"
+    stop_when_recited: Annotated[bool, training(RECITED, "--stop-when-recited")] = False
     out: Annotated[Path, output("Folder of the rows; started again, a sweep goes on there.")]
     json: Json = False
     html: Html = None

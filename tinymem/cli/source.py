@@ -26,7 +26,7 @@ from ..experiment.recall import teacher_forced
 from ..files import decode_text, read_limited, read_text
 from ..show.progress import Bars
 from ..show.report import stderr
-from ..training.recipe import Recipe
+from ..training.recipe import MOVING, Recipe
 from ..unit.sites import unit_shapes
 from . import options as opt
 
@@ -34,6 +34,7 @@ NAME = r"\w[\w-]{0,95}(\.[\w-]{1,95})*"
 HUB_ID = re.compile(rf"{NAME}(/{NAME})?", re.ASCII)
 REVISION = re.compile(rf"{NAME}(/{NAME})*", re.ASCII)  # a branch may have several parts
 T = TypeVar("T")
+EARLY_STEPS = 400
 NOT_DECISIVE = (
     "out",
     "json",
@@ -70,7 +71,7 @@ def prepare(
     return checkpoint, recipe, grid, held_out, content
 
 
-def make_recipe(options: opt.RecipeOptions, rank: int, method: str, seed: int) -> Recipe:
+def make_recipe(options: opt.Probe | opt.Sweep, rank: int, method: str, seed: int) -> Recipe:
     """The recipe without its layers, which need the depth of the model. Raises RecipeError."""
     given: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(opt.RecipeOptions)}
     del given["layer"]
@@ -80,7 +81,27 @@ def make_recipe(options: opt.RecipeOptions, rank: int, method: str, seed: int) -
         given["lr"] = None
     else:
         given["lr"] = parse("--lr", options.lr, float, "a number or auto")
+    given |= find_end(options, method)
     return Recipe(rank=rank, method=method, seed=seed, **given)
+
+
+def find_end(options: opt.Probe | opt.Sweep, method: str) -> dict[str, Any]:
+    """Optimizer, steps, and what ends the run before they are done.
+
+    A probe ends early, by L-BFGS, whose loss falls as far in EARLY_STEPS as that of AdamW in 2,000.
+    It takes AdamW where an option needs it, and then runs all its steps unless it recites.
+    """
+    steps, optimizer = options.steps, options.optimizer
+    early = isinstance(options, opt.Probe) and not options.full
+    if optimizer == "auto":
+        needed = options.lr != "auto" or options.dropout or options.batch_size is not None
+        optimizer = "lbfgs" if early and not needed and method != "memft-sw" else "adamw"
+    if steps is None:
+        steps = EARLY_STEPS if early and optimizer == "lbfgs" else Recipe.steps
+    still = early and optimizer == "lbfgs" and method not in MOVING
+    recited = early or options.stop_when_recited
+    ends = {"stop_when_recited": recited, "stop_when_still": still}
+    return {"steps": steps, "optimizer": optimizer, **ends}
 
 
 def check_source(

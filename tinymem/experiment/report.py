@@ -100,6 +100,9 @@ class Report:
     held_out_loss: float | None = about("mean loss of the held-out targets", "nats/token")
     held_out_exact_match: float | None = about("share of them that decoding recites", "0 to 1")
     held_out_token_accuracy: float | None = about("share of their tokens decoded right", "0 to 1")
+    ended: str | None = about(
+        "why training ended: recited, certified, still (it stood still), or steps (all were done)"
+    )
     status: str = about("ok, diverged, oom (out of memory) or interrupted")
     wall_seconds: float = about("time; of runs trained together, each one's share", "seconds")
     version: str = about("version of tinymem")
@@ -138,6 +141,7 @@ def make_report(model: Model, recipe: Recipe, run: Result, base_loss: float, too
         **pick(model, "revision"),
         **pick(recipe, "rank", "method", "seed", "optimizer"),
         **pick(run.training, "steps", "status"),
+        ended=run.training.ended if run.training.status == "ok" else None,
         **pick(judged, *VERDICT_FIELDS),
         **{f"held_out_{k}": v for k, v in pick(others, *HELD_OUT_FIELDS).items()},
         **count_bits(run.memories, run.unit.trainable_parameters(), base_loss, loss, best_loss),

@@ -25,7 +25,7 @@ POSITIVE = ("rank", "length", "memories", "trainable_parameters")
 ABSENT = {"optimizer": "adamw", "held_out_memories": 0}  # in reports from before there was a choice
 CHOICES = {
     **{"status": ("ok", "diverged", "oom", "interrupted"), "dtype": tuple(DTYPES)},
-    **{"method": METHODS, "optimizer": OPTIMIZERS},
+    **{"method": METHODS, "optimizer": OPTIMIZERS, "ended": (*ENDS, None)},
 }
 
 

@@ -42,7 +42,7 @@ def make_setting(model: Model, recipe: Recipe, source: Mapping[str, object]) -> 
 
 
 # Settings that early rows do not name, as they were then.
-EARLIER = {"optimizer": "adamw", "stop_when_recited": False}
+EARLIER = {"optimizer": "adamw", "stop_when_recited": False, "stop_when_still": False}
 
 
 def finished_cells(rows: Sequence[dict], setting: dict[str, Any]) -> dict[Cell, dict[str, Any]]:

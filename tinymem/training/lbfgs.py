@@ -77,6 +77,10 @@ class BudgetSpent(Exception):
     """Ends torch's line search when the evaluations are used up."""
 
 
+class Reached(Exception):
+    """Ends torch's line search where it is: the run has what it stops at."""
+
+
 def minimize(
     variables: Variables,
     evaluate: Evaluate,
@@ -110,6 +114,8 @@ def minimize(
         descent = Descent(variables, evaluate, start.loss, budget - used)
         descent.run(optimizer)
         used += descent.used
+        if descent.reached:
+            return
         if descent.used == 0:  # the line search found no lower loss
             if fresh:
                 return
@@ -119,7 +125,7 @@ def minimize(
 class Descent:
     """One round, from a point whose loss and gradient are known.
 
-    If it ends early, by its budget or Ctrl-C, the variables are those of the lowest loss seen.
+    If it ends early by its budget or Ctrl-C, the variables are those of the lowest loss seen.
     """
 
     def __init__(self, variables: Variables, evaluate: Evaluate, loss: float, budget: int):
@@ -127,6 +133,7 @@ class Descent:
         self.known: float | None = loss  # of the present values, until torch has asked for it
         self.lowest, self.best = loss, variables.copy()
         self.used = 0  # evaluations
+        self.reached = False
 
     def run(self, optimizer: torch.optim.LBFGS) -> None:
         complete = False
@@ -136,6 +143,8 @@ class Descent:
             complete = all(bool(value.isfinite().all()) for value in self.variables.values)
         except BudgetSpent:
             pass
+        except Reached:  # torch leaves the values at the point that it asked for
+            self.reached = complete = True
         finally:
             if not complete:
                 for value, lower in zip(self.variables.values, self.best, strict=True):
@@ -150,8 +159,9 @@ class Descent:
                 raise BudgetSpent
             self.variables.write()
             found = self.evaluate(False)
-            assert found is not None
             self.used += 1
+            if found is None:
+                raise Reached
             loss = found.loss
         self.variables.read_gradient()
         if loss < self.lowest:

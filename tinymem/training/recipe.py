@@ -22,6 +22,7 @@ from . import margin, memft
 
 METHODS = (*memft.METHODS, "margin")
 STAGES = 5  # of the curriculum: 20, 40, 60, 80, 100 % of the memories
+MOVING = ("memft-sw", "margin")  # methods whose objective changes over the whole run
 OPTIMIZERS = ("adamw", "lbfgs")
 ZERO_ACTIVE = ("sft", "zero")
 CHOICES = {"method": METHODS, "optimizer": OPTIMIZERS, "zero_active": ZERO_ACTIVE}
@@ -58,6 +59,7 @@ class Recipe:
     zero_active: str = "sft"  # of memft-ot when no token is above the threshold: "sft" or "zero"
     stop_when_certified: bool = False
     stop_when_recited: bool = False  # with margins that are not thin (margin.py)
+    stop_when_still: bool = False  # of L-BFGS: when the loss hardly falls (record.py)
 
     def __post_init__(self) -> None:
         """Raises RecipeError for values that no run could use."""
@@ -94,6 +96,9 @@ class Recipe:
             if self.optimizer == "lbfgs" and getattr(self, name):
                 problem = f"{name} does not go with the optimizer lbfgs: {why}"
                 raise RecipeError(f"{problem}; leave it out")
+        if self.stop_when_still and (self.optimizer != "lbfgs" or self.method in MOVING):
+            problem = "stop_when_still needs lbfgs and a method that stays the same over the run"
+            raise RecipeError(f"{problem}, not {self.optimizer} and {self.method}")
 
     def learning_rate(self, model: Model) -> float | None:
         """The largest one of the run; None for L-BFGS, which has none."""

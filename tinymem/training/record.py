@@ -15,7 +15,8 @@ from ..shown import Shown
 from .trainer import StepResult
 
 CONVERGED = 0.01  # nats per token; of margin, a share of the tokens
-SNAPSHOTS = 200  # of every token's p, over a run
+SNAPSHOTS = 200  # of every token's p and m, over a run
+STILL, FEWER, FIRST = 0.05, 0.25, 100  # see `stands_still`
 
 
 @dataclass(repr=False)
@@ -24,6 +25,7 @@ class Training(Shown):
 
     method: str = "sft"
     status: str = "ok"  # ok, diverged or interrupted
+    ended: str = "steps"  # why it ended: after all its steps, or recited, certified or still
     steps: int = 0  # done
     losses: list[float] = field(default_factory=list)  # mean ℓ_t before each step, nats
     certified: list[float] = field(default_factory=list)  # share of tokens with p_t > ½, likewise
@@ -85,10 +87,27 @@ class Record:
         some = self._metrics[:, max(0, self.count - steps) : self.count, self._columns]
         return Recent(*torch.cat([some[:3].mean(1), some[3:].amin(1)]).tolist())
 
-    def stop(self, runs: Sequence[int], steps: int, status: str) -> None:
+    def stands_still(self) -> bool:
+        """Of a lone run: has the second half of its steps improved hardly anything?
+
+        At the earliest after FIRST steps. The second half has lowered the loss by less than STILL
+        of what is left, and the number of wrong tokens by less than FEWER of what is left. (A loss
+        that falls as c / t has as much still to fall as it fell in the second half.)
+        """
+        if self.count < FIRST:
+            return False
+        losses, _, recited, _ = self._metrics[:, : self.count, 0]
+        half, wrong = self.count // 2, 1 - recited.nan_to_num()
+        pairs = (losses, STILL), (wrong, FEWER)
+        return all(bool(x[:half].amin() < (1 + share) * x.amin()) for x, share in pairs)
+
+    def stop(
+        self, runs: Sequence[int], steps: int, status: str = "ok", ended: str = "steps"
+    ) -> None:
         """These runs end here, after so many steps."""
         for run in runs:
-            self.runs[run].steps, self.runs[run].status = steps, status
+            own = self.runs[run]
+            own.steps, own.status, own.ended = steps, status, ended
         self.running = [run for run in self.running if run not in runs]
         self._columns = torch.tensor(self.running, dtype=torch.long, device=self._columns.device)
 

@@ -25,7 +25,7 @@ from .trainer import Trainer
 # 8 have 91 %, 12 have 90 %, and 8 that fall late, as margin.temperature does, 85 %.
 LEVELS = 8
 Steps = Sequence[Minibatches]
-Check = Callable[[], bool]  # `stop_finished` in train.py
+Check = Callable[..., bool]  # `stop_finished` in train.py
 Fixed = tuple[Tensor, Tensor] | None  # w_t [1, N] and T [1] of a round
 
 
@@ -50,6 +50,7 @@ class RoundLoss:
     def __init__(self, trainer: Trainer, record: Record, steps: Steps, check: Check):
         self.trainer, self.record, self.steps, self.check = trainer, record, steps, check
         self.minibatches: Minibatches = (None,)
+        (self.recipe,) = trainer.recipes
         self.done = 0.0  # share of the run at which AdamW would have the temperature of the round
         self.fixed: Fixed = None
 
@@ -63,13 +64,21 @@ class RoundLoss:
         found = self.trainer.gradient(self.minibatches, self.done, weights)
         self.record.add(found, whole=self.minibatches[-1] is None)
         changed = False
+        if not self.check(trial=not new_round) or (new_round and self.stands_still()):
+            return None
         if new_round:
-            if not self.check():
-                return None
             fixed = found.weights.clone(), self.trainer.temperature.clone()
             changed = self.fixed is None or not all(map(torch.equal, self.fixed, fixed))
             self.fixed = fixed
         return Evaluation(found.loss.item(), changed)
+
+
+    def stands_still(self) -> bool:
+        """Ends the run if it is one that stops when it stands still, and does; returns whether."""
+        ends = self.recipe.stop_when_still and self.record.stands_still()
+        if ends:
+            self.record.stop([0], self.record.count - 1, ended="still")
+        return ends
 
 
 def keep_round(

@@ -64,7 +64,7 @@ def run_adamw(
             keeper.keep(record, now)
             found = trainer.gradient(minibatches, step / len(steps))
             record.add(found, whole=minibatches[-1] is None)
-            if step % CHECK_EVERY == 0 and not check():
+            if (step % CHECK_EVERY == 0 or step < CHECK_EVERY) and not check():
                 break
             trainer.update(1 - step / len(steps))
             done = step + 1
@@ -73,20 +73,25 @@ def run_adamw(
     return done, "ok"
 
 
-def stop_finished(trainer: Trainer, record: Record, steps: int, progress: Progress) -> bool:
-    """Ends the runs that diverged or reached what they stop at; returns whether any goes on."""
+def stop_finished(
+    trainer: Trainer, record: Record, steps: int, progress: Progress, trial: bool = False
+) -> bool:
+    """Ends the runs that diverged or reached what they stop at; returns whether any goes on.
+
+    trial: the unit is at a trial point of a line search, whose loss may be of any size.
+    """
     done, recipes, running = record.count - 1, trainer.recipes, record.running
     recent = record.recent(recipes[0].steps_per_epoch(trainer.memories))
-    progress.training(done / steps, *map(fmean, recent[:3]))
+    progress.training(done, steps, *map(fmean, recent[:3]))
     clear = thin_for(trainer.model.dtype)
     left = []
     for n, recipe in enumerate(recipes):
-        reached = recipe.stop_when_certified and recent.certified[n] > 1 - 1e-6
-        reached |= recipe.stop_when_recited and recent.lowest[n] > clear
-        if not math.isfinite(recent.losses[n]):
+        if not (trial or math.isfinite(recent.losses[n])):
             record.stop([running[n]], done, "diverged")
-        elif reached:
-            record.stop([running[n]], done, "ok")
+        elif recipe.stop_when_recited and recent.lowest[n] > clear:
+            record.stop([running[n]], done, ended="recited")
+        elif recipe.stop_when_certified and recent.certified[n] > 1 - 1e-6:
+            record.stop([running[n]], done, ended="certified")
         else:
             left.append(n)
     if 0 < len(left) < len(recipes):
