@@ -173,8 +173,8 @@ def test_ctrl_c_before_the_first_step(monkeypatch):
 
 def test_ctrl_c_keeps_what_every_run_has_learned():
     class InterruptsAt40Percent(Progress):
-        def training(self, done, loss, certified, recited):
-            if done == 0.4:
+        def training(self, step, steps, loss, certified, recited):
+            if step == 0.4 * steps:
                 raise KeyboardInterrupt
 
     recipes = [Recipe(rank=rank, steps=50, lr=LR) for rank in (1, 3, 8)]

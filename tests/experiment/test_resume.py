@@ -30,8 +30,8 @@ class KilledAt(Progress):
     def __init__(self, *shares: float, error: type[BaseException] = Killed):
         self.shares, self.error = list(shares), error
 
-    def training(self, done, loss, certified, recited):
-        if self.shares and done >= self.shares[0]:
+    def training(self, step, steps, loss, certified, recited):
+        if self.shares and step / steps >= self.shares[0]:
             self.shares.pop(0)
             raise self.error
 

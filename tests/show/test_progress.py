@@ -65,32 +65,32 @@ def test_a_bar_goes_when_its_loop_fails():
 
 def test_training_shows_how_far_it_is_and_stays_while_decoding_goes_on():
     with Bars(console=console(terminal=True)) as bars:
-        bars.training(0.0, 11.5, 0.0, math.nan)
-        bars.training(0.25, 1.5, 0.125, math.nan)
+        bars.training(0, 100, 11.5, 0.0, math.nan)
+        bars.training(25, 100, 1.5, 0.125, math.nan)
         bar, note = screen(bars)
         assert bar.startswith("training ━━━━━━") and re.search(r"  25 % \d:\d\d:\d\d left", bar)
-        assert note == "loss 1.500 nats, p > ½ for 12 % of the tokens"
+        assert note == "step 25 of at most 100: loss 1.500 nats, p > ½ for 12 % of the tokens"
         tokens = iter(bars.track(range(2), "decoding"))
         assert next(tokens) == 0
-        assert [line.split()[0] for line in screen(bars)] == ["training", "decoding", "loss"]
+        assert [line.split()[0] for line in screen(bars)] == ["training", "decoding", "step"]
 
 
 def test_a_sweep_has_one_bar_for_its_whole_cost_and_a_line_for_each_cell():
     with Bars(console=console(terminal=True)) as bars:
         bars.sweep(3, 7, cost=400)
         bars.group("length 128, 2 cells", cost_before=100, cost=200)
-        bars.training(0.5, 2.0, 0.5, math.nan)
+        bars.training(50, 100, 2.0, 0.5, math.nan)
         bar, note = screen(bars)
         assert bar.startswith("sweep ━━━") and re.search(r"  50 % \d:\d\d:\d\d left", bar)
         assert note.startswith("length 128, 2 cells: loss 2.000 nats, p > ½ for 50 %")
-        bars.training(1.0, 1.0, 0.75, math.nan)
+        bars.training(100, 100, 1.0, 0.75, math.nan)
         assert list(bars.track(range(5), "decoding")) == [0, 1, 2, 3, 4]
         assert screen(bars)[1] == "length 128, 2 cells: decoding"
         bars.cell(ROW, cost_done=200)  # the first of two: the bar does not go back
         bars.cell(ROW | {"rank": 4}, cost_done=300)
         assert "  75 % " in screen(bars)[0]
         bars.group("length 256, 1 cell", cost_before=350, cost=50)  # another worker did 50
-        bars.training(1.0, 1.0, 0.75, math.nan)
+        bars.training(100, 100, 1.0, 0.75, math.nan)
         assert " 100 % " in screen(bars)[0]
     text = written(bars.console)
     assert "3 of 7 cells are there already\n" in text
@@ -105,7 +105,7 @@ def test_a_log_file_gets_whole_lines_and_no_bars():
         bars.warn("results.jsonl, line 7 [bold]: torn")
         bars.sweep(0, 2, 10)
         bars.group("rank 8", 0, 5)
-        bars.training(0.5, 2.0, 0.5, math.nan)
+        bars.training(50, 100, 2.0, 0.5, math.nan)
         bars.cell(ROW, 5)
         bars.cell(ROW | {"status": "oom", "ratio": 50}, 10)
     assert written(bars.console).strip().splitlines() == [
@@ -120,7 +120,7 @@ def test_a_narrow_terminal_keeps_each_cell_on_one_line():
     with Bars(console=console(terminal=True, width=60)) as bars:
         bars.sweep(0, 1, 1)
         bars.group("length 128, [ranks] 1, 2, 4, 8, 16, 32", 0, 1)
-        bars.training(0.5, 2.0, 0.5, math.nan)
+        bars.training(50, 100, 2.0, 0.5, math.nan)
         assert "length 128, [ranks] 1, 2, 4, 8, 16, 32: loss 2.000 nats" in screen(bars)[1]
         bars.cell(ROW, 1)
     assert "rank   8, length  128, sft, seed 0: loss 11.62 → 0.123, cer…" in written(bars.console)
@@ -130,12 +130,12 @@ def test_a_quiet_worker_shows_only_its_finished_cells():
     with Bars(quiet=True, console=console(terminal=False)) as bars:
         bars.sweep(3, 4, 10)
         bars.warn("torn")
-        bars.training(0.5, 2.0, 0.5, math.nan)
+        bars.training(50, 100, 2.0, 0.5, math.nan)
         assert list(bars.track(range(3), "decoding")) == [0, 1, 2]
         bars.cell(ROW, 10)
     assert written(bars.console).startswith("rank   8,") and written(bars.console).count("\n") == 1
     with Bars(quiet=True, console=console(terminal=True)) as bars:
-        bars.training(0.5, 2.0, 0.5, math.nan)
+        bars.training(50, 100, 2.0, 0.5, math.nan)
     assert written(bars.console).strip() == ""
 
 
@@ -144,7 +144,7 @@ def test_a_run_that_goes_on_does_not_count_what_was_done_before_as_speed():
         clock = [0.0]
         bars.bars.get_time = lambda: clock[0]
         for clock[0], done in ((10.0, 0.5), (20.0, 0.6), (30.0, 0.7)):
-            bars.training(done, 1.0, 0.0, math.nan)
+            bars.training(round(100 * done), 100, 1.0, 0.0, math.nan)
         (task,) = bars.bars.tasks
         assert task.percentage == pytest.approx(70)
         assert task.time_remaining == pytest.approx(30, abs=1)  # 0.3 at a tenth in ten seconds

@@ -158,8 +158,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch):
 
 def test_ctrl_c_keeps_what_was_learned():
     class InterruptsAt20Percent(Progress):
-        def training(self, done, loss, certified, recited):
-            if done == 0.2:
+        def training(self, step, steps, loss, certified, recited):
+            if step == 0.2 * steps:
                 raise KeyboardInterrupt
 
     options = {"rank": 4, "steps": 100, "lr": LR, "progress": InterruptsAt20Percent()}

@@ -31,10 +31,10 @@ class Progress:
     ) -> None:
         """Called every few steps of training.
 
-        step: steps done. steps: of the whole run, at most. loss: mean over the target tokens, nats per token.
-        certified: share of the target tokens with p > ½. recited: share of them that are the
-        likeliest; NaN if the run does not need it. For several runs at once, these are means over
-        the runs.
+        step: steps done. steps: of the whole run, at most. loss: mean over the target tokens, nats
+        per token. certified: share of the target tokens with p > ½. recited: share of them that are
+        the likeliest; NaN if the run does not need it. For several runs at once, these are means
+        over the runs.
         """
 
     def sweep(self, finished: int, cells: int, cost: float) -> None:

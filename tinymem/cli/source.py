@@ -99,7 +99,7 @@ def find_end(options: opt.Probe | opt.Sweep, method: str) -> dict[str, Any]:
     if steps is None:
         steps = EARLY_STEPS if early and optimizer == "lbfgs" else Recipe.steps
     still = early and optimizer == "lbfgs" and method not in MOVING
-    recited = early or options.stop_when_recited
+    recited = options.stop_when_recited or (early and not options.stop_when_certified)
     ends = {"stop_when_recited": recited, "stop_when_still": still}
     return {"steps": steps, "optimizer": optimizer, **ends}
 

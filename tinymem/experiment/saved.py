@@ -16,6 +16,7 @@ from ..data.memory import Memory
 from ..errors import AdapterError, first_line
 from ..files import json_text, write_text_atomically
 from ..training.recipe import METHODS, OPTIMIZERS, Recipe
+from ..training.record import ENDS
 from ..unit.adapter import is_finite, read_header, save_adapter
 from .report import Report, Result
 

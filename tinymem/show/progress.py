@@ -73,15 +73,19 @@ class Bars(Progress):
         finally:
             self.bars.remove_task(task)
 
-    def training(self, done: float, loss: float, certified: float, recited: float) -> None:
+    def training(
+        self, step: int, steps: int, loss: float, certified: float, recited: float
+    ) -> None:
         """Moves the bar of the sweep or the run; shows the loss, and how many tokens are there."""
+        done = step / steps
         if self.main is None:
             self.main = self.bars.begin("training", self.cost, done)
         self.bars.update(self.main, completed=self.cost_before + done * self.cost)
         watched = not math.isnan(recited)
         what, share = ("likeliest", recited) if watched else ("p > ½", certified)
         tokens = f"{what} for [bold]{100 * share:.0f} %[/] of the tokens"
-        self.bars.note = f"{self.label}loss [bold]{loss:.3f}[/] nats, {tokens}"
+        label = self.label or f"step {step:,} of at most {steps:,}: "
+        self.bars.note = f"{label}loss [bold]{loss:.3f}[/] nats, {tokens}"
 
     def sweep(self, finished: int, cells: int, cost: float) -> None:
         """Opens the bar of the whole grid, and prints how many cells are finished already."""

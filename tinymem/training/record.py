@@ -16,6 +16,7 @@ from .trainer import StepResult
 
 CONVERGED = 0.01  # nats per token; of margin, a share of the tokens
 SNAPSHOTS = 200  # of every token's p and m, over a run
+ENDS = ("steps", "recited", "certified", "still")
 STILL, FEWER, FIRST = 0.05, 0.25, 100  # see `stands_still`
 
 
@@ -25,7 +26,7 @@ class Training(Shown):
 
     method: str = "sft"
     status: str = "ok"  # ok, diverged or interrupted
-    ended: str = "steps"  # why it ended: after all its steps, or recited, certified or still
+    ended: str = "steps"  # why it ended: one of ENDS; "still" is explained in `stands_still`
     steps: int = 0  # done
     losses: list[float] = field(default_factory=list)  # mean ℓ_t before each step, nats
     certified: list[float] = field(default_factory=list)  # share of tokens with p_t > ½, likewise

@@ -72,7 +72,6 @@ class RoundLoss:
             self.fixed = fixed
         return Evaluation(found.loss.item(), changed)
 
-
     def stands_still(self) -> bool:
         """Ends the run if it is one that stops when it stands still, and does; returns whether."""
         ends = self.recipe.stop_when_still and self.record.stands_still()
