@@ -19,7 +19,14 @@ from tinymem.show.report import (
 REPORT = {
     **{"model": "tiny", "layer": 2, "site": "mlp", "rank": 8, "trainable_parameters": 4096},
     **{"length": 128, "ratio": 100, "memories": 1, "method": "sft", "steps": 2000, "lr": 0.1},
-    **{"seed": 0, "device": "cpu", "dtype": "float32", "status": "ok", "converged": True},
+    **{
+        "seed": 0,
+        "device": "cpu",
+        "dtype": "float32",
+        "status": "ok",
+        "converged": True,
+        "ended": "steps",
+    },
     **{"base_loss": 12.5451, "final_loss": 0.2792, "stored_bits": 2265.4},
     **{"bits_per_parameter": 0.553, "memorized_bits": 1356.2},
     **{"memorized_bits_per_parameter": 0.331, "certified_fraction": 1.0, "certified": True},

@@ -26,6 +26,11 @@ MOST_STUBBORN = 10  # rows in the table of stubborn tokens
 KINDS = {100: "random tokens", 0: "tokens of text", None: "tokens"}
 RUN = """[bold]{model}[/], {where}, site {site}, rank {rank}: {trainable_parameters:,} parameters
 {length:,} {kind}{many}; {method}, {steps:,} steps, {rate}, seed {seed}, {device} {dtype}"""
+ENDED = {
+    "recited": "early: the memory was recited (--full trains to the last step)",
+    "certified": "early: every p > ½",
+    "still": "early: the loss stood still (--full trains to the last step)",
+}
 AGREES = "[green]As reported[/]: the reloaded unit has the verdict of the run"
 DIFFERS = "[bold red]Not as reported[/]: the verdict differs from that of the run"
 HEADLINES = {
@@ -112,6 +117,8 @@ def show_report(report: Row) -> None:
     """Prints what was trained, then losses, bits and recall, and last the verdict."""
     length = report["length"]
     stdout.print(describe_run(report))
+    if words := ENDED.get(report["ended"]):
+        stdout.print(f"ended       {words}")
     show_bits(report)
     if report["certified_fraction"] is not None:
         shares = "argmax_accuracy", "certified_fraction", "token_accuracy"
@@ -136,7 +143,8 @@ def show_bits(report: Row) -> None:
         stdout.print(f"loss        {number(before)} nats per token without the unit")
         return
     loss = f"{number(before)} → [bold]{number(after)}[/]"
-    moving = "" if report["converged"] else ", [yellow]not converged[/]"
+    early = report["ended"] in ENDED  # says itself why the loss is what it is
+    moving = "" if report["converged"] or early else ", [yellow]not converged[/]"
     stdout.print(f"loss        {loss} nats per token{moving}")
     names = {"stored": "", "memorized": "memorized_", "recited": "calibrated_"}
     each = {name: report[f"{prefix}bits_per_parameter"] for name, prefix in names.items()}
@@ -145,7 +153,8 @@ def show_bits(report: Row) -> None:
         del each["recited"]
     for name, bits in each.items():
         if bits is not None:
-            total = f"{bits * report['trainable_parameters']:,.0f} bits"
+            least = "at least " if early and name != "recited" else ""
+            total = f"{least}{bits * report['trainable_parameters']:,.0f} bits"
             stdout.print(f"{name:<12}{total}, [bold]{bits:.2f}[/] bits per parameter")
     if T is not None:
         bits = "" if best is None else f", [bold]{best:.2f}[/] bits per parameter"
