@@ -28,7 +28,7 @@ def test_json_is_one_document_with_the_contracts_fields(tinymem):
 def test_probe_and_recall_in_a_new_process(tinymem, tmp_path):
     out = tmp_path / "run"
     code, shown, _ = tinymem(
-        "probe", "--rank", "8", "--length", "16", "--steps", "150", "--out", out
+        "probe", "--rank", "8", "--length", "16", "--steps", "150", "--full", "--out", out
     )
     assert code == 0 and "Certified" in shown and "16 of 16 tokens" in shown
     assert f"Saved in {out}; recite it with: tinymem recall {out}" in shown

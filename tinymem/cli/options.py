@@ -15,8 +15,7 @@ PROMPT = "Recite the memory word for word:"  # equal to data.memory.PROMPT
 LENGTH = "128 random, or all of --text or --data"
 LENGTHS = "32,64,128 random, or all of --text or --data"
 RATIO = "100, or 0 with --text"
-STEPS = "400 for lbfgs, 2,000 for adamw and with --full"
-RECITED = "Stop once every token is clearly the likeliest."
+STEPS = "2,000, or 400 of lbfgs for a probe without --full"
 BOUNDARIES = "Epochs (20,40,60,80) at which memft-sw takes in another 20 % of the memories."
 
 
@@ -34,7 +33,7 @@ output = partial(option, panel="Output")
 # --- Types of options: choices, which typer checks, completes and shows, and what is used twice ---
 
 Method = Literal["sft", "memft-ot", "memft-sw", "margin"]
-Optimizer = Literal["adamw", "lbfgs"]
+Optimizer = Literal["auto", "adamw", "lbfgs"]
 ZeroActive = Literal["sft", "zero"]
 Expect = Literal["recited", "not-recited"]
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -85,14 +84,21 @@ class RecipeOptions:
     zero_active: Annotated[
         ZeroActive, training("When all p > ½, memft-ot trains on all tokens (sft) or none (zero).")
     ] = "sft"
+    steps: Annotated[int | None, training("Optimizer steps, at most.", default=STEPS)] = None
     epochs: Annotated[int | None, training("Passes over the memories; replaces --steps.")] = None
     batch_size: Annotated[int | None, training("Memories in a minibatch.", default="all")] = None
     accumulate: Annotated[int, training("Minibatches in one optimizer step.")] = 1
     boundaries: Annotated[str | None, training(BOUNDARIES, default="1/15 to 4/15 of a run")] = None
+    optimizer: Annotated[
+        Optimizer, training("auto is adamw, as in the paper, but lbfgs in a probe without --full.")
+    ] = "auto"
     lr: Annotated[str, training("Learning rate; auto derives it from the width.")] = "auto"
     dropout: Annotated[float, training("Dropout on the unit's output; 0.1 in the paper.")] = 0.0
     stop_when_certified: Annotated[
         bool, training("Stop once all p > ½.", "--stop-when-certified")
+    ] = False
+    stop_when_recited: Annotated[
+        bool, training("Stop once every token is clearly the likeliest.", "--stop-when-recited")
     ] = False
 
 
@@ -131,16 +137,7 @@ class Probe(RecipeOptions, SourceOptions, BaseOptions):
         option("sft, memft-ot and memft-sw are the paper's; margin asks only what decoding needs."),
     ] = "sft"
     seed: Annotated[int, option("Seed of random tokens and initial weights.")] = 0
-    full: Annotated[
-        bool, option("The paper's recipe to its last step, for a loss to compare.", "--full")
-    ] = False
-    steps: Annotated[
-        int | None, training("Optimizer steps (lbfgs: gradients), at most.", default=STEPS)
-    ] = None
-    optimizer: Annotated[
-        Literal["auto", "adamw", "lbfgs"], training("adamw as in the paper; lbfgs is faster.")
-    ] = "auto"
-    stop_when_recited: Annotated[bool, training(RECITED, "--stop-when-recited")] = False
+    full: Annotated[bool, option("All steps of the paper's recipe.", "--full")] = False
     out: Annotated[
         Path | None, output("Folder of the run; the same command again goes on there.")
     ] = None
@@ -203,11 +200,6 @@ class Sweep(RecipeOptions, SourceOptions, BaseOptions):
     ratios: Annotated[str | None, option("Percentages of random tokens.", default=RATIO)] = None
     methods: Annotated[str, option("Some of sft, memft-ot, memft-sw, margin.")] = "sft"
     seeds: Annotated[str, option("Seeds of random tokens and initial weights.")] = "0"
-    steps: Annotated[int, training("Optimizer steps (lbfgs: gradient evaluations).")] = 2000
-    optimizer: Annotated[
-        Optimizer, training("adamw, as in the paper, or lbfgs: fewer gradients, and no --lr.")
-    ] = "adamw"
-    stop_when_recited: Annotated[bool, training(RECITED, "--stop-when-recited")] = False
     out: Annotated[Path, output("Folder of the rows; started again, a sweep goes on there.")]
     json: Json = False
     html: Html = None

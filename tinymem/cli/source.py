@@ -26,7 +26,7 @@ from ..experiment.recall import teacher_forced
 from ..files import decode_text, read_limited, read_text
 from ..show.progress import Bars
 from ..show.report import stderr
-from ..training.recipe import MOVING, Recipe
+from ..training.recipe import STEADY, Recipe
 from ..unit.sites import unit_shapes
 from . import options as opt
 
@@ -71,7 +71,7 @@ def prepare(
     return checkpoint, recipe, grid, held_out, content
 
 
-def make_recipe(options: opt.Probe | opt.Sweep, rank: int, method: str, seed: int) -> Recipe:
+def make_recipe(options: opt.RecipeOptions, rank: int, method: str, seed: int) -> Recipe:
     """The recipe without its layers, which need the depth of the model. Raises RecipeError."""
     given: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(opt.RecipeOptions)}
     del given["layer"]
@@ -85,7 +85,7 @@ def make_recipe(options: opt.Probe | opt.Sweep, rank: int, method: str, seed: in
     return Recipe(rank=rank, method=method, seed=seed, **given)
 
 
-def find_end(options: opt.Probe | opt.Sweep, method: str) -> dict[str, Any]:
+def find_end(options: opt.RecipeOptions, method: str) -> dict[str, Any]:
     """Optimizer, steps, and what ends the run before they are done.
 
     A probe ends early, by L-BFGS, whose loss falls as far in EARLY_STEPS as that of AdamW in 2,000.
@@ -98,7 +98,7 @@ def find_end(options: opt.Probe | opt.Sweep, method: str) -> dict[str, Any]:
         optimizer = "lbfgs" if early and not needed and method != "memft-sw" else "adamw"
     if steps is None:
         steps = EARLY_STEPS if early and optimizer == "lbfgs" else Recipe.steps
-    still = early and optimizer == "lbfgs" and method not in MOVING
+    still = early and optimizer == "lbfgs" and method in STEADY
     recited = options.stop_when_recited or (early and not options.stop_when_certified)
     ends = {"stop_when_recited": recited, "stop_when_still": still}
     return {"steps": steps, "optimizer": optimizer, **ends}

@@ -22,7 +22,7 @@ from . import margin, memft
 
 METHODS = (*memft.METHODS, "margin")
 STAGES = 5  # of the curriculum: 20, 40, 60, 80, 100 % of the memories
-MOVING = ("memft-sw", "margin")  # methods whose objective changes over the whole run
+STEADY = ("sft", "memft-ot")  # methods whose objective is the same over the whole run
 OPTIMIZERS = ("adamw", "lbfgs")
 ZERO_ACTIVE = ("sft", "zero")
 CHOICES = {"method": METHODS, "optimizer": OPTIMIZERS, "zero_active": ZERO_ACTIVE}
@@ -96,9 +96,8 @@ class Recipe:
             if self.optimizer == "lbfgs" and getattr(self, name):
                 problem = f"{name} does not go with the optimizer lbfgs: {why}"
                 raise RecipeError(f"{problem}; leave it out")
-        if self.stop_when_still and (self.optimizer != "lbfgs" or self.method in MOVING):
-            problem = "stop_when_still needs lbfgs and a method that stays the same over the run"
-            raise RecipeError(f"{problem}, not {self.optimizer} and {self.method}")
+        if self.stop_when_still and not (self.optimizer == "lbfgs" and self.method in STEADY):
+            raise RecipeError(f"stop_when_still needs lbfgs and one of {', '.join(STEADY)}")
 
     def learning_rate(self, model: Model) -> float | None:
         """The largest one of the run; None for L-BFGS, which has none."""

@@ -76,10 +76,7 @@ def run_adamw(
 def stop_finished(
     trainer: Trainer, record: Record, steps: int, progress: Progress, trial: bool = False
 ) -> bool:
-    """Ends the runs that diverged or reached what they stop at; returns whether any goes on.
-
-    trial: the unit is at a trial point of a line search, whose loss may be of any size.
-    """
+    """Ends the runs that diverged (but not in a trial of a line search) or reached their end."""
     done, recipes, running = record.count - 1, trainer.recipes, record.running
     recent = record.recent(recipes[0].steps_per_epoch(trainer.memories))
     progress.training(done, steps, *map(fmean, recent[:3]))
