@@ -212,6 +212,7 @@ def test_many_memories_in_epochs_with_held_out_ones(tinymem, tmp_path):
     for name, part in (("train", rows[:6]), ("held", rows[6:])):
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in part))
     options = ["--method", "memft-sw", "--epochs", "60", "--batch-size", "2", "--accumulate", "2"]
+    options += ["--full"]
     boundaries = ["--boundaries", "4,8,12,16"]
     files = ["--data", tmp_path / "train", "--held-out", tmp_path / "held", "--json"]
     code, out, _ = tinymem("probe", *files, *options, *boundaries, "--rank", "4")

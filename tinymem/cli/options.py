@@ -124,10 +124,7 @@ class TokenOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(RecipeOptions, SourceOptions, BaseOptions):
-    """Write one memory into a LoRA, and report how well it is remembered.
-
-    It ends when the memory is recited, or when the loss stands still; --full is the whole recipe.
-    """
+    """Write a memory into a LoRA until it is recited or nothing improves, and report how well."""
 
     rank: Annotated[int, option("Rank r of the unit.")] = 8
     length: Annotated[int | None, option("Target tokens.", default=LENGTH)] = None
