@@ -50,9 +50,10 @@ CONFIG = {
 OTHERS = (  # formats and notes beside it, none of which may be asked for
     *("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "rust_model.ot"),
     *("64.tflite", "64-8bits.tflite", "64-fp16.tflite", "README.md", ".gitattributes"),
-    *("onnx/decoder_model.onnx", "onnx/config.json", "generation_config.json"),
+    *("onnx/decoder_model.onnx", "onnx/config.json"),
 )
 NEEDED = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+NEEDED |= {"generation_config.json"}
 
 
 def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -99,6 +100,7 @@ def gpt2():
         "model.safetensors": weights(),
         "tokenizer.json": tokenizer(),
         "tokenizer_config.json": b'{"model_max_length": 1024}',
+        "generation_config.json": b'{"eos_token_id": 50256}',
         "vocab.json": json.dumps(ids).encode(),
         "merges.txt": "\n".join(lines).encode(),
         **dict.fromkeys(OTHERS, b"\x80\x04.never download me"),

@@ -11,7 +11,7 @@ import pytest
 
 from tinymem.experiment import resume
 
-RUN = ["--steps", "160", "--length", "12", "--rank", "4", "--device", "cpu"]
+RUN = ["--full", "--steps", "160", "--length", "12", "--rank", "4", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
