@@ -192,3 +192,34 @@ def test_places_for_results_are_checked(tmp_path):
         check_output(tmp_path / "x", tmp_path / "a.gif")
     with pytest.raises(DataError, match=r"--html .*: expected a name that ends in .html"):
         check_output(tmp_path / "x", html=tmp_path / "a.htm")
+
+
+LBFGS, ADAMW = ("lbfgs", 400, True, True), ("adamw", 2000, True, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "expected"),  # optimizer, steps, stop_when_recited, stop_when_still
+    [
+        ({}, "sft", LBFGS),
+        ({}, "margin", ("lbfgs", 400, True, False)),  # its temperature falls to the last step
+        ({}, "memft-sw", ADAMW),
+        ({"steps": 30}, "sft", ("lbfgs", 30, True, True)),
+        ({"lr": "0.1"}, "sft", ADAMW),
+        ({"dropout": 0.1}, "memft-ot", ADAMW),
+        ({"batch_size": 4}, "sft", ADAMW),
+        ({"optimizer": "adamw"}, "sft", ADAMW),
+        ({"stop_when_certified": True}, "sft", ("lbfgs", 400, False, True)),
+        ({"full": True}, "sft", ("adamw", 2000, False, False)),
+        ({"full": True, "optimizer": "lbfgs"}, "sft", ("lbfgs", 2000, False, False)),
+        ({"full": True, "stop_when_recited": True}, "sft", ("adamw", 2000, True, False)),
+    ],
+)
+def test_how_a_probe_ends(options, method, expected):
+    recipe = make_recipe(opt.Probe(**options), rank=2, method=method, seed=0)
+    names = ("optimizer", "steps", "stop_when_recited", "stop_when_still")
+    assert tuple(getattr(recipe, name) for name in names) == expected
+
+
+def test_a_sweep_runs_all_steps_of_the_papers_recipe():
+    recipe = make_recipe(opt.Sweep(out=Path("x")), rank=2, method="sft", seed=0)
+    assert recipe == Recipe(rank=2, seed=0)

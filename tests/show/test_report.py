@@ -238,3 +238,12 @@ def test_a_cell_that_failed_says_how():
     row = REPORT | {"status": "diverged", "ratio": 40}
     line = "rank   8, length  128, 40 % random, sft, seed 0: [bold red]diverged[/]"
     assert row_line(row) == line
+
+
+@pytest.mark.parametrize("ended", ["recited", "certified", "still", "steps", None])
+def test_a_run_that_ended_early_says_why_and_that_its_bits_are_lower_bounds(capsys, ended):
+    early = ended not in ("steps", None)
+    show_report(REPORT | {"ended": ended, "converged": False})
+    text = capsys.readouterr().out
+    assert ("ended       early: " in text) == early == ("at least " in text)
+    assert ("not converged" in text) != early

@@ -11,7 +11,7 @@ from tests.toy import toy_memory, toy_model
 from tinymem.experiment.probe import memorize
 from tinymem.training import lbfgs
 from tinymem.training.loss import TokenLoss
-from tinymem.training.margin import END
+from tinymem.training.margin import END, THIN
 from tinymem.training.recipe import METHODS
 from tinymem.training.rounds import LEVELS
 from tinymem.training.trainer import Trainer
@@ -180,3 +180,24 @@ def test_a_run_that_goes_on_has_the_optimizer_that_starts_at_once():
     lbfgs.minimize(variables, lambda new_round: None, 1, made.append, {"n_iter": 1})
     assert [type(optimizer) for optimizer in made] == [lbfgs.LBFGS]
     assert made[0].state[variables.values[0]]["n_iter"] == 1
+
+
+def test_a_run_ends_within_a_line_search_where_it_recites():
+    """The unit is that of the evaluation at which every margin was clear, not a later one."""
+    result = run(400, rank=8, stop_when_recited=True)
+    training = result.training
+    assert (training.ended, training.status) == ("recited", "ok") and training.steps < 60
+    assert result.verdict.verbatim and result.verdict.min_margin > THIN
+    whole = run(400, rank=8, stop_when_recited=False).training
+    # The same course, up to there: the first evaluation at which all tokens are the likeliest.
+    assert whole.losses[: training.steps] == training.losses
+    assert whole.recited == [] or all(math.isnan(share) for share in whole.recited)
+    assert result.verdict.loss == pytest.approx(whole.losses[training.steps], abs=1e-4)
+
+
+def test_a_run_that_stands_still_ends():
+    still = run(1000, memory=toy_memory(100), rank=1, stop_when_still=True)
+    assert (still.training.ended, still.report["ended"]) == ("still", "still")
+    assert 100 <= still.training.steps < 900 and not still.verdict.verbatim
+    longer = run(2 * still.training.steps, memory=toy_memory(100), rank=1)
+    assert still.verdict.loss - longer.verdict.loss < 0.1 * longer.verdict.loss

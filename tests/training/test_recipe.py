@@ -175,3 +175,10 @@ def test_the_curriculum_in_minibatches():
 def test_a_single_memory_has_no_curriculum(batch_size):
     recipe = Recipe(method="memft-sw", epochs=15, batch_size=batch_size)
     assert seen(recipe, 1) == [[[0]]] * 15
+
+
+def test_only_a_steady_run_of_lbfgs_may_stop_when_it_stands_still():
+    Recipe(optimizer="lbfgs", stop_when_still=True)
+    for options in ({}, {"optimizer": "lbfgs", "method": "margin"}):
+        with pytest.raises(RecipeError, match="stop_when_still needs lbfgs and one of sft, memft"):
+            Recipe(stop_when_still=True, **options)

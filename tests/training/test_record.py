@@ -85,3 +85,23 @@ def test_margin_has_converged_when_no_more_tokens_become_right():
     assert not Training("margin", losses=still, recited=rising).converged
     assert Training("margin", losses=rising[::-1], recited=still).converged
     assert not Training("sft", losses=rising[::-1], recited=still).converged
+
+
+def still(losses: list[float], wrong: list[float]) -> bool:
+    """Whether a run with these losses and shares of wrong tokens stands still."""
+    record = Record(len(losses), ["sft"], CPU)
+    for loss, share in zip(losses, wrong, strict=True):
+        one = step(loss)
+        record.add(one._replace(recited=torch.tensor([1 - share])), whole=False)
+    return record.stands_still()
+
+
+def test_standing_still_by_hand():
+    """The second half must lower the loss by 5 %, or the wrong tokens by 25 %, of what is left."""
+    same, n = [0.5] * 120, 60
+    assert still([2.0] * n + [1.95] * n, same)  # 2.0 < 1.05 · 1.95
+    assert not still([2.0] * n + [1.9] * n, same)  # 2.0 > 1.05 · 1.9 = 1.995
+    assert not still([2.0] * n + [9.0, 1.9] * (n // 2), same)  # the lowest counts, not a trial
+    assert not still([2.0] * 2 * n, [0.5] * n + [0.39] * n)  # 0.5 > 1.25 · 0.39
+    assert still([2.0] * 2 * n, [0.5] * n + [0.41] * n)
+    assert not still([2.0] * 99, [0.5] * 99)  # too early to tell

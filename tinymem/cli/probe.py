@@ -20,6 +20,7 @@ from ..experiment.workers import lock
 from ..show.plots import plot_run
 from ..show.progress import Bars
 from ..show.report import show_recall, show_report, show_tokens, stderr
+from ..tools.bfloat16 import WORTH_IT, bfloat16_gain
 from ..training.state import FORGET
 from ..unit.adapter import load_adapter
 from . import options as opt
@@ -42,6 +43,9 @@ def probe(options: opt.Probe) -> int:
         check_room(out, bytes_needed(checkpoint.shapes(), recipe, memories))
     with Bars() as bars:
         model = checkpoint.weights(options.device, options.dtype, bars)
+        if options.dtype == "auto" and (gain := bfloat16_gain(model)) >= WORTH_IT:
+            hint = f"about {1 / gain:.0%} of the time, with rougher logits"
+            bars.warn(f"this CPU is fast in bfloat16: --dtype bfloat16 would take {hint}")
     has_unit = False
     with nullcontext() if out is None else lock(out):
         with Bars() as bars:
