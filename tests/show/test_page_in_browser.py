@@ -162,8 +162,8 @@ def test_runs_without_a_verdict_have_a_true_page_too(browser, tmp_path):
     model, tokenizer = tm.load("tiny")
 
     class Stop(tm.base.progress.Progress):
-        def training(self, done, loss, certified, recited):
-            if done > 0.5:
+        def training(self, step, steps, loss, certified, recited):
+            if step > 0.5 * steps:
                 raise KeyboardInterrupt
 
     memory = tm.random_memory(tokenizer, 16)

@@ -247,3 +247,9 @@ def test_a_run_that_ended_early_says_why_and_that_its_bits_are_lower_bounds(caps
     text = capsys.readouterr().out
     assert ("ended       early: " in text) == early == ("at least " in text)
     assert ("not converged" in text) != early
+
+
+def test_layers_that_follow_one_another_are_named_in_short(capsys):
+    for layers, words in (([3, 7], "layers 3, 7,"), (list(range(30)), "layers 0 to 29,")):
+        show_report(REPORT | {"layer": layers, "site": "q_proj"})
+        assert words in capsys.readouterr().out

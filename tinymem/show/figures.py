@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..experiment.report import Report
-from .report import Row, number
+from .report import Row, least, number
 
 Figures = list[list[str]]  # name, value and note of each, as text
 NOTHING = {"unit": "", "meaning": ""}  # what is said about a field that is not of a run
@@ -59,7 +59,7 @@ def bits_figures(report: Row) -> Figures:
     rows = []
     for name, prefix in prefixes.items():
         if (bits := report[f"{prefix}bits_per_parameter"]) is not None:
-            total = f"{bits * report['trainable_parameters']:,.0f} bits"
+            total = f"{least(report, name)}{bits * report['trainable_parameters']:,.0f} bits"
             rows.append([name, f"{bits:.2f}", f"bits per parameter, {total}"])
     return rows
 

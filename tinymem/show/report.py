@@ -101,24 +101,36 @@ def row_line(row: Row) -> str:
     return f"{text}, {row['wall_seconds']:.0f} s{memorized}"
 
 
+def name_layers(layers: list[int]) -> str:
+    """ "3, 7", or "0 to 29" for layers that follow one another."""
+    first, last = layers[0], layers[-1]
+    if len(layers) > 3 and layers == list(range(first, last + 1)):
+        return f"{first} to {last}"
+    return ", ".join(map(str, layers))
+
+
 def describe_run(report: Row) -> str:
-    """What was trained, on what and how, in two lines with markup."""
+    """What was trained, on what and how, and why it ended early, in lines with markup."""
     layer, ratio = report["layer"], report["ratio"]
-    several = f"layers {', '.join(map(str, layer))}" if isinstance(layer, list) else ""
+    several = f"layers {name_layers(layer)}" if isinstance(layer, list) else ""
     words = {k: escape(" ".join(v.split())) for k, v in report.items() if isinstance(v, str)}
     words["where"] = several or f"layer {layer}"
     words["kind"] = KINDS.get(ratio, f"tokens, {ratio} % of them random")
     words["many"] = f" in {report['memories']:,} memories" if report["memories"] > 1 else ""
     words["rate"] = "L-BFGS" if report["lr"] is None else f"learning rate {report['lr']:.3g}"
-    return RUN.format_map(report | words)
+    ended = ENDED.get(report["ended"])
+    return RUN.format_map(report | words) + (f"\nended       {ended}" if ended else "")
+
+
+def least(report: Row, name: str) -> str:
+    """ "at least " before bits that more training would have raised."""
+    return "at least " if report.get("ended") in ENDED and name != "recited" else ""
 
 
 def show_report(report: Row) -> None:
     """Prints what was trained, then losses, bits and recall, and last the verdict."""
     length = report["length"]
     stdout.print(describe_run(report))
-    if words := ENDED.get(report["ended"]):
-        stdout.print(f"ended       {words}")
     show_bits(report)
     if report["certified_fraction"] is not None:
         shares = "argmax_accuracy", "certified_fraction", "token_accuracy"
@@ -153,8 +165,7 @@ def show_bits(report: Row) -> None:
         del each["recited"]
     for name, bits in each.items():
         if bits is not None:
-            least = "at least " if early and name != "recited" else ""
-            total = f"{least}{bits * report['trainable_parameters']:,.0f} bits"
+            total = f"{least(report, name)}{bits * report['trainable_parameters']:,.0f} bits"
             stdout.print(f"{name:<12}{total}, [bold]{bits:.2f}[/] bits per parameter")
     if T is not None:
         bits = "" if best is None else f", [bold]{best:.2f}[/] bits per parameter"
