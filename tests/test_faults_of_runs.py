@@ -214,7 +214,7 @@ def test_fault_22_a_request_to_stop(folder, tmp_path, monkeypatch, how):
             signal.raise_signal(getattr(signal, how))
         return real(self, *args, **options)
 
-    quick = ("--steps", "40", "--length", "4")
+    quick = ("--full", "--steps", "40", "--length", "4")
     signal.signal(getattr(signal, how), lambda *_: None)  # unless the command sets its own
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

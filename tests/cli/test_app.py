@@ -118,7 +118,8 @@ def test_a_request_to_stop_is_an_interruption(tinymem, monkeypatch):
 def test_ctrl_c_writes_what_there_is_and_exits_130(tmp_path):
     """On a terminal of its own, so that the progress bar tells when the training is under way."""
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "tinymem", "probe", "--steps", "1000000", "--out", str(out)]
+    command = [sys.executable, "-m", "tinymem", "probe", "--full", "--steps", "1000000"]
+    command += ["--out", str(out)]
     pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
     screen, terminal = pty.openpty()
     process = subprocess.Popen(

@@ -64,7 +64,7 @@ def known(monkeypatch, uninterrupted) -> list[Cell]:
     [
         (("sweep", 1), 0),
         (("training", 1), 0),
-        (("training", 4), 1),
+        (("training", 13), 1),  # 11 a cell
         (("cell", 2), 2),
         (("cell", 6), 6),
     ],
@@ -201,7 +201,7 @@ def test_interrupted_in_the_second_cell(tmp_path, monkeypatch, how, moment):
 def test_a_batch_that_is_killed_or_interrupted_is_run_again(
     model, tmp_path, cells_in_batches, uninterrupted
 ):
-    run_until_killed(tmp_path, KillsItself("training", 3), batch_width=1 << 18)
+    run_until_killed(tmp_path, KillsItself("training", 12), batch_width=1 << 18)
     assert len(rows_of(tmp_path)) == 2
     before = content_of(tmp_path)
 
