@@ -8,13 +8,14 @@ import torch
 
 from .bases import from_folder, from_shape
 from .check import check, check_gpu
+from .headline import probe
 from .measure import Rows
 from .memory import on_cpu, on_gpu
 from .runs import certified, grid, grid_beside_peft, lbfgs, run
 from .speed import growth, margin_method, short_weights, step, switch
 
 WORKS = ("check", "step", "dtype", "methods", "run", "certified")
-WORKS += ("grid", "lbfgs", "growth", "memory", "switch")
+WORKS += ("probe", "grid", "lbfgs", "growth", "memory", "switch")
 GPU_TARGETS = (
     ("step", "gpt2-sized", "up to 512 tokens"),
     ("step", "SmolLM2", "up to 512 tokens"),
@@ -35,12 +36,13 @@ class Sizes:
     share: int = 10  # where peft is slow, one of this many steps is timed
     certified: tuple[int, int] = (128, 2000)
     evaluations: int = 600
+    ranks: tuple[int, ...] = (1, 2, 4, 8)  # of a probe
     grid: int = 100
     grid_lengths: tuple[int, ...] = (32, 64, 128)
     memory: tuple[int, int] = (2000, 10_000)  # lengths on a CPU and on a GPU
 
 
-QUICK = Sizes((64,), (1, 2, 4), (64, 20), 2, (16, 400), 20, 5, (32,), (512, 2000))
+QUICK = Sizes((64,), (1, 2, 4), (64, 20), 2, (16, 400), 20, (8,), 5, (32,), (512, 2000))
 
 
 def on_the_cpu(rows: Rows, folder: str | None, sizes: Sizes) -> Plan:
@@ -60,6 +62,8 @@ def on_the_cpu(rows: Rows, folder: str | None, sizes: Sizes) -> Plan:
         yield "methods", name, partial(margin_method, base, rows, 128 if small else 256)
         yield "run", name, partial(run, base, rows, *sizes.run, 1 if small else sizes.share)
         yield "certified", name, partial(certified, base, rows, *sizes.certified, small)
+        for rank in sizes.ranks:
+            yield "probe", name, partial(probe, base, rows, rank, sizes.certified[0], small)
         tokens, seeds = (128, 3) if small else (64, 1)
         yield "lbfgs", name, partial(lbfgs, base, rows, tokens, sizes.evaluations, seeds)
         yield "growth", name, partial(growth, base, rows, sizes.lengths, sizes.units, 64)
