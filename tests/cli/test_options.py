@@ -194,14 +194,14 @@ def test_places_for_results_are_checked(tmp_path):
         check_output(tmp_path / "x", html=tmp_path / "a.htm")
 
 
-LBFGS, ADAMW = ("lbfgs", 400, True, True), ("adamw", 2000, True, False)
+LBFGS, ADAMW = ("lbfgs", 500, True, True), ("adamw", 2000, True, False)
 
 
 @pytest.mark.parametrize(
     ("options", "method", "expected"),  # optimizer, steps, stop_when_recited, stop_when_still
     [
         ({}, "sft", LBFGS),
-        ({}, "margin", ("lbfgs", 400, True, False)),  # its temperature falls to the last step
+        ({}, "margin", ("lbfgs", 500, True, False)),  # its temperature falls to the last step
         ({}, "memft-sw", ADAMW),
         ({"steps": 30}, "sft", ("lbfgs", 30, True, True)),
         ({"lr": "0.1"}, "sft", ADAMW),

@@ -201,3 +201,8 @@ def test_a_run_that_stands_still_ends():
     assert 100 <= still.training.steps < 900 and not still.verdict.verbatim
     longer = run(2 * still.training.steps, memory=toy_memory(100), rank=1)
     assert still.verdict.loss - longer.verdict.loss < 0.1 * longer.verdict.loss
+
+
+def test_the_unit_of_b_by_hand():
+    widths = {32: 5, 256: 5, 384: 11.25, 512: 20, 576: 20, 4096: 20}
+    assert {width: lbfgs.b_unit(width) for width in widths} == widths

@@ -15,7 +15,7 @@ PROMPT = "Recite the memory word for word:"  # equal to data.memory.PROMPT
 LENGTH = "128 random, or all of --text or --data"
 LENGTHS = "32,64,128 random, or all of --text or --data"
 RATIO = "100, or 0 with --text"
-STEPS = "2,000, or 400 of lbfgs for a probe without --full"
+STEPS = "2,000, or 500 of lbfgs for a probe without --full"
 BOUNDARIES = "Epochs (20,40,60,80) at which memft-sw takes in another 20 % of the memories."
 
 

@@ -44,8 +44,8 @@ def probe(options: opt.Probe) -> int:
     with Bars() as bars:
         model = checkpoint.weights(options.device, options.dtype, bars)
         if options.dtype == "auto" and (gain := bfloat16_gain(model)) >= WORTH_IT:
-            hint = f"about {1 / gain:.0%} of the time, with rougher logits"
-            bars.warn(f"this CPU is fast in bfloat16: --dtype bfloat16 would take {hint}")
+            hint = f"this CPU multiplies bfloat16 {gain:.1f} times as fast as float32"
+            bars.warn(f"{hint}: --dtype bfloat16 would save time, with rougher logits")
     has_unit = False
     with nullcontext() if out is None else lock(out):
         with Bars() as bars:

@@ -34,7 +34,7 @@ NAME = r"\w[\w-]{0,95}(\.[\w-]{1,95})*"
 HUB_ID = re.compile(rf"{NAME}(/{NAME})?", re.ASCII)
 REVISION = re.compile(rf"{NAME}(/{NAME})*", re.ASCII)  # a branch may have several parts
 T = TypeVar("T")
-EARLY_STEPS = 400
+EARLY_STEPS = 500
 NOT_DECISIVE = (
     "out",
     "json",

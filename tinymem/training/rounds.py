@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .lbfgs import Evaluation, Variables, minimize
+from .lbfgs import Evaluation, Variables, b_unit, minimize
 from .recipe import Minibatches
 from .record import Record
 from .state import Keeper, State, read_state
@@ -34,7 +34,8 @@ def run_lbfgs(
 ) -> tuple[int, str]:
     """L-BFGS on one run; its steps are evaluations of the gradient. Returns steps and status."""
     loss = RoundLoss(trainer, record, steps, check)
-    variables = Variables(trainer.stack.parameters())
+    unit = b_unit(trainer.model.config.hidden_size)
+    variables = Variables(trainer.stack.parameters(), unit)
     loss.fixed, estimate = restore_lbfgs(keeper.state, variables)
     keep = partial(keep_round, keeper, variables, loss)
     try:
