@@ -208,7 +208,7 @@ LBFGS, ADAMW = ("lbfgs", 500, True, True), ("adamw", 2000, True, False)
         ({"dropout": 0.1}, "memft-ot", ADAMW),
         ({"batch_size": 4}, "sft", ADAMW),
         ({"optimizer": "adamw"}, "sft", ADAMW),
-        ({"stop_when_certified": True}, "sft", ("lbfgs", 400, False, True)),
+        ({"stop_when_certified": True}, "sft", ("lbfgs", 500, False, True)),
         ({"full": True}, "sft", ("adamw", 2000, False, False)),
         ({"full": True, "optimizer": "lbfgs"}, "sft", ("lbfgs", 2000, False, False)),
         ({"full": True, "stop_when_recited": True}, "sft", ("adamw", 2000, True, False)),
