@@ -168,10 +168,10 @@ class Judge(BaseOptions):
     prompt: Annotated[str | None, judged("Prompt that asks for the text.", default=PROMPT)] = None
     chat: Annotated[bool, judged("Use the model's chat template, if it has one.")] = True
     context: Annotated[
-        int | None, judged("Audit in windows: tokens before each.", default="32, if audited")
+        int | None, judged("Audit in windows: tokens that precede each.", default="32, if audited")
     ] = None
     window: Annotated[
-        int | None, judged("Audit in windows: tokens of each.", default="50, if audited")
+        int | None, judged("Audit in windows: tokens in each.", default="50, if audited")
     ] = None
     stride: Annotated[
         int | None, judged("Audit in windows: tokens from one to the next.", default="10")
