@@ -1,5 +1,6 @@
 """Times what `tinymem probe` does: a run that ends early, against the paper's recipe to its end."""
 
+from dataclasses import replace
 from statistics import median
 
 from tinymem.cli import options as opt
@@ -33,12 +34,13 @@ def probe(base: Base, rows: Rows, rank: int, length: int, whole: bool) -> None:
     if whole:
         theirs = run("full", paper)
     else:
-        part = make_recipe(opt.Probe(rank=rank, full=True, steps=PART), rank, "sft", 0)
-        theirs = median(run("part", part) for _ in range(3)) * paper.steps / PART
+        parts = [replace(paper, steps=steps) for steps in (PART, 2 * PART)]
+        short, longer = (median(run("part", part) for _ in range(3)) for part in parts)
+        theirs = short + (longer - short) / PART * (paper.steps - PART)  # the verdict counts once
     report = results["early"].report
     case = f"{length} tokens, rank {rank}"
     note = f"ended: {report['ended']}, after {report['steps']} evaluations, {ours:.1f} s"
-    note += "" if whole else f"; full: computed from {PART} of {paper.steps:,} steps"
+    note += "" if whole else f"; full: computed from {2 * PART} of {paper.steps:,} steps"
     target = TARGETS.get((base.name, rank)) if base.device.type == "cpu" else None
     rows.add("probe", base.label, case, "full run", ours, theirs, target=target, note=note)
     if whole:
