@@ -206,7 +206,7 @@ def test_wrong_tokens_come_first_those_with_the_lowest_margin_before_all(capsys)
 def test_of_a_recited_target_the_table_has_what_is_not_certified(capsys):
     show_tokens(verdict([0.9, 0.9, 0.9, 0.3], lengths=(2, 2)), Words())
     out = capsys.readouterr().out
-    assert "\n1 right tokens with p ≤ ½ (not certified):\n" in out and "wrong" not in out
+    assert "\n1 right token with p ≤ ½ (not certified):\n" in out and "wrong" not in out
     row = out.splitlines()[-1].split()
     assert row == ["1", "of", "memory", "1", "␣w3", "the", "same", "0.300", "0.300"]
 

@@ -202,8 +202,10 @@ def show_tokens(verdict: Verdict, tokenizer: Tokenizer) -> None:
     if target := target_text(verdict, tokenizer):
         stdout.print(f"\n[dim]The target:[/]  {LEGEND}", target, sep="\n")
     wrong, count = len(verdict.wrong), len(verdict.stubborn)
-    wrong_ones = "wrong argmax" if wrong == 1 else "wrong argmaxes"
-    kinds = {wrong_ones: wrong, "right tokens with p ≤ ½ (not certified)": count - wrong}
+    kinds = {
+        "wrong argmax" + "es" * (wrong != 1): wrong,
+        f"right token{'s' * (count - wrong != 1)} with p ≤ ½ (not certified)": count - wrong,
+    }
     if parts := [f"{number:,} {kind}" for kind, number in kinds.items() if number]:
         few = f"; the first {MOST_STUBBORN}" if count > MOST_STUBBORN else ""
         stdout.print(f"\n[dim]{', '.join(parts)}{few}:[/]")
