@@ -1,5 +1,7 @@
 """The verdict on the screen: what is printed is what the report and the verdict say."""
 
+import re
+
 import pytest
 
 from tinymem.data.memory import Memory
@@ -243,10 +245,12 @@ def test_a_cell_that_failed_says_how():
 @pytest.mark.parametrize("ended", ["recited", "certified", "still", "steps", None])
 def test_a_run_that_ended_early_says_why_and_that_its_bits_are_lower_bounds(capsys, ended):
     early = ended not in ("steps", None)
-    show_report(REPORT | {"ended": ended, "converged": False})
+    recited = {"readout_temperature": None, "calibrated_bits_per_parameter": 0.25}
+    show_report(REPORT | recited | {"ended": ended, "converged": False})
     text = capsys.readouterr().out
     assert ("ended       early: " in text) == early == ("at least " in text)
     assert ("not converged" in text) != early
+    assert re.search(r"^recited     \d", text, re.MULTILINE)  # all of a recited memory is there
 
 
 def test_layers_that_follow_one_another_are_named_in_short(capsys):

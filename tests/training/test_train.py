@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch):
     monkeypatch.setattr(TokenLoss, "__call__", losses)
     report = memorize(toy_model(), toy_memory(), rank=2, steps=50).report
     # The loss is NaN from step 25 on, and the next check is at step 30.
-    assert (report["status"], report["steps"]) == ("diverged", 30)
+    assert (report["status"], report["steps"], report["ended"]) == ("diverged", 30, None)
     assert report["final_loss"] is None and not report["certified"] and not report["converged"]
 
 
