@@ -32,6 +32,7 @@ from tinymem.training.recipe import METHODS, Recipe, auto_lr, schedule
         {"zero_active": "none"},
         {"dropout": 1.0},
         {"clip": -1.0},
+        {"clip": None},
         {"layers": "2"},
         {"sites": [1]},
         {"boundaries": (4, 3, 2, 1)},

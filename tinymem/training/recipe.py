@@ -82,7 +82,8 @@ class Recipe:
                 raise RecipeError(f"{name} is {value!r}; {expected}")
         for name in ("lr", "clip"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and 0 < value < 1e6):
+            optional = value is None and name == "lr"
+            if not (optional or (isinstance(value, (int, float)) and 0 < value < 1e6)):
                 raise RecipeError(
                     f"{name} is {value!r}; expected a number above 0, below a million"
                 )
