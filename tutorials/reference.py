@@ -113,7 +113,7 @@ first of these ends it. Bits of a run that ended early are lower bounds. `memft-
 With `--stop-when-certified` a probe goes on until every p > ½.
 
 `--full` is the paper's recipe to its last step, for a loss to compare with others. `sweep` and
-`tm.memorize` always run it to its end.
+`tm.memorize` do all steps, too, unless they are told to stop when recited or certified.
 """,
     "sweep": """
 The grid is the product of all lists. Cells whose memories have the same lengths train together,
