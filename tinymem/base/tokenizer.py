@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Core
 
 from ..errors import CheckpointError, DataError, first_line
 from ..shown import Shown
-from .folder import present, read_json
+from .folder import GENERATION, present, read_json
 from .template import find_template, render_chats
 from .vocabulary import read_tokenizer
 
@@ -129,7 +129,7 @@ def find_end_ids(folder: Path, core: Core, eos_token: str) -> set[int]:
     that tinymem needs.
     """
     found = [core.token_to_id(eos_token)]
-    for name in ("config.json", "generation_config.json"):
+    for name in ("config.json", GENERATION):
         with suppress(CheckpointError):
             ids = read_json(folder, name).get("eos_token_id")
             found += ids if isinstance(ids, list) else [ids]

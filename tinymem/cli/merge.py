@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,7 +14,7 @@ from ..experiment.recall import Verdict, judge
 from ..experiment.report import VERDICT_FIELDS, recall_report
 from ..experiment.saved import read_run
 from ..show.progress import Bars
-from ..show.report import headline, new_table, note, number, show_tokens, stdout
+from ..show.report import Row, headline, new_table, note, number, show_tokens, stdout
 from ..tools.merge import list_tensors, total_size, write_merged
 from ..training.margin import thin_for
 from ..unit.adapter import download_unit, find_unit, load_adapter, read_adapter, read_header
@@ -25,7 +24,6 @@ from .judge import about_base, named_base
 from .output import check_new_folder, check_room, print_json, show_saved
 from .source import find_base
 
-Row = dict[str, Any]
 MLP = """a unit at the site mlp cannot be merged: it adds x A B to what a whole MLP puts out, and an
 MLP is not a matrix that A B could be added to; train at Linear sites, such as --site down_proj"""
 JUDGED = "final_loss", *VERDICT_FIELDS, "thin", "dtype"  # fields of a report, before and after

@@ -35,12 +35,7 @@ HUB_ID = re.compile(rf"{NAME}(/{NAME})?", re.ASCII)
 REVISION = re.compile(rf"{NAME}(/{NAME})*", re.ASCII)  # a branch may have several parts
 T = TypeVar("T")
 EARLY_STEPS = 500
-NOT_DECISIVE = (
-    "out",
-    "json",
-    "plot",
-    "html",
-)  # options of a probe on what to do with it
+NOT_DECISIVE = ("out", "json", "plot", "html")  # of a probe: they say what to do with the result
 Make = Callable[[int | None, int | None, int], list[Memory]]  # from (length, ratio, seed)
 
 
@@ -88,7 +83,7 @@ def make_recipe(options: opt.RecipeOptions, rank: int, method: str, seed: int) -
 def find_end(options: opt.RecipeOptions, method: str) -> dict[str, Any]:
     """Optimizer, steps, and what ends the run before they are done.
 
-    A probe ends early, by L-BFGS, whose loss falls as far in EARLY_STEPS as that of AdamW in 2,000.
+    A probe ends early, by L-BFGS, whose loss falls about as far in EARLY_STEPS as AdamW's in 2,000.
     It takes AdamW where an option needs it, and then runs all its steps unless it recites.
     """
     steps, optimizer = options.steps, options.optimizer

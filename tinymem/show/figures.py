@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..experiment.report import Report
-from .report import Row, least, number
+from .report import Row, kinds_of_bits, number
 
 Figures = list[list[str]]  # name, value and note of each, as text
 NOTHING = {"unit": "", "meaning": ""}  # what is said about a field that is not of a run
@@ -53,15 +53,8 @@ def verdict_figures(report: Row) -> Figures:
 
 def bits_figures(report: Row) -> Figures:
     """Bits of each kind that is known."""
-    prefixes = {"stored": "", "memorized": "memorized_", "recited": "calibrated_"}
-    if report["readout_temperature"] is not None:
-        del prefixes["recited"]
-    rows = []
-    for name, prefix in prefixes.items():
-        if (bits := report[f"{prefix}bits_per_parameter"]) is not None:
-            total = f"{least(report, name)}{bits * report['trainable_parameters']:,.0f} bits"
-            rows.append([name, f"{bits:.2f}", f"bits per parameter, {total}"])
-    return rows
+    kinds = kinds_of_bits(report)
+    return [[name, f"{bits:.2f}", f"bits per parameter, {total}"] for name, bits, total in kinds]
 
 
 def memories_figure(report: Row) -> Figures:

@@ -122,9 +122,20 @@ def describe_run(report: Row) -> str:
     return RUN.format_map(report | words) + (f"\nended       {ended}" if ended else "")
 
 
-def least(report: Row, name: str) -> str:
-    """ "at least " before bits that more training would have raised."""
-    return "at least " if report.get("ended") in ENDED and name != "recited" else ""
+def kinds_of_bits(report: Row) -> list[tuple[str, float, str]]:
+    """(name, bits per parameter, all bits in words) of each kind that is known.
+
+    Those of a run that ended early are lower bounds, but a recited memory is there whole.
+    """
+    prefixes = {"stored": "", "memorized": "memorized_", "recited": "calibrated_"}
+    if report["readout_temperature"] is not None:
+        del prefixes["recited"]
+    rows = []
+    for name, prefix in prefixes.items():
+        if (bits := report[f"{prefix}bits_per_parameter"]) is not None:
+            least = "at least " if report.get("ended") in ENDED and name != "recited" else ""
+            rows.append((name, bits, f"{least}{bits * report['trainable_parameters']:,.0f} bits"))
+    return rows
 
 
 def show_report(report: Row) -> None:
@@ -158,19 +169,13 @@ def show_bits(report: Row) -> None:
     early = report["ended"] in ENDED  # says itself why the loss is what it is
     moving = "" if report["converged"] or early else ", [yellow]not converged[/]"
     stdout.print(f"loss        {loss} nats per token{moving}")
-    names = {"stored": "", "memorized": "memorized_", "recited": "calibrated_"}
-    each = {name: report[f"{prefix}bits_per_parameter"] for name, prefix in names.items()}
-    best, T = each["recited"], report["readout_temperature"]
-    if T is not None:
-        del each["recited"]
-    for name, bits in each.items():
-        if bits is not None:
-            total = f"{least(report, name)}{bits * report['trainable_parameters']:,.0f} bits"
-            stdout.print(f"{name:<12}{total}, [bold]{bits:.2f}[/] bits per parameter")
-    if T is not None:
-        bits = "" if best is None else f", [bold]{best:.2f}[/] bits per parameter"
+    for name, bits, total in kinds_of_bits(report):
+        stdout.print(f"{name:<12}{total}, [bold]{bits:.2f}[/] bits per parameter")
+    if (T := report["readout_temperature"]) is not None:
+        best = report["calibrated_bits_per_parameter"]
+        each = "" if best is None else f", [bold]{best:.2f}[/] bits per parameter"
         loss = f"{number(report['calibrated_loss'])} nats per token at temperature {number(T)}"
-        stdout.print(f"readout     {loss}{bits}")
+        stdout.print(f"readout     {loss}{each}")
 
 
 def headline(report: Row) -> str:

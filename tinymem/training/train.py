@@ -76,7 +76,7 @@ def run_adamw(
 def stop_finished(
     trainer: Trainer, record: Record, steps: int, progress: Progress, trial: bool = False
 ) -> bool:
-    """Ends the runs that diverged (but not in a trial of a line search) or reached their end."""
+    """Ends runs that diverged (not in a line search's trial) or are done; whether any goes on."""
     done, recipes, running = record.count - 1, trainer.recipes, record.running
     recent = record.recent(recipes[0].steps_per_epoch(trainer.memories))
     progress.training(done, steps, *map(fmean, recent[:3]))
