@@ -107,7 +107,7 @@ assert abs(loss - final) < 1e-5
 # why it matters.
 #
 # Both loops have the same losses to about six digits, although the library computes the layers
-# below the unit only once. Lesson 10 measures how much time this saves.
+# below the unit only once. Lesson 11 measures how much time this saves.
 assert trace[-1] < trace[0] / 3
 
 # %% Exercise

@@ -1,4 +1,4 @@
-"""How the exercises are graded: the options, the fixtures of the checks, and the points."""
+"""How a hand-in is graded: the options, the fixtures of the checks, and the points."""
 
 import copy
 import json
@@ -7,19 +7,58 @@ from pathlib import Path
 
 import pytest
 import torch
-from grading import Answers, shipped
+from checks.hand_in import HandIn
+from checks.server import load_shipped
 
-TITLES = (
-    *("what to remember", "a frozen transformer", "the memory unit", "writing a memory"),
-    *("one half is enough", "MemFT", "measuring capacity", "the law"),
-    *("bits per parameter", "making it fast", "your own model"),
-)
-EXERCISES = dict(enumerate(TITLES, start=1))
+EXERCISES = {
+    2: "a frozen transformer",
+    5: "one half is enough",
+    7: "measuring capacity",
+    9: "bits per parameter",
+    11: "making it fast",
+    12: "your own model",
+}
+RUNGS = {
+    1: "tokens and targets",
+    2: "the memory unit",
+    3: "the loss of a token",
+    4: "a training loop",
+    5: "decode and judge",
+    6: "MemFT and margin",
+    7: "a sweep",
+    8: "the law",
+    9: "a plan",
+}
+STRETCH = {
+    1: "units in bfloat16",
+    2: "a batch of ranks",
+    3: "a better schedule for margin",
+    4: "sites in attention",
+}
+KINDS = {"exercise": EXERCISES, "rung": RUNGS, "stretch": STRETCH}
+MARKS = {"exercise": "ex", "rung": "rung", "stretch": "stretch"}
+
+
+def rungs(text: str) -> tuple[int, ...]:
+    """`1-3,5` -> (1, 2, 3, 5)"""
+    numbers = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        if not (first.isdigit() and (last or first).isdigit()):
+            raise pytest.UsageError(f"--from-library {text}: expected rungs such as 1-3 or 1,2,5")
+        numbers += range(int(first), int(last or first) + 1)
+    if not set(numbers) <= set(RUNGS):
+        raise pytest.UsageError(f"--from-library {text}: the rungs are 1 to {max(RUNGS)}")
+    return tuple(sorted(set(numbers)))
+
+
 OPTIONS = {  # name: (default, type, help)
-    "answers": (Path(__file__).with_name("exercises.py"), Path, "the file to grade"),
+    "answers": (Path(__file__).parent, Path, "the file or folder to grade"),
     "seed": (os.environ.get("TINYMEM_SEED", "0"), int, "seed of all random inputs (TINYMEM_SEED)"),
+    "student": (None, int, "the number of the student, which draws the text of exercise 12"),
     "grades": (None, Path, "write the points and the reasons to this file, as JSON"),
-    "limit": (120, int, "seconds that one call of an answer may take (no limit on Windows)"),
+    "limit": (120, int, "seconds that one call of an answer may take"),
+    "from-library": ("", str, "take these rungs from tinymem, for example 1-3"),
 }
 
 
@@ -30,8 +69,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    for number, title in EXERCISES.items():
-        config.addinivalue_line("markers", f"ex{number}: {title}")
+    for kind, titles in KINDS.items():
+        for number, title in titles.items():
+            config.addinivalue_line("markers", f"{MARKS[kind]}{number}: {title}")
     config.addinivalue_line("markers", "points(n): the points of a check (default 1)")
     # By default pytest repeats every failure in a shortened form, which hides the reasons.
     if getattr(config.option, "reportchars", None) == "fE":
@@ -40,15 +80,27 @@ def pytest_configure(config):
 
 
 @pytest.fixture
-def answers(pytestconfig) -> Answers:
-    torch.set_default_dtype(torch.float32)  # a hand-in may have changed these two settings
-    torch.set_grad_enabled(True)
-    return pytestconfig.pluginmanager.get_plugin("grades").answers
+def answers(pytestconfig) -> HandIn:
+    """The student's exercises.py."""
+    return pytestconfig.pluginmanager.get_plugin("grades").hand_in("exercises")
+
+
+@pytest.fixture
+def mymem(pytestconfig) -> HandIn:
+    """The student's mymem.py."""
+    return pytestconfig.pluginmanager.get_plugin("grades").hand_in("rungs")
 
 
 @pytest.fixture
 def seed(pytestconfig) -> int:
+    """Draws all inputs. The code of the student never sees it."""
     return pytestconfig.pluginmanager.get_plugin("grades").seed
+
+
+@pytest.fixture
+def student(pytestconfig) -> int | None:
+    """The number given with --student."""
+    return pytestconfig.pluginmanager.get_plugin("grades").student
 
 
 @pytest.fixture
@@ -59,7 +111,7 @@ def generator(seed) -> torch.Generator:
 @pytest.fixture
 def tiny():
     """The shipped model and its tokenizer. The model is a copy, so a check may change it."""
-    model, tokenizer = shipped()
+    model, tokenizer = load_shipped()
     return copy.deepcopy(model), tokenizer
 
 
@@ -71,16 +123,26 @@ class Grades:
 
     def __init__(self, config):
         # With plain `pytest`, this file is found too late to add options. The defaults apply then.
-        option = {name: config.getoption(name, default) for name, (default, *_) in OPTIONS.items()}
-        self.seed, self.path = int(option["seed"]), option["grades"]
-        self.answers = Answers(Path(option["answers"]).resolve(), option["limit"])
-        self.checks, self.finished, self.broken = {}, False, None
-        if not self.answers.path.is_file():
+        option = {
+            name: config.getoption(name.replace("-", "_"), default)
+            for name, (default, *_) in OPTIONS.items()
+        }
+        self.seed, self.student, self.path = (
+            int(option["seed"]),
+            option["student"],
+            option["grades"],
+        )
+        self.answers, self.limit = Path(option["answers"]).resolve(), option["limit"]
+        self.library = rungs(option["from-library"])
+        self.parts: dict[str, HandIn] = {}
+        self.broken: dict[str, str | None] = {}
+        self.checks, self.finished = {}, False
+        if not self.answers.exists():
             raise pytest.UsageError(f"--answers {option['answers']}: no such file")
         if not 0 <= self.seed < 2**31:
             raise pytest.UsageError(f"--seed {self.seed}: expected an integer from 0 to 2^31 − 1")
-        if self.answers.limit < 1:
-            raise pytest.UsageError(f"--limit {self.answers.limit}: expected at least 1 second")
+        if self.limit < 1:
+            raise pytest.UsageError(f"--limit {self.limit}: expected at least 1 second")
         if hasattr(config, "workerinput"):  # a worker of pytest-xdist; only the controller writes
             self.path = None
         try:
@@ -88,77 +150,104 @@ class Grades:
         except OSError as error:
             raise pytest.UsageError(f"--grades {self.path}: {error.strerror}") from error
 
+    def hand_in(self, part: str) -> HandIn:
+        """The part of the hand-in, loaded when a check first needs it."""
+        if part not in self.parts:
+            self.parts[part] = HandIn(part, self.answers, self.limit, self.library)
+            self.broken[part] = self.parts[part].load()
+        if self.broken[part]:
+            pytest.fail(self.broken[part], pytrace=False)
+        return self.parts[part]
+
     def pytest_collection_modifyitems(self, items):
-        """Adds exercise and points to each check; pytest writes them to the JUnit XML file."""
+        """Adds number and points to each check; pytest writes them to the JUnit XML file."""
         for item in items:
-            number = next((n for n in EXERCISES if item.get_closest_marker(f"ex{n}")), None)
-            mark = item.get_closest_marker("points")
-            if number:
-                points = mark.args[0] if mark else 1
-                item.user_properties += [("exercise", number), ("points", points)]
+            for kind, titles in KINDS.items():
+                marked = (n for n in titles if item.get_closest_marker(f"{MARKS[kind]}{n}"))
+                if number := next(marked, None):
+                    mark = item.get_closest_marker("points")
+                    points = mark.args[0] if mark else 1
+                    item.user_properties += [(kind, number), ("points", points)]
 
     def pytest_collection_finish(self, session):
         for item in session.items:
-            self.note(item, False, "not run")
+            self.note(item, 0.0, "not run")
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtestloop(self, session):
-        """Imports the answers. If this fails, no check runs, and all checks get the same reason."""
-        if session.config.option.collectonly or not self.checks:
-            return None
-        self.broken = self.answers.load()
-        if self.broken is None:
-            return None
-        for check in self.checks.values():
-            check["reason"] = self.broken
-        session.testsfailed = len(self.checks)
-        return True
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item, call):
+        report = yield
+        error = call.excinfo and call.excinfo.value
+        report.keeps = 1.0 if report.passed else getattr(error, "keeps", 0.0)
+        return report
 
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or report.failed:
             reason = None if report.passed else str(report.longrepr).strip()
-            self.note(report, report.passed, reason)
+            self.note(report, getattr(report, "keeps", float(report.passed)), reason)
             self.write()
 
     def pytest_sessionfinish(self):
         self.finished = True
         self.write()
 
-    def note(self, item, passed: bool, reason: str | None) -> None:
+    def note(self, item, share: float, reason: str | None) -> None:
         about = dict(item.user_properties)
-        if "exercise" in about:
-            check = {"exercise": about["exercise"], "check": item.nodeid.rpartition("::")[2]}
-            check |= {"points": about["points"], "passed": passed, "reason": reason}
-            self.checks[item.nodeid] = check
+        kind = next((kind for kind in KINDS if kind in about), None)
+        if kind:
+            self.checks[item.nodeid] = {
+                kind: about[kind],
+                "check": item.nodeid.rpartition("::")[2],
+                "points": round(share * about["points"], 2),
+                "of": about["points"],
+                "passed": reason is None,
+                "reason": reason,
+            }
 
-    def tally(self) -> tuple[dict[str, int], dict[int, dict[str, int]]]:
-        """Points reached and points possible: in total, and for each exercise."""
-        exercises = {check["exercise"]: {"points": 0, "of": 0} for check in self.checks.values()}
+    def tally(self) -> tuple[dict[str, float], dict[str, dict[int, dict[str, float]]]]:
+        """Points reached and points possible: in total, and for each exercise and rung.
+
+        The points of a stretch task are not part of the total.
+        """
+        parts: dict[str, dict[int, dict[str, float]]] = {kind: {} for kind in KINDS}
+        total = {"points": 0, "of": 0}
         for check in self.checks.values():
-            exercises[check["exercise"]]["points"] += check["points"] * check["passed"]
-            exercises[check["exercise"]]["of"] += check["points"]
-        total = {key: sum(one[key] for one in exercises.values()) for key in ("points", "of")}
-        return total, dict(sorted(exercises.items()))
+            kind = next(kind for kind in KINDS if kind in check)
+            one = parts[kind].setdefault(check[kind], {"points": 0, "of": 0})
+            for key in total:
+                one[key] = whole(one[key] + check[key])
+                total[key] = whole(total[key] + check[key] * (kind != "stretch"))
+        return total, {kind: dict(sorted(one.items())) for kind, one in parts.items()}
 
     def write(self) -> None:
         if self.path is None:
             return
-        total, exercises = self.tally()
-        document = {**total, "seed": self.seed, "finished": self.finished, "exercises": exercises}
-        document |= {"checks": list(self.checks.values())}
+        total, parts = self.tally()
+        document = {**total, "seed": self.seed, "student": self.student, "finished": self.finished}
+        document |= {"exercises": parts["exercise"], "rungs": parts["rung"]}
+        document |= {"stretch": parts["stretch"], "checks": list(self.checks.values())}
         text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
         self.path.write_text(text, encoding="utf-8")
 
     def pytest_terminal_summary(self, terminalreporter):
-        """Prints the points of each exercise below pytest's own output."""
+        """Prints the points of each exercise and rung below pytest's own output."""
         if not self.checks:
             return
         terminalreporter.section("points")
-        if self.broken:
-            terminalreporter.line(self.broken, red=True)
-        total, exercises = self.tally()
-        for number, one in exercises.items():
-            got, of = one.values()
-            style = {"green": got == of, "yellow": 0 < got < of, "red": got == 0}
-            terminalreporter.line(f"  {number:2}  {EXERCISES[number]:22} {got:3} of {of}", **style)
-        terminalreporter.line(f"      {'total':22} {total['points']:3} of {total['of']}", bold=True)
+        for reason in filter(None, self.broken.values()):
+            terminalreporter.line(reason, red=True)
+        total, parts = self.tally()
+        for kind, numbers in parts.items():
+            for number, one in numbers.items():
+                got, of = one.values()
+                style = {"green": got == of, "yellow": 0 < got < of, "red": got == 0}
+                name = f"{kind} {number}"
+                title = f"{name:12} {KINDS[kind][number]:29}"
+                terminalreporter.line(f"  {title} {got:4g} of {of:g}", **style)
+        line = f"  {'total':42} {total['points']:4g} of {total['of']:g}"
+        terminalreporter.line(line, bold=True)
+
+
+def whole(points: float) -> float:
+    """Rounded to two decimals, and an int where possible."""
+    points = round(points, 2)
+    return int(points) if points == int(points) else points

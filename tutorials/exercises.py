@@ -16,22 +16,6 @@ afterwards.
 import torch
 from torch import Tensor
 
-# --- Exercise 1: what to remember -----------------------------------------------------------------
-
-
-def inputs_and_targets(
-    prompt_ids: list[int], target_ids: list[int]
-) -> tuple[list[int], list[int], list[int]]:
-    """The input of the model, and the positions at which it predicts the target.
-
-    Returns three lists (ids, rows, targets): the token ids that are the input of the model; the
-    positions whose output is used, one for each target token; and the token that should be
-    predicted at each of these positions. The output at position t depends on ids[0], …, ids[t].
-    Leave out of ids every token that is not needed for a prediction.
-    """
-    raise NotImplementedError("Exercise 1: inputs_and_targets")
-
-
 # --- Exercise 2: a frozen transformer -------------------------------------------------------------
 
 
@@ -42,36 +26,6 @@ def rotate(x: Tensor, positions: Tensor, theta: float = 10_000.0) -> Tensor:
     p · theta^(−2i/D), and the pair (a, b) becomes (a cos − b sin, b cos + a sin).
     """
     raise NotImplementedError("Exercise 2: rotate")
-
-
-# --- Exercise 3: the memory unit ------------------------------------------------------------------
-
-
-def new_unit(d_in: int, d_out: int, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A new unit (A, B): A [d_in, r] and B [r, d_out].
-
-    A is uniform between −1/√r and 1/√r and is drawn with the generator. A new unit must not change
-    the output of the model, but training must be able to change the unit.
-    """
-    raise NotImplementedError("Exercise 3: new_unit")
-
-
-def unit_output(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
-    """x [T, d_in] -> x A B [T, d_out], without creating a tensor of d_in · d_out numbers."""
-    raise NotImplementedError("Exercise 3: unit_output")
-
-
-# --- Exercise 4: writing a memory -----------------------------------------------------------------
-
-
-def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """The loss −ln softmax(logits)[target] of each token [N], in nats.
-
-    logits [N, V], targets [N]. Use exp, log, sum, max and indexing only: no softmax, logsumexp or
-    cross_entropy. The losses must not change when 1000 is added to all logits, or to the logits of
-    one token.
-    """
-    raise NotImplementedError("Exercise 4: token_losses")
 
 
 # --- Exercise 5: one half is enough ---------------------------------------------------------------
@@ -102,23 +56,6 @@ def recalled_below_one_half(tokenizer) -> tuple:
     raise NotImplementedError("Exercise 5: recalled_below_one_half")
 
 
-# --- Exercise 6: MemFT ----------------------------------------------------------------------------
-
-
-def memft_ot_weights(losses: Tensor, threshold: float) -> Tensor:
-    """Only-threshold weights [N] from losses [N].
-
-    The weight is 1 where the probability of the token is below the threshold, and 0 elsewhere. If
-    no probability is below the threshold, all weights are 1. The weights carry no gradient.
-    """
-    raise NotImplementedError("Exercise 6: memft_ot_weights")
-
-
-def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
-    """Σ w ℓ / Σ w, a scalar. If all weights are 0, the result and its gradient are 0, not nan."""
-    raise NotImplementedError("Exercise 6: weighted_mean")
-
-
 # --- Exercise 7: measuring capacity ---------------------------------------------------------------
 
 
@@ -140,23 +77,6 @@ def check_sweep(sweep, folder) -> None:
     raise NotImplementedError("Exercise 7: check_sweep")
 
 
-# --- Exercise 8: the law --------------------------------------------------------------------------
-
-
-def fit_plane(ranks, lengths, delta_losses) -> tuple[float, float, float]:
-    """(C, α, β) of ΔL = C r^α ℓ^(−β), by least squares of ln ΔL, from numpy arrays of equal size.
-
-    ln ΔL = ln C + α ln r − β ln ℓ is a plane. Solve the normal equations (Xᵀ X) θ = Xᵀ y yourself,
-    with numpy.linalg.solve.
-    """
-    raise NotImplementedError("Exercise 8: fit_plane")
-
-
-def rank_for(C: float, alpha: float, beta: float, length: float, delta_loss: float) -> float:
-    """The rank (a real number) at which the law predicts this ΔL for a memory of this length."""
-    raise NotImplementedError("Exercise 8: rank_for")
-
-
 # --- Exercise 9: bits per parameter ---------------------------------------------------------------
 
 
@@ -170,7 +90,7 @@ def memorized_bits(entropy: float, loss: float, length: int) -> float:
     raise NotImplementedError("Exercise 9: memorized_bits")
 
 
-# --- Exercise 10: making it fast ------------------------------------------------------------------
+# --- Exercise 11: making it fast ------------------------------------------------------------------
 
 
 def logits_from_cache(model, layer: int, h: Tensor, x: Tensor, A: Tensor, B: Tensor) -> Tensor:
@@ -179,10 +99,10 @@ def logits_from_cache(model, layer: int, h: Tensor, x: Tensor, A: Tensor, B: Ten
     h [1, T, d] is the output of that layer in the base model, without a unit. x [1, T, d] is the
     input of its MLP. Compute only the layers above. See `Model.run` and `Model.head`.
     """
-    raise NotImplementedError("Exercise 10: logits_from_cache")
+    raise NotImplementedError("Exercise 11: logits_from_cache")
 
 
-# --- Exercise 11: your own model (the capstone) ---------------------------------------------------
+# --- Exercise 12: your own model (the capstone) ---------------------------------------------------
 
 MY_TEXT = ""  # a text of your choice with 40 to 200 tokens of the shipped tokenizer
 # The smallest rank, from 2 to 32, that certifies the text. Predict it from sweeps of other memories

@@ -1,6 +1,6 @@
-"""Lesson 10. Making it fast
+"""Lesson 11. Making it fast
 
-You need       lesson 4, and `python tutorials/10_making_it_fast.py`
+You need       lesson 4, and `python tutorials/11_making_it_fast.py`
 You will see   a prediction of the speedup, made by counting multiplications, and the measured one;
                which layers a step still computes; eight units trained as one batch; and that every
                shortcut keeps the losses the same
@@ -133,7 +133,7 @@ bars = ax.barh(list(each), list(each.values()), color=["#666666", "#0072B2", "#0
 ax.bar_label(bars, [f" {ms:.1f} ms, ×{each['plain'] / ms:.1f}" for ms in each.values()])
 ax.set(xlabel="time for one step of one unit (ms), 256 tokens", xlim=(0, 1.3 * each["plain"]))
 ax.invert_yaxis()
-fig.savefig("10_making_it_fast.png", dpi=110)
+fig.savefig("11_making_it_fast.png", dpi=110)
 
 # %% Run: memft-ot needs fewer gradients when tokens are above the threshold
 # A token of weight 0 needs no backward pass through the head. (When all tokens are above one half,
@@ -156,4 +156,4 @@ assert rows[0] == 1 and sum(rows) / len(rows) < (1 if FAST else 0.6)
 # %% Exercise
 # Write `logits_from_cache(model, layer, h, x, A, B)`. Then:
 #
-#     pytest tutorials -m ex10
+#     pytest tutorials -m ex11

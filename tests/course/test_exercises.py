@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.wrong_answers import WRONG
+from tests.course.wrong_exercises import WRONG
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TUTORIALS, KEY = ROOT / "tutorials", ROOT / "tests" / "answer_key.py"
 STUBS = (TUTORIALS / "exercises.py").read_text(encoding="utf-8")
 NAMES = re.findall(r"^def (\w+)", STUBS, re.MULTILINE)
@@ -55,7 +55,7 @@ def reasons(grades: dict) -> list[str]:
 
 def key_but(**changes: str) -> str:
     """A hand-in: the key, with other values for some names."""
-    lines = ["from tests.answer_key import *", "from tests import wrong_answers"]
+    lines = ["from tests.answer_key import *", "from tests.course import wrong_exercises"]
     return "\n".join([*lines, *(f"{name} = {value}" for name, value in changes.items()), ""])
 
 
@@ -77,7 +77,7 @@ def test_the_key_gets_everything(grade, seed):
 def graded(grade, name: str, known: dict[str, dict] = {}) -> dict:  # noqa: B006, a cache
     """The grades, in one exercise, of the key with one wrong answer in it."""
     if name not in known:
-        hand_in = key_but(**{WRONG[name].name: f"wrong_answers.{name}"})
+        hand_in = key_but(**{WRONG[name].name: f"wrong_exercises.{name}"})
         known[name] = grade(hand_in, "-m", f"ex{WRONG[name].exercise}")
     return known[name]
 

@@ -18,7 +18,7 @@ import tinymem as tm
 from tinymem.training import margin
 from tinymem.training.memft import memft_ot_weights
 
-TUTORIALS = Path(__file__).parents[1] / "tutorials"
+TUTORIALS = Path(__file__).parents[2] / "tutorials"
 PAGE = TUTORIALS / "00_the_whole_paper.py"
 CLOSE = {"rtol": 0, "atol": 1e-5}  # nats, probabilities, and the entries of A and B
 LENGTH = 32  # target tokens

@@ -1,4 +1,4 @@
-"""Lesson 11. Your own model, your own text
+"""Lesson 12. Your own model, your own text
 
 You need       lessons 1 to 9. Another model needs a network connection or the folder of a
                checkpoint; a large model needs a GPU.
@@ -111,7 +111,7 @@ ax.axvline(plan.rank, color="#E69F00", ls=":", label=f"predicted for a certifica
 ax.set(xlabel="rank r", ylabel="final loss (nats per token)", ylim=(0, None))
 ax.set_title(f"{whole.length} tokens on {model.name}, {STEPS} steps", fontsize=10)
 ax.legend(fontsize=8)
-fig.savefig("11_your_own_model.png", dpi=110)
+fig.savefig("12_your_own_model.png", dpi=110)
 
 # %% What you should see
 # With the shipped model the mean loss reaches ln 2 at rank 6, and every token is certified at rank
@@ -144,4 +144,4 @@ if MODEL == "tiny" and not FAST:
 # prediction should be within a factor of 1.5. Hand in both, with a page that explains the
 # prediction. Then:
 #
-#     pytest tutorials -m ex11
+#     pytest tutorials -m ex12

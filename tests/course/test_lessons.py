@@ -13,7 +13,7 @@ import pytest
 from matplotlib.image import imread
 
 matplotlib.use("Agg")
-COURSE = Path(__file__).parents[1] / "tutorials"
+COURSE = Path(__file__).parents[2] / "tutorials"
 PAGE = (COURSE / "README.md").read_text(encoding="utf-8")
 STEADY = (1, 2, 8, 9)  # train nothing, so numbers and pictures are the same on every machine
 SECTIONS = ["Idea", "Shapes", "Code", "Run", "What you should see", "Exercise"]

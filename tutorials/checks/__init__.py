@@ -1,0 +1,8 @@
+"""The checks of the course: what a hand-in is asked, and how its answers are judged.
+
+`hand_in` finds the files of a student and asks them for answers. `server` holds the code of the
+student and answers; `values` are the plain values that pass between the two. `grading` has what the
+checks use to judge an answer. `test_exercises_*` check exercises.py, and `test_rungs_*` mymem.py.
+`scenarios` do with the student's code what takes several calls. `library` has the rungs of the
+ladder, taken from tinymem.
+"""

@@ -1,0 +1,283 @@
+"""A library of your own: how much can a LoRA remember?
+
+You write this file rung by rung; the lessons say when. Each function says what it takes and what it
+returns, and raises NotImplementedError until you write it. Check a rung, or all of them, from the
+folder that contains tutorials/:
+
+    pytest tutorials -m rung4
+    pytest tutorials -m rung4 --from-library 1-3    # with tinymem's rungs 1 to 3 instead of yours
+    python tutorials/hint.py rung4                  # a first hint; call it again for the next one
+
+Take nothing from tinymem but `tm.load`. After the last rung, `python tutorials/my_paper.py`
+measures a law and a recall curve with your file alone, and tutorials/00_the_whole_paper.py is one
+way to have written it.
+
+Shapes are in brackets: N target tokens, V tokens in the vocabulary, T positions, width d, rank r.
+Losses are in nats per token. Keep the names and the order of the arguments; add functions of your
+own wherever you like.
+"""
+
+import torch  # noqa: F401
+from torch import Tensor, nn
+
+import tinymem as tm
+
+# --- Rung 1: tokens and targets (lesson 1) --------------------------------------------------------
+
+
+def draw_tokens(plain_ids: list[int], count: int, seed: int) -> list[int]:
+    """`count` token ids, each drawn uniformly from plain_ids.
+
+    The same seed always gives the same ids, other seeds give others, and a longer draw begins with
+    the shorter one of the same seed.
+    """
+    raise NotImplementedError("Rung 1: draw_tokens")
+
+
+def inputs_and_targets(
+    prompt_ids: list[int], target_ids: list[int]
+) -> tuple[list[int], list[int], list[int]]:
+    """(ids, rows, targets): the input of the model, and the positions that predict the target.
+
+    The output at position t depends on ids[0], …, ids[t]. `rows` has one position for each target
+    token, and `targets` the token to be predicted there. ids has no token that nothing is predicted
+    from.
+    """
+    raise NotImplementedError("Rung 1: inputs_and_targets")
+
+
+# --- Rung 2: the memory unit (lesson 3) -----------------------------------------------------------
+
+
+class LoRA(nn.Module):
+    """A frozen part of the model with a unit of rank r beside it: part(x) + x A B.
+
+    `A` [d, r] and `B` [r, d] are parameters; `part` is the part. A is drawn uniformly between
+    −1/√r and 1/√r with a generator of this seed. A new unit does not change the output.
+    """
+
+    def __init__(self, part: nn.Module, width: int, rank: int, seed: int):
+        super().__init__()
+        raise NotImplementedError("Rung 2: LoRA.__init__")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., d] -> [..., d], without a tensor of d · d numbers."""
+        raise NotImplementedError("Rung 2: LoRA.forward")
+
+
+def attach(model: tm.Model, rank: int, seed: int) -> LoRA:
+    """Freezes the model, puts a new unit beside the MLP of one layer, and returns the unit.
+
+    The layer is number `num_layers * 2 // 3`, counted from 0. Afterwards the only parameters with a
+    gradient are A and B. `model.layers[k].mlp` may be assigned; `model.config.hidden_size` is d.
+    """
+    raise NotImplementedError("Rung 2: attach")
+
+
+def detach(model: tm.Model, unit: LoRA) -> None:
+    """Takes the unit out again. The model is then exactly what it was."""
+    raise NotImplementedError("Rung 2: detach")
+
+
+# --- Rung 3: the loss of a token (lesson 4) -------------------------------------------------------
+
+
+def target_logits(model: tm.Model, prompt_ids: list[int], target_ids: list[int]) -> Tensor:
+    """Logits [N, V] of the target tokens, each given the true tokens before it, in one pass.
+
+    model(ids [1, T]) returns logits [1, T, V].
+    """
+    raise NotImplementedError("Rung 3: target_logits")
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """The loss −ln softmax(logits)[target] of each token [N], in nats.
+
+    logits [N, V], targets [N]. Use exp, log, sum, max and indexing only: no softmax, logsumexp or
+    cross_entropy. The losses must not change when 1000 is added to all logits of a token.
+    """
+    raise NotImplementedError("Rung 3: token_losses")
+
+
+def plain(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
+    """The objective of plain fine-tuning: the mean loss, a scalar.
+
+    An objective gets the progress of the training, from 0 in the first step to nearly 1 in the
+    last. This one does not use it.
+    """
+    raise NotImplementedError("Rung 3: plain")
+
+
+# --- Rung 4: a training loop (lesson 4) -----------------------------------------------------------
+
+
+def write(
+    model: tm.Model,
+    unit: LoRA,
+    prompt_ids: list[int],
+    target_ids: list[int],
+    steps: int,
+    lr: float = 0.1,
+    objective=plain,
+) -> list[float]:
+    """Writes the memory into the attached unit. Returns the mean loss before each step.
+
+    Each step minimizes objective(logits, targets, step / steps) with AdamW without weight decay.
+    The norm of the gradient of A and B together is clipped to 1. The learning rate falls in a
+    straight line: it is lr · (1 − step / steps) in step 0, 1, …, steps − 1.
+    """
+    raise NotImplementedError("Rung 4: write")
+
+
+# --- Rung 5: decode and judge (lesson 5) ----------------------------------------------------------
+
+
+def greedy(model: tm.Model, prompt_ids: list[int], count: int) -> list[int]:
+    """`count` tokens after the prompt: always the most probable one, which is then read as well."""
+    raise NotImplementedError("Rung 5: greedy")
+
+
+def margins(logits: Tensor, targets: Tensor) -> Tensor:
+    """The logit of each target less the largest other logit [N]; logits [N, V], targets [N]."""
+    raise NotImplementedError("Rung 5: margins")
+
+
+def judge(model: tm.Model, prompt_ids: list[int], target_ids: list[int]) -> dict:
+    """What one teacher-forced pass proves, and what decoding gives.
+
+    The keys: `loss`, the mean loss (nats per token); `lowest_p`, the lowest probability of a target
+    token; `certified`, every p > ½; `lowest_margin`; `recited`, the proof from the same pass that
+    greedy decoding gives the target; `decoded`, the tokens that decoding gives.
+    """
+    raise NotImplementedError("Rung 5: judge")
+
+
+# --- Rung 6: MemFT and margin (lessons 6 and 10) --------------------------------------------------
+
+
+def memft_ot_weights(losses: Tensor, threshold: float = 0.5) -> Tensor:
+    """Only-threshold weights [N] of the losses [N]: 1 where p is below the threshold, 0 elsewhere.
+
+    If no p is below the threshold, all weights are 1. The weights carry no gradient.
+    """
+    raise NotImplementedError("Rung 6: memft_ot_weights")
+
+
+def memft_ot(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
+    """The objective of MemFT: Σ w ℓ / Σ w, with the weights of the losses of this step."""
+    raise NotImplementedError("Rung 6: memft_ot")
+
+
+def temperature(progress: float) -> float:
+    """The temperature of the objective margin: it falls from 1 to 0.01 as 0.01^(progress²)."""
+    raise NotImplementedError("Rung 6: temperature")
+
+
+def margin(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
+    """The objective margin: T times the mean loss of the logits divided by T, a scalar."""
+    raise NotImplementedError("Rung 6: margin")
+
+
+# --- Rung 7: a sweep (lesson 7) -------------------------------------------------------------------
+
+
+def run_cell(
+    model: tm.Model, tokenizer, rank: int, length: int, seed: int, steps: int, objective=plain
+) -> dict:
+    """One experiment: `length` random tokens are written into a new unit of this rank.
+
+    The target is draw_tokens(tokenizer.plain_ids, length, seed), after the prompt
+    tokenizer.encode("Recite the memory word for word:"). The seed is also that of the unit, which
+    is detached in the end, also when an error occurs. Returns a row: rank, length, seed, parameters
+    (of the unit), base_loss and final_loss (nats per token), and recited.
+    """
+    raise NotImplementedError("Rung 7: run_cell")
+
+
+def sweep(path, ranks: list[int], lengths: list[int], seeds: list[int], run) -> list[dict]:
+    """The rows of all combinations. A sweep that was killed goes on where it stopped.
+
+    run(rank, length, seed) gives the row of one combination. Each row is appended to the file
+    `path`, as one line of JSON, as soon as it is finished, and is never run again. A last line that
+    a kill has cut short is dropped, and its combination is run again.
+    """
+    raise NotImplementedError("Rung 7: sweep")
+
+
+# --- Rung 8: the law (lesson 8) -------------------------------------------------------------------
+
+
+def fit_law(rows: list[dict]) -> tuple[float, float, float]:
+    """(C, α, β) of ΔL = C r^α ℓ^(−β), by least squares of ln ΔL; ΔL = base_loss − final_loss.
+
+    Rows with a final loss of at most ln 2 are left out. Solve the normal equations yourself; no
+    lstsq and no polyfit.
+    """
+    raise NotImplementedError("Rung 8: fit_law")
+
+
+def bootstrap(rows: list[dict], draws: int, seed: int) -> dict[str, tuple[float, float]]:
+    """95 % intervals of the exponents: {"alpha": (low, high), "beta": (low, high)}.
+
+    Each draw takes as many cells as there are, with replacement, and fits a law to their rows. A
+    cell is a pair of rank and length: its seeds are drawn together, because they share what the law
+    misses there. An interval is from the 2.5 % to the 97.5 % quantile of the draws.
+    """
+    raise NotImplementedError("Rung 8: bootstrap")
+
+
+# --- Rung 9: a plan (lessons 10 and 12) -----------------------------------------------------------
+
+
+def rank_for_loss(rows: list[dict], length: int, loss: float = 0.6931) -> float:
+    """The rank, a real number, at which the law of the rows predicts this final loss.
+
+    L₀ of the new memory is the mean base loss of all rows.
+    """
+    raise NotImplementedError("Rung 9: rank_for_loss")
+
+
+def recall_curve(rows: list[dict]) -> tuple[float, float]:
+    """(load_50, s) of P(recited) = 1 / (1 + (load / load_50)^s), load = length / parameters.
+
+    The pair with the highest likelihood of the rows' `recited`, with s between 0.5 and 20.
+    """
+    raise NotImplementedError("Rung 9: recall_curve")
+
+
+def plan_rank(rows: list[dict], length: int, chance: float = 0.9) -> int:
+    """The smallest whole rank that recites `length` tokens with this probability, by the curve."""
+    raise NotImplementedError("Rung 9: plan_rank")
+
+
+# --- Stretch tasks, in any order ------------------------------------------------------------------
+
+
+def save_bfloat16(unit: LoRA, path) -> None:
+    """Stretch 1. Saves A and B in bfloat16, with safetensors."""
+    raise NotImplementedError("Stretch 1: save_bfloat16")
+
+
+def load_bfloat16(model: tm.Model, path) -> LoRA:
+    """Stretch 1. Attaches the saved unit, with A and B in float32 again, and returns it."""
+    raise NotImplementedError("Stretch 1: load_bfloat16")
+
+
+def write_ranks(
+    model: tm.Model, tokenizer, ranks: list[int], length: int, seed: int, steps: int
+) -> list[dict]:
+    """Stretch 2. The rows of run_cell for all ranks, from one training.
+
+    Each forward pass of the model holds the memory once for every rank, as a batch.
+    """
+    raise NotImplementedError("Stretch 2: write_ranks")
+
+
+def better_temperature(progress: float) -> float:
+    """Stretch 3. A schedule for margin that recites more than `temperature` in as many steps."""
+    raise NotImplementedError("Stretch 3: better_temperature")
+
+
+def attach_attention(model: tm.Model, rank: int, seed: int) -> LoRA:
+    """Stretch 4. As attach, but beside the output projection of the attention of the same layer."""
+    raise NotImplementedError("Stretch 4: attach_attention")
