@@ -13,7 +13,6 @@ found in the library, in the files that the lesson explains. You learn more if y
 afterwards.
 """
 
-import torch
 from torch import Tensor
 
 # --- Exercise 2: a frozen transformer -------------------------------------------------------------
