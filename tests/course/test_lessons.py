@@ -19,7 +19,7 @@ STEADY = (1, 2, 8, 9)  # train nothing, so numbers and pictures are the same on 
 SECTIONS = ["Idea", "Shapes", "Code", "Run", "What you should see", "Exercise"]
 FIELDS = ["You need", "You will see", "Explains", "Time"]
 
-page = SimpleNamespace(**runpy.run_path(str(COURSE / "page.py")))
+page = SimpleNamespace(**runpy.run_path(str(COURSE / "build.py")))
 LESSONS = page.LESSONS
 each = pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
 
