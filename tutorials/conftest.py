@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from checks.hand_in import HandIn
 from checks.server import load_shipped
+from hint import taken
 
 EXERCISES = {
     2: "a frozen transformer",
@@ -59,6 +61,7 @@ OPTIONS = {  # name: (default, type, help)
     "grades": (None, Path, "write the points and the reasons to this file, as JSON"),
     "limit": (120, int, "seconds that one call of an answer may take"),
     "from-library": ("", str, "take these rungs from tinymem, for example 1-3"),
+    "hint-cost": (0.0, float, "points that each hint takes off its rung or exercise"),
 }
 
 
@@ -143,6 +146,11 @@ class Grades:
             raise pytest.UsageError(f"--seed {self.seed}: expected an integer from 0 to 2^31 − 1")
         if self.limit < 1:
             raise pytest.UsageError(f"--limit {self.limit}: expected at least 1 second")
+        self.hint_cost = option["hint-cost"]
+        if not (math.isfinite(self.hint_cost) and self.hint_cost >= 0):
+            raise pytest.UsageError(f"--hint-cost {self.hint_cost}: expected at least 0 points")
+        beside = self.answers if self.answers.is_dir() else self.answers.parent
+        self.hints = taken(beside)
         if hasattr(config, "workerinput"):  # a worker of pytest-xdist; only the controller writes
             self.path = None
         try:
@@ -209,13 +217,14 @@ class Grades:
         The points of a stretch task are not part of the total.
         """
         parts: dict[str, dict[int, dict[str, float]]] = {kind: {} for kind in KINDS}
-        total = {"points": 0, "of": 0}
         for check in self.checks.values():
             kind = next(kind for kind in KINDS if kind in check)
             one = parts[kind].setdefault(check[kind], {"points": 0, "of": 0})
-            for key in total:
+            for key in one:
                 one[key] = whole(one[key] + check[key])
-                total[key] = whole(total[key] + check[key] * (kind != "stretch"))
+        charge(parts, self.hints, self.hint_cost)
+        counted = [one for kind in parts if kind != "stretch" for one in parts[kind].values()]
+        total = {key: whole(sum(one[key] for one in counted)) for key in ("points", "of")}
         return total, {kind: dict(sorted(one.items())) for kind, one in parts.items()}
 
     def write(self) -> None:
@@ -223,6 +232,7 @@ class Grades:
             return
         total, parts = self.tally()
         document = {**total, "seed": self.seed, "student": self.student, "finished": self.finished}
+        document["hints"] = {"cost": self.hint_cost, "taken": self.hints}
         document |= {"exercises": parts["exercise"], "rungs": parts["rung"]}
         document |= {"stretch": parts["stretch"], "checks": list(self.checks.values())}
         text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
@@ -243,8 +253,20 @@ class Grades:
                 name = f"{kind} {number}"
                 title = f"{name:12} {KINDS[kind][number]:29}"
                 terminalreporter.line(f"  {title} {got:4g} of {of:g}", **style)
+        if self.hints and self.hint_cost:
+            names = ", ".join(f"{name} ({count})" for name, count in self.hints.items())
+            line = f"  hints taken, at {self.hint_cost:g} points each: {names}"
+            terminalreporter.line(line)
         line = f"  {'total':42} {total['points']:4g} of {total['of']:g}"
         terminalreporter.line(line, bold=True)
+
+
+def charge(parts: dict, hints: dict[str, int], cost: float) -> None:
+    """Takes the cost of the hints off the points of their parts, never below 0."""
+    for kind, numbers in parts.items():
+        for number, one in numbers.items():
+            lost = cost * hints.get(f"{MARKS[kind]}{number}", 0)
+            one["points"] = whole(max(0, one["points"] - lost))
 
 
 def whole(points: float) -> float:

@@ -1,0 +1,142 @@
+"""What teachers rely on: hints and what they cost."""
+
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TUTORIALS = ROOT / "tutorials"
+sys.path.append(str(TUTORIALS))  # the course's files are scripts, not a package
+
+import hint  # noqa: E402
+
+from tests.course.test_exercises import INNER  # noqa: E402
+
+# --- Hints ----------------------------------------------------------------------------------------
+
+HINTS = """# Hints
+
+## rung 4
+
+### 1
+
+Read the sentence on clipping.
+
+### 2
+
+```python
+loss.backward()
+```
+
+### 3
+
+The last hint.
+
+## exercise 5
+
+### 1
+
+One hint only.
+"""
+
+
+@pytest.fixture
+def course(tmp_path) -> Path:
+    (tmp_path / "hints.md").write_text(HINTS, encoding="utf-8")
+    return tmp_path
+
+
+def ask(course: Path, capsys, *arguments: str) -> tuple[int, str]:
+    return hint.main([*arguments], course), capsys.readouterr().out
+
+
+def test_each_call_prints_the_next_hint_and_records_it(course, capsys):
+    for n, text in enumerate(("Read the sentence", "loss.backward()", "The last hint."), 1):
+        code, out = ask(course, capsys, "rung4")
+        assert code == 0 and text in out and f"Hint {n} of 3 for rung 4" in out
+        assert json.loads((course / "hints-taken.json").read_text()) == {"rung4": n}
+    assert "all hints for rung 4" in ask(course, capsys, "rung4")[1]
+    assert "Hint 1 of 1 for exercise 5" in ask(course, capsys, "Exercise 5")[1]
+    assert hint.taken(course) == {"rung4": 3, "ex5": 1}
+    assert ask(course, capsys, "--all")[1].splitlines() == [
+        "rung 4: 3 of 3 hints taken",
+        "exercise 5: 1 of 1 hints taken",
+    ]
+
+
+def test_a_hint_can_be_read_again_without_taking_another(course, capsys):
+    assert "You have not taken a hint" in ask(course, capsys, "rung4", "--again")[1]
+    ask(course, capsys, "rung4")
+    ask(course, capsys, "rung4")
+    out = ask(course, capsys, "rung4", "--again")[1]
+    assert "Hint 1 of 3" in out and "Hint 2 of 3" in out and "Hint 3" not in out
+    assert hint.taken(course) == {"rung4": 2}
+
+
+@pytest.mark.parametrize("name", ["rung 99", "rung3", "lesson4", "", "../rung4"])
+def test_a_part_without_hints_is_told_in_one_line(course, capsys, name):
+    code, out = ask(course, capsys, name)
+    assert code == 1 and out.count("\n") == 1 and "rung4, ex5" in out
+
+
+def test_hints_can_be_left_out_of_the_copy(tmp_path, capsys):
+    code, out = ask(tmp_path, capsys, "rung4")
+    assert code == 1 and "Your teacher may hand out the hints" in out and out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "record", ['{"rung4": -3, "ex5": 99, "ex7": true, "x": 1, "rung 5": 1}', "[1]", "no JSON", ""]
+)
+def test_a_forged_record_neither_gives_points_nor_stops_the_grading(tmp_path, record):
+    (tmp_path / "hints-taken.json").write_text(record, encoding="utf-8")
+    assert hint.taken(tmp_path) == {}
+
+
+def test_every_part_of_the_course_has_a_place_for_its_hints():
+    from tutorials import conftest
+
+    names = [f"{conftest.MARKS[kind]}{n}" for kind in conftest.KINDS for n in conftest.KINDS[kind]]
+    assert {*hint.read_hints((TUTORIALS / "hints.md").read_text(encoding="utf-8"))} == {*names}
+
+
+@pytest.fixture
+def grade(tmp_path, monkeypatch):
+    """Grades a folder with the key in it, in this process, as a teacher would."""
+    monkeypatch.setattr(sys, "path", list(sys.path))  # pytest.main adds entries
+    (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    folder = tmp_path / "hand-in"
+    folder.mkdir()
+    for name in ("exercises.py", "mymem.py"):
+        shutil.copy(ROOT / "tests" / "answer_key.py", folder / name)
+
+    def run(*options: str, hints: dict | None = None) -> dict:
+        (folder / "hints-taken.json").write_text(json.dumps(hints or {}), encoding="utf-8")
+        grades = tmp_path / "grades.json"
+        grades.unlink(missing_ok=True)
+        where = ["-c", str(tmp_path / "pytest.ini"), f"--rootdir={TUTORIALS}"]
+        where += [f"--basetemp={tmp_path / 'inner'}", f"--grades={grades}"]
+        run.code = pytest.main([str(TUTORIALS), *INNER, *where, f"--answers={folder}", *options])
+        return json.loads(grades.read_text(encoding="utf-8")) if grades.exists() else {}
+
+    return run
+
+
+def test_a_hint_costs_points_if_the_teacher_says_so(grade):
+    free = grade("-m", "rung1", hints={"rung1": 2})
+    of = free["of"]
+    assert free["points"] == free["rungs"]["1"]["points"] == of > 1
+    charged = grade("-m", "rung1", "--hint-cost=0.5", hints={"rung1": 2, "rung4": 3})
+    assert charged["points"] == charged["rungs"]["1"]["points"] == of - 1
+    assert charged["hints"] == {"cost": 0.5, "taken": {"rung1": 2, "rung4": 3}}
+    assert all(check["passed"] for check in charged["checks"])
+    assert grade("-m", "rung1", "--hint-cost=9", hints={"rung1": 1})["points"] == 0
+
+
+@pytest.mark.parametrize("cost", [-1, math.inf, math.nan])
+def test_an_impossible_cost_is_refused(grade, capsys, cost):
+    assert grade("-m", "rung1", f"--hint-cost={cost}") == {}
+    assert "--hint-cost" in capsys.readouterr().err
