@@ -15,7 +15,7 @@ _NAMES = {  # module -> the public names that it defines
     "base.config": "ModelConfig",
     "base.model": "Model greedy",
     "base.tokenizer": "Tokenizer",
-    "base.progress": "SILENT Progress",
+    "base.progress": "SILENT Progress bars",
     "base.generate": "generate",
     "base.checkpoint": "load",
     "data.memory": "Memory random_memory text_memory",
@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers, which do not 
     from .base.config import ModelConfig as ModelConfig
     from .base.generate import generate as generate
     from .base.model import Model as Model, greedy as greedy
-    from .base.progress import SILENT as SILENT, Progress as Progress
+    from .base.progress import SILENT as SILENT, Progress as Progress, bars as bars
     from .base.tokenizer import Tokenizer as Tokenizer
     from .data.memory import (
         Memory as Memory,

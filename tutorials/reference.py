@@ -458,9 +458,10 @@ and plans are shown as tables and pictures. A result keeps the ids of its tokens
 `result.show(tokenizer)` has their texts.
 
 **Progress.** In a notebook, everything that takes longer than a moment shows bars with the time
-that is left; they go when it ends. In scripts and terminals nothing is shown. `progress=tm.SILENT`
-shows nothing in a notebook either; an object of a subclass of `tm.Progress` receives the events
-instead.
+that is left; they go when it ends. In scripts and terminals nothing is shown, unless the script
+asks for it: `with tm.bars() as bars: tm.memorize(model, memory, progress=bars)`.
+`progress=tm.SILENT` shows nothing in a notebook either; an object of a subclass of `tm.Progress`
+receives the events instead.
 
 **pandas.** `pandas.json_normalize(tm.read_rows("grid")[0])` is a data frame of a sweep's rows; a
 part of the setting is a column such as `setting.dropout`.

@@ -10,6 +10,7 @@ import tinymem as tm
 from tests.toy import toy_memory, toy_model
 from tinymem.show import notebook_bars
 from tinymem.show.notebook_bars import NotebookBars
+from tinymem.show.progress import Bars
 from tinymem.system import in_notebook
 
 
@@ -49,6 +50,15 @@ def test_a_run_shows_one_output_that_is_empty_in_the_end(shown):
     assert re.match(r"training +0 %, -:--:-- left\n.*loss \d", text)
     assert any("decoding" in text for _, text in shown)
     assert shown.count(("", "")) == 1 and shown[-1] == ("", "")
+
+
+def test_a_lesson_asks_for_bars_where_it_runs(shown, monkeypatch):
+    with tm.bars() as bars:
+        tm.memorize(toy_model(), toy_memory(4), rank=1, steps=30, progress=bars)
+    assert isinstance(bars, NotebookBars) and 'aria-label="training"' in shown[0][0]
+    monkeypatch.delitem(sys.modules, "IPython")
+    with tm.bars() as bars:
+        assert type(bars) is Bars
 
 
 def test_what_is_given_is_used_instead(shown):

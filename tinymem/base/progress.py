@@ -2,12 +2,14 @@
 
 Every function that may take long has a parameter `progress`. Its default is `SILENT`, which shows
 nothing; in a notebook, the functions of the public interface show bars unless they are given
-another `progress`. show/progress.py has the progress bars. A program may pass a subclass of its
-own, for example to log losses, or to raise KeyboardInterrupt and so end a run early.
+another `progress`. A script asks for bars: `with tm.bars() as bars: …, progress=bars`. They are in
+show/progress.py. A program may pass a subclass of its own, for example to log losses, or to raise
+KeyboardInterrupt and so end a run early.
 """
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -57,6 +59,13 @@ class Progress:
 SILENT = Progress()
 
 
+def bars() -> AbstractContextManager[Progress]:
+    """Progress bars, for a `with` block: on stderr, and in a notebook below the cell."""
+    here = ("notebook_bars", "NotebookBars") if in_notebook() else ("progress", "Bars")
+    shown: AbstractContextManager[Progress] = getattr(show_module(here[0]), here[1])()
+    return shown
+
+
 def bars_in_notebooks(function: Callable[P, R]) -> Callable[P, R]:
     """A function that shows bars if a Jupyter kernel runs it and no `progress` is given."""
 
@@ -66,7 +75,8 @@ def bars_in_notebooks(function: Callable[P, R]) -> Callable[P, R]:
     def with_bars(*args: P.args, **kwargs: P.kwargs) -> R:
         if not in_notebook() or "progress" in bind_partial(*args, **kwargs).arguments:
             return function(*args, **kwargs)
-        with show_module("notebook_bars").NotebookBars() as bars:
-            return function(*args, **{**kwargs, "progress": bars})
+        with bars() as progress:
+            given: Any = {**kwargs, "progress": progress}
+            return function(*args, **given)
 
     return with_bars
