@@ -6,10 +6,14 @@ and use them; some of their answers are taken from the library.
 """
 
 import itertools
+import json
 import math
 import random
+from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tinymem as tm
@@ -136,16 +140,208 @@ def judge(model: tm.Model, prompt_ids: list[int], target_ids: list[int]) -> dict
 # --- Rung 6: MemFT and margin ---------------------------------------------------------------------
 
 
+def memft_ot_weights(losses, threshold=0.5):
+    below = losses.detach() > -math.log(threshold)
+    return (below if below.any() else ~below).float()
+
+
+def memft_ot(logits, targets, progress):
+    losses = token_losses(logits, targets)
+    weights = memft_ot_weights(losses)
+    return (weights * losses).sum() / weights.sum()
+
+
+def temperature(progress):
+    return 0.01 ** (progress**2)
+
+
+def margin(logits, targets, progress):
+    T = temperature(progress)
+    return T * token_losses(logits / T, targets).mean()
+
+
 # --- Rung 7: a sweep ------------------------------------------------------------------------------
+
+
+def run_cell(model, tokenizer, rank, length, seed, steps, objective=plain):
+    prompt = tokenizer.encode("Recite the memory word for word:")
+    target = draw_tokens(tokenizer.plain_ids, length, seed)
+    unit = attach(model, rank, seed)
+    try:
+        base = judge(model, prompt, target)
+        write(model, unit, prompt, target, steps, objective=objective)
+        final = judge(model, prompt, target)
+    finally:
+        detach(model, unit)
+    return {
+        "rank": rank,
+        "length": length,
+        "seed": seed,
+        "parameters": unit.A.numel() + unit.B.numel(),
+        "base_loss": base["loss"],
+        "final_loss": final["loss"],
+        "recited": final["recited"],
+    }
+
+
+def sweep(path, ranks, lengths, seeds, run):
+    path = Path(path)
+    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    if cut := len(lines[-1]):  # what a kill has left of a row
+        with path.open("rb+") as file:
+            file.seek(-cut, 2)
+            file.truncate()
+    rows = [json.loads(line) for line in lines[:-1]]
+    known = {(row["rank"], row["length"], row["seed"]): row for row in rows}
+    cells = list(itertools.product(ranks, lengths, seeds))
+    for cell in cells:
+        if cell not in known:
+            known[cell] = run(*cell)
+            with path.open("a", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(known[cell]) + "\n")
+    return [known[cell] for cell in cells]
 
 
 # --- Rung 8: the law ------------------------------------------------------------------------------
 
 
+def fit_law(rows):
+    rows = [row for row in rows if row["final_loss"] > LN2]
+    y = np.log([row["base_loss"] - row["final_loss"] for row in rows])
+    ranks, lengths = (np.array([row[name] for row in rows]) for name in ("rank", "length"))
+    X = np.stack([np.ones(len(rows)), np.log(ranks), -np.log(lengths)], axis=1)
+    log_c, alpha, beta = np.linalg.solve(X.T @ X, X.T @ y).tolist()
+    return math.exp(log_c), alpha, beta
+
+
+def bootstrap(rows, draws, seed):
+    cells = {}
+    for row in rows:
+        if row["final_loss"] > LN2:
+            cells.setdefault((row["rank"], row["length"]), []).append(row)
+    names, random, fits = list(cells), np.random.default_rng(seed), []
+    while len(fits) < draws:
+        drawn = [names[i] for i in random.integers(len(names), size=len(names))]
+        if all(len(set(values)) > 1 for values in zip(*drawn, strict=True)):
+            fits.append(fit_law([row for name in drawn for row in cells[name]])[1:])
+    low, high = np.quantile(fits, [0.025, 0.975], axis=0).tolist()
+    return {"alpha": (low[0], high[0]), "beta": (low[1], high[1])}
+
+
 # --- Rung 9: a plan -------------------------------------------------------------------------------
 
 
+def rank_for_loss(rows, length, loss=0.6931):
+    C, alpha, beta = fit_law(rows)
+    base = sum(row["base_loss"] for row in rows) / len(rows)
+    return ((base - loss) / C * length**beta) ** (1 / alpha)
+
+
+def recall_curve(rows):
+    load = np.log([row["length"] / row["parameters"] for row in rows])
+    hit = np.array([row["recited"] for row in rows])
+    s = np.geomspace(0.5, 20, 200)[:, None]
+
+    def best(middles):
+        z = s[..., None] * (load - middles[:, None])  # [s, middles, rows]
+        likelihood = -np.logaddexp(0, np.where(hit, z, -z)).sum(-1)
+        i, j = np.unravel_index(likelihood.argmax(), likelihood.shape)
+        return middles[j], s[i, 0]
+
+    wide = np.linspace(load.min() - 1, load.max() + 1, 200)
+    middle, _ = best(wide)
+    step = wide[1] - wide[0]
+    middle, steepness = best(np.linspace(middle - step, middle + step, 41))
+    return math.exp(middle), float(steepness)
+
+
+def plan_rank(rows, length, chance=0.9):
+    half, s = recall_curve(rows)
+    load = half * (1 / chance - 1) ** (1 / s)
+    return max(1, math.ceil(length / load / (rows[0]["parameters"] / rows[0]["rank"])))
+
+
 # --- Stretch tasks --------------------------------------------------------------------------------
+
+
+def save_bfloat16(unit, path):
+    save_file({name: getattr(unit, name).detach().bfloat16() for name in "AB"}, path)
+
+
+def load_bfloat16(model, path):
+    saved = load_file(path)
+    unit = attach(model, saved["A"].shape[1], seed=0)
+    for name in "AB":
+        getattr(unit, name).data.copy_(saved[name])
+    return unit
+
+
+class Beside(nn.Module):
+    """Several units beside one part: unit k sees sequence k of the batch."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.units = nn.ModuleList(units)
+
+    def forward(self, x):
+        added = [one @ unit.A @ unit.B for one, unit in zip(x, self.units, strict=True)]
+        return self.units[0].part(x) + torch.stack(added)
+
+
+def write_ranks(model, tokenizer, ranks, length, seed, steps):
+    prompt = tokenizer.encode("Recite the memory word for word:")
+    target = draw_tokens(tokenizer.plain_ids, length, seed)
+    ids, rows, targets = (torch.tensor(one) for one in inputs_and_targets(prompt, target))
+    model.requires_grad_(False)
+    layer = model.layers[model.config.num_layers * 2 // 3]
+    mlp, width = layer.mlp, model.config.hidden_size
+    units = [LoRA(mlp, width, rank, seed) for rank in ranks]
+    layer.mlp = Beside(units)
+    optimizer = torch.optim.AdamW([p for u in units for p in (u.A, u.B)], 0.1, weight_decay=0)
+
+    def losses_and_margins():
+        logits = model(ids.repeat(len(ranks), 1))[:, rows]
+        losses = torch.stack([token_losses(one, targets).mean() for one in logits])
+        return losses, [margins(one.detach(), targets).min().item() for one in logits]
+
+    try:
+        with torch.no_grad():
+            base, _ = losses_and_margins()
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / steps)
+            losses, _ = losses_and_margins()
+            optimizer.zero_grad()
+            losses.sum().backward()
+            for unit in units:
+                nn.utils.clip_grad_norm_([unit.A, unit.B], 1.0)
+            optimizer.step()
+        with torch.no_grad():
+            losses, lowest = losses_and_margins()
+    finally:
+        layer.mlp = mlp
+    return [
+        {
+            "rank": rank,
+            "length": length,
+            "seed": seed,
+            "parameters": 2 * width * rank,
+            "base_loss": base[k].item(),
+            "final_loss": losses[k].item(),
+            "recited": lowest[k] > 0,
+        }
+        for k, rank in enumerate(ranks)
+    ]
+
+
+def better_temperature(progress):
+    return 0.01**progress
+
+
+def attach_attention(model, rank, seed):
+    model.requires_grad_(False)
+    attention = model.layers[model.config.num_layers * 2 // 3].self_attn
+    attention.o_proj = LoRA(attention.o_proj, model.config.hidden_size, rank, seed)
+    return attention.o_proj
 
 
 # --- The exercises --------------------------------------------------------------------------------
