@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checks.hand_in import HandIn
+from checks.hand_in import Computer, HandIn
 from checks.server import load_shipped
 from hint import taken
 
@@ -60,6 +60,7 @@ OPTIONS = {  # name: (default, type, help)
     "student": (None, int, "the number of the student, which draws the text of exercise 12"),
     "grades": (None, Path, "write the points and the reasons to this file, as JSON"),
     "limit": (120, int, "seconds that one call of an answer may take"),
+    "memory": (2048, int, "megabytes that a hand-in may use beside torch (Linux only)"),
     "from-library": ("", str, "take these rungs from tinymem, for example 1-3"),
     "hint-cost": (0.0, float, "points that each hint takes off its rung or exercise"),
 }
@@ -135,7 +136,8 @@ class Grades:
             option["student"],
             option["grades"],
         )
-        self.answers, self.limit = Path(option["answers"]).resolve(), option["limit"]
+        self.answers = Path(option["answers"]).resolve()
+        self.computer = Computer(option["limit"], option["memory"])
         self.library = rungs(option["from-library"])
         self.parts: dict[str, HandIn] = {}
         self.broken: dict[str, str | None] = {}
@@ -144,8 +146,10 @@ class Grades:
             raise pytest.UsageError(f"--answers {option['answers']}: no such file")
         if not 0 <= self.seed < 2**31:
             raise pytest.UsageError(f"--seed {self.seed}: expected an integer from 0 to 2^31 − 1")
-        if self.limit < 1:
-            raise pytest.UsageError(f"--limit {self.limit}: expected at least 1 second")
+        if option["limit"] < 1:
+            raise pytest.UsageError(f"--limit {option['limit']}: expected at least 1 second")
+        if option["memory"] < 64:
+            raise pytest.UsageError(f"--memory {option['memory']}: expected at least 64 megabytes")
         self.hint_cost = option["hint-cost"]
         if not (math.isfinite(self.hint_cost) and self.hint_cost >= 0):
             raise pytest.UsageError(f"--hint-cost {self.hint_cost}: expected at least 0 points")
@@ -161,7 +165,7 @@ class Grades:
     def hand_in(self, part: str) -> HandIn:
         """The part of the hand-in, loaded when a check first needs it."""
         if part not in self.parts:
-            self.parts[part] = HandIn(part, self.answers, self.limit, self.library)
+            self.parts[part] = HandIn(part, self.answers, self.computer, self.library)
             self.broken[part] = self.parts[part].load()
         if self.broken[part]:
             pytest.fail(self.broken[part], pytrace=False)
@@ -195,6 +199,7 @@ class Grades:
             self.write()
 
     def pytest_sessionfinish(self):
+        self.computer.stop()
         self.finished = True
         self.write()
 

@@ -1,8 +1,8 @@
 """Finds the files of a student, and asks their code for answers.
 
-A hand-in may fail to import, lack a function, raise an exception, never return, or return a value
-of the wrong type. None of these stops the grading of the other checks, and each is reported to the
-student in one sentence.
+A hand-in may fail to import, lack a function, raise an exception, never return, end the process, or
+return a value of the wrong type. None of these stops the grading of the other checks, and each is
+reported to the student in one sentence.
 """
 
 from collections.abc import Callable
@@ -11,37 +11,84 @@ from typing import Any
 
 import pytest
 
-from . import values
+from . import source, values
 from .grading import require
-from .server import Server
+from .process import Process
 
-FILES = {"exercises": "exercises.py", "rungs": "mymem.py"}  # part: the file that a student edits
+NAMES = {"exercises": "exercises", "rungs": "mymem"}  # part: the file that a student edits
+
+
+class Computer:
+    """Runs the code of one student in a process of its own, and starts it again if it ends.
+
+    In the tests of the course, which grade many hand-ins, `shared` keeps one process for all.
+    """
+
+    shared: "Process | None" = None
+    share = False
+
+    def __init__(self, limit: int, memory: int):
+        self.limit, self.memory = limit, memory
+        self.process: Process | None = None
+        self.loads: dict[str, dict[str, Any]] = {}  # part: the question that loaded it
+
+    def ask(self, question: dict[str, Any], call_back: Callable) -> dict[str, Any]:
+        """The reply. If the process ended, the reply has `ended`, the reason."""
+        if question["ask"] == "load":
+            self.loads.pop(question["part"], None)
+        if self.process is None or self.process.ended:
+            self.start()
+            for load in self.loads.values():
+                self.process.ask(load, call_back)
+        self.process.limit = self.limit
+        reply = self.process.ask(question, call_back)
+        print(self.process.take_printed(), end="")  # pytest shows it if the check fails
+        if reply is None:
+            return {"ended": self.process.ended}
+        if question["ask"] == "load" and "raised" not in reply:
+            self.loads[question["part"]] = question
+        return reply
+
+    def start(self) -> None:
+        if self.process:
+            self.process.stop()
+        kept = Computer.shared
+        usable = self.share and kept and not kept.ended and self.process is not kept
+        self.process = kept if usable else Process(self.limit, self.memory)
+        if self.share:
+            Computer.shared = self.process
+
+    def stop(self) -> None:
+        if self.process and not self.share:
+            self.process.stop()
+            self.process = None
 
 
 class HandIn:
     """One part of a hand-in: the exercises, or the rungs of the ladder."""
 
-    def __init__(self, part: str, answers: Path, limit: int, library: tuple[int, ...] = ()):
+    def __init__(self, part: str, answers: Path, computer: Computer, library: tuple[int, ...] = ()):
         """answers: a file that has the answers of every part, or a folder with the usual names."""
-        self.part, self.limit, self.library = part, limit, library
-        self.path = answers / FILES[part] if answers.is_dir() else answers
-        self.server = Server(self.call_back)
+        self.part, self.answers, self.computer, self.library = part, answers, computer, library
+        self.name, self.source = NAMES[part], ""
         self.functions: list[Callable] = []
-
-    @property
-    def source(self) -> str:
-        """The text of the file."""
-        return self.path.read_text(encoding="utf-8")
+        self.stopped: dict[str, str] = {}  # functions that have ended a process, and why
 
     def load(self) -> str | None:
         """Runs the file. If this fails, returns the reason."""
-        name = self.path.name
-        if not self.path.is_file():
-            return f"{name} is missing in {self.path.parent}"
+        try:
+            path = source.find(self.answers, NAMES[self.part])
+            self.name, self.source = path.name, source.read(path)
+        except source.Refused as refused:
+            return str(refused)
         library = list(self.library) if self.part == "rungs" else []
-        reply = self.ask("load", path=str(self.path), text=self.source, library=library)
+        reply = self.ask("load", path=str(path), text=self.source, library=library)
+        if "ended" in reply:
+            return f"{self.name} cannot be imported: it {reply['ended']}"
         return (
-            f"{name} cannot be imported: {reply['raised']['text']}" if "raised" in reply else None
+            f"{self.name} cannot be imported: {reply['raised']['text']}"
+            if "raised" in reply
+            else None
         )
 
     def value(self, name: str) -> object:
@@ -51,20 +98,20 @@ class HandIn:
     def call(self, name: str, *args, catch: bool = False) -> Any:
         """What the function `name` returns. With `catch`, an exception is returned as Raised."""
         has = self.ask("has", name=name).get("value")
-        require(has, f"{self.path.name} has no function {name}. Do not rename the functions")
-        return self.result(self.ask("call", name=name, args=self.pack(args)), name, catch)
+        require(has, f"{self.name} has no function {name}. Do not rename the functions")
+        return self.result(name, catch, "call", name=name, args=self.pack(args))
 
     def run(self, scenario: Callable, *args, catch: bool = False) -> Any:
         """What a scenario (checks/scenarios*.py) returns. It runs where the student's code runs,
         and its first argument, which is not in `args`, is the student's module.
         """
         where = f"{scenario.__module__}:{scenario.__name__}"
-        return self.result(self.ask("run", scenario=where, args=self.pack(args)), None, catch)
+        return self.result(where, catch, "run", scenario=where, args=self.pack(args))
 
     # --- Inside -----------------------------------------------------------------------------------
 
     def ask(self, ask: str, **question) -> dict[str, Any]:
-        return self.server.answer({"ask": ask, "part": self.part, **question})
+        return self.computer.ask({"ask": ask, "part": self.part, **question}, self.call_back)
 
     def pack(self, args: tuple) -> list:
         self.functions = []
@@ -74,13 +121,22 @@ class HandIn:
         """The student's code calls a function that was among the arguments."""
         return self.functions[index](*arguments)
 
-    def result(self, reply: dict[str, Any], name: str | None, catch: bool) -> object:
-        if "value" in reply:
-            return values.unpack(reply["value"])
+    def result(self, key: str, catch: bool, ask: str, **question) -> object:
+        """The value of the reply; fails with a sentence if there is none."""
+        name = question.get("name")
+        if key not in self.stopped:
+            reply = self.ask(ask, **question)
+            if "value" in reply:
+                return values.unpack(reply["value"])
+            if "ended" in reply:
+                self.stopped[key] = f"{name or self.name} {reply['ended']}"
+        if key in self.stopped:  # once is enough: each such call may take the whole limit
+            pytest.fail(self.stopped[key], pytrace=False)
         raised = reply["raised"]
         if raised["todo"]:
             pytest.fail(f"not done yet: {raised['todo']}", pytrace=False)
         if catch:
             return values.Raised(raised["text"])
-        who = name or raised["function"] or self.path.name
-        pytest.fail(f"{who} raised {raised['text']}", pytrace=False)
+        pytest.fail(
+            f"{name or raised['function'] or self.name} raised {raised['text']}", pytrace=False
+        )

@@ -1,0 +1,311 @@
+"""The process of a hand-in: what it may do, what stops it, and what the grader says then."""
+
+import json
+import os
+import socket
+import sys
+
+import pytest
+import torch
+from checks.hand_in import Computer, HandIn
+from checks.values import MODEL, TOKENIZER, Raised
+
+from tests.course.conftest import TUTORIALS
+
+LINUX = sys.platform == "linux"
+KEY = TUTORIALS.parent / "tests" / "answer_key.py"
+
+
+@pytest.fixture(scope="module")
+def computer():
+    made = Computer(limit=60, memory=300)
+    made.share = False
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def hand_in(tmp_path, computer):
+    """A function that loads a text as exercises.py; the reason if it cannot be loaded."""
+
+    def load(text: str, name: str = "exercises.py", limit: int = 60) -> HandIn:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        computer.limit = limit
+        made = HandIn("exercises", tmp_path, computer)
+        made.reason = made.load()
+        return made
+
+    return load
+
+
+def ask(hand_in, body: str, *args, limit: int = 60) -> object:
+    """What `def f(*args)` with this body returns, or its failure in one sentence."""
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    made = hand_in(f"import os, sys, torch\ndef f(*args):\n{lines}", limit=limit)
+    assert made.reason is None
+    try:
+        return made.call("f", *args)
+    except pytest.fail.Exception as failed:
+        return f"failed: {failed}"
+
+
+# --- Values ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, True, 3, -0.5, float("inf"), "ü", [1, (2, [])], {"a": 1.5, 3: None}),
+        *(torch.randn(2, 3), torch.tensor(4), torch.zeros(0, 2), torch.tensor([1j])),
+        *(torch.randn(3).bfloat16(), torch.ones(2, 2, dtype=torch.bool).T),
+    ],
+    ids=str,
+)
+def test_values_pass_both_ways(hand_in, value):
+    back = ask(hand_in, "return args[0]", value)
+    if isinstance(value, torch.Tensor):
+        assert back.dtype == value.dtype and torch.equal(back, value)
+    else:
+        assert back == value and type(back) is type(value)
+
+
+def test_arrays_generators_and_functions_pass(hand_in):
+    array = torch.arange(6).reshape(2, 3).numpy()
+    assert (ask(hand_in, "return args[0] + 1", array) == array + 1).all()
+    drawn = torch.rand(2, generator=torch.Generator().manual_seed(5))
+    body = "return torch.rand(2, generator=args[0])"
+    assert torch.equal(ask(hand_in, body, torch.Generator().manual_seed(5)), drawn)
+    calls = []
+    body = "return [args[0](n) for n in (1, 2)]"
+    assert ask(hand_in, body, lambda n: calls.append(n) or n * 10) == [10, 20] and calls == [1, 2]
+
+
+def test_an_exception_of_a_called_function_arrives_and_can_be_caught(hand_in):
+    def stop():
+        raise KeyboardInterrupt
+
+    body = "try:\n    args[0]()\nexcept KeyboardInterrupt:\n    return 'caught'"
+    assert ask(hand_in, body, stop) == "caught"
+    assert "f raised KeyboardInterrupt" in ask(hand_in, "args[0]()", stop)
+
+
+def test_the_shipped_model_arrives_as_a_fresh_copy(hand_in):
+    body = "model = args[0]\nbefore = model.lm_head.weight.sum().item()\n"
+    body += "model.lm_head.weight.data.zero_()\nreturn before, args[1].encode('a')"
+    assert ask(hand_in, body, MODEL, TOKENIZER) == ask(hand_in, body, MODEL, TOKENIZER)
+
+
+def test_what_cannot_pass_says_what_it_was(hand_in):
+    assert ask(hand_in, "return object()").kind == "object"
+    assert ask(hand_in, "return f").kind == "function"
+    body = "class Odd:\n    def __str__(self): raise ValueError('no text')\nreturn Odd()"
+    assert "f raised ValueError: no text" in ask(hand_in, body)
+    body = "deep = []\nfor _ in range(100_000): deep = [deep]\nreturn deep"
+    assert "RecursionError" in ask(hand_in, body)
+
+
+# --- Limits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import socket\nsocket.create_connection(('127.0.0.1', {port}))",
+        "import urllib.request\nurllib.request.urlopen('http://127.0.0.1:{port}')",
+        "import socket\nsocket.getaddrinfo('example.org', 80)",
+    ],
+)
+def test_no_network(hand_in, body):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        said = ask(hand_in, body.format(port=server.getsockname()[1]))
+        assert "hand-ins run without a network" in said
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import subprocess\nsubprocess.run(['echo'])",
+        "os.system('echo')",
+        *(["os.fork()", "os.kill(os.getppid(), 9)"] if hasattr(os, "fork") else []),
+    ],
+)
+def test_no_other_programs(hand_in, body):
+    assert "a hand-in may not start or stop other programs" in ask(hand_in, body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "open(args[0], 'w')",
+        "open(args[0], 'r+')",
+        "os.open(args[0], os.O_WRONLY | os.O_CREAT)",
+        "os.remove(args[0])",
+        "os.rename(args[0], 'here')",
+        "import pathlib\npathlib.Path(args[0]).write_text('x')",
+        "import shutil\nshutil.rmtree(os.path.dirname(args[0]))",
+    ],
+)
+def test_no_change_outside_its_own_folder(hand_in, tmp_path, body):
+    place = tmp_path / "elsewhere.txt"
+    place.write_text("kept")
+    assert "a hand-in may not change" in ask(hand_in, body, str(place))
+    assert place.read_text() == "kept"
+
+
+def test_it_may_write_where_it_stands_and_where_a_check_says(hand_in, tmp_path):
+    body = "open('mine.txt', 'w').write('x')\nimport tempfile\ntempfile.TemporaryFile().write(b'x')"
+    assert ask(hand_in, f"{body}\nreturn open('mine.txt').read()") == "x"
+    place = tmp_path / "given"
+    ask(hand_in, "os.mkdir(args[0])\n(args[0] / 'f').write_text('x')", place)
+    assert (place / "f").read_text() == "x"
+
+
+def test_it_reads_neither_the_key_nor_the_command_of_the_grader(hand_in):
+    """An editable install puts the project's folder on the path, and with it the key."""
+    assert "a hand-in may not read" in ask(hand_in, f"open({str(KEY)!r})")
+    body = f"sys.path.insert(0, {str(KEY.parents[1])!r})\nimport tests.answer_key"
+    assert "a hand-in may not read" in ask(hand_in, body)
+    if LINUX:
+        said = ask(hand_in, "open(f'/proc/{os.getppid()}/cmdline').read()")
+        assert "a hand-in may not read" in said
+    assert ask(hand_in, "return [name for name in os.environ if 'SEED' in name]") == []
+
+
+def test_the_audit_hook_names_what_a_late_import_may_read(hand_in):
+    """The library and torch import some of their modules late. These must not be refused."""
+    body = "import tinymem as tm\nmodel, tokenizer = tm.load('tiny')\n"
+    body += "memory = tm.random_memory(tokenizer, 8)\n"
+    body += "return tm.memorize(model, memory, rank=2, steps=3).report['steps']"
+    assert ask(hand_in, body) == 3
+
+
+@pytest.mark.skipif(not LINUX, reason="memory is limited on Linux only")
+def test_memory_is_limited(hand_in):
+    said = ask(hand_in, "return len(torch.ones(10**9))")
+    assert "MemoryError: more memory than a hand-in may use" in said
+    assert ask(hand_in, "return len(torch.ones(10**7))") == 10**7  # 40 of 300 MB
+
+
+def test_the_process_says_which_limits_hold(computer, hand_in):
+    hand_in("")
+    assert ("memory" in computer.process.holds) == LINUX
+
+
+@pytest.mark.parametrize("body", ["while True: pass", "import time\ntime.sleep(100)"])
+def test_time_is_limited(hand_in, body):
+    assert "f was stopped after 1 s. Is there an endless loop?" in ask(hand_in, body, limit=1)
+
+
+def test_the_time_of_the_grader_does_not_count(hand_in):
+    import time
+
+    assert ask(hand_in, "return args[0]()", lambda: time.sleep(1.5) or 7, limit=1) == 7
+
+
+def test_output_is_limited_and_shown(hand_in, capsys):
+    assert ask(hand_in, "print('seen'); os.write(1, b'too')") is None
+    assert "seen" in capsys.readouterr().out
+    said = ask(hand_in, "while True: print('x' * 1000)")
+    assert "f was stopped because it printed more than 1 MB" in said
+
+
+@pytest.mark.parametrize(("body", "code"), [("os._exit(0)", 0), ("os._exit(7)", 7)])
+def test_an_answer_that_ends_the_process(hand_in, body, code):
+    assert f"f ended the process (exit code {code})" in ask(hand_in, body)
+
+
+def test_after_an_end_the_process_starts_again_with_the_same_file(hand_in):
+    made = hand_in("import os\ndef bad(): os._exit(1)\ndef good(): return 5")
+    with pytest.raises(pytest.fail.Exception, match="bad ended the process"):
+        made.call("bad")
+    assert made.call("good") == 5
+    with pytest.raises(pytest.fail.Exception, match="bad ended the process"):
+        made.call("bad")  # it is not called again
+
+
+def test_the_grader_cannot_be_changed_from_the_code(hand_in):
+    """The checks judge in another process."""
+    body = "import checks.grading as g\ng.require = lambda *_: None\ng.near = lambda *_: True"
+    ask(hand_in, body)
+    from checks.grading import near
+
+    assert not near(1, 2)
+
+
+def test_input_is_empty(hand_in):
+    assert "EOFError" in ask(hand_in, "input()")
+
+
+# --- Files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("def f(x)\n", "SyntaxError: expected ':' (line 1: def f(x))"),
+        ("import torch\n1 / 0\n", "ZeroDivisionError: division by zero (line 2: 1 / 0)"),
+        ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("exit()\n", "SystemExit"),
+        ("x = '\0'\n", "null bytes"),
+        ("import os; os._exit(3)\n", "it ended the process (exit code 3)"),
+    ],
+)
+def test_a_file_that_cannot_be_imported(hand_in, text, says):
+    reason = hand_in(text).reason
+    assert reason.startswith("exercises.py cannot be imported: ") and says in reason
+    assert "\n" not in reason.strip()
+
+
+def notebook(*cells: tuple[str, list[str]]) -> str:
+    made = [
+        {"cell_type": "code", "metadata": {"tags": tags}, "source": source.splitlines(True)}
+        for source, tags in cells
+    ]
+    return json.dumps({"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+
+
+def test_the_tagged_cells_of_a_notebook_are_the_answers(hand_in):
+    text = notebook(("x = 5", ["answer"]), ("1 / 0", []), ("def f():\n    return x", ["answer"]))
+    made = hand_in(text, "exercises.ipynb")
+    assert made.reason is None and made.call("f") == 5
+    made = hand_in(notebook(("a = 1\n1 / 0", ["answer"])), "exercises.ipynb")
+    assert "exercises.py and exercises.ipynb are both there" in hand_in("x = 1").reason
+    assert made.reason.endswith("division by zero (line 3: 1 / 0)")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "is not a notebook"),
+        ("[]", "is not a notebook"),
+        ('{"cells": [1]}', "is not a notebook"),
+        ('{"worksheets": []}', "is not a notebook"),
+        ("[" * 100_000, "is not a notebook"),
+        (notebook(("x = 1", [])), "no code cell with the tag `answer`"),
+        (
+            notebook(("%timeit f()", ["answer"])),
+            "Cell 1 of exercises.ipynb has a line for the note",
+        ),
+    ],
+)
+def test_a_notebook_that_cannot_be_graded(hand_in, text, says):
+    assert says in hand_in(text, "exercises.ipynb").reason
+
+
+def test_a_folder_without_the_file_and_a_file_that_is_no_text(hand_in, tmp_path, computer):
+    empty = HandIn("rungs", tmp_path, computer)
+    assert empty.load() == "mymem.py and mymem.ipynb are missing"
+    (tmp_path / "exercises.py").write_bytes(b"\xff\xfe\x00")
+    assert HandIn("exercises", tmp_path, computer).load() == "exercises.py is not a text in UTF-8"
+    (tmp_path / "exercises.py").write_bytes(b"#" * 2**21)
+    assert "has more than 1 MB" in HandIn("exercises", tmp_path, computer).load()
+
+
+def test_a_raised_exception_can_be_the_answer(hand_in):
+    made = hand_in("def f(): assert 1 == 2, 'no'")
+    assert made.call("f", catch=True) == Raised(
+        "AssertionError: no (line 1: def f(): assert 1 == 2, 'no')"
+    )

@@ -1,0 +1,60 @@
+"""The process of a hand-in: `python -m checks.serve MEGABYTES`, started by process.py.
+
+Questions arrive as lines of JSON on the standard input, and replies go to the standard output.
+What the student's code prints goes to the standard error, so that it cannot be taken for a reply.
+"""
+
+import builtins
+import json
+import os
+import sys
+
+
+def main() -> None:
+    questions, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    sys.stdout.reconfigure(encoding="utf-8", errors="replace")
+    sys.stderr.reconfigure(encoding="utf-8", errors="replace")
+    from checks import limits
+
+    offline = limits.leave_network()  # before torch starts threads
+    import tinymem
+    from checks import values
+    from checks.server import Server, load_scenarios, warm_up
+
+    def say(message: dict) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        replies.write(json.dumps(message).encode() + b"\n")
+        replies.flush()
+
+    def hear() -> dict:
+        line = questions.readline()
+        if not line:
+            os._exit(0)  # the grader is gone
+        return json.loads(line)
+
+    def call_back(index: int, arguments: tuple) -> object:
+        say({"callback": index, "args": [values.pack(one) for one in arguments]})
+        reply = hear()
+        if "raises" in reply:
+            kind = getattr(builtins, reply["raises"], RuntimeError)
+            raise kind(reply["text"])
+        return values.unpack(reply["value"])
+
+    warm_up()
+    load_scenarios()
+    guard = limits.guard()
+    guard.allow(os.path.dirname(tinymem.__file__))  # some of its modules are imported late
+    server = Server(call_back, guard)
+    held = ["network namespace"] * offline
+    held += ["memory"] * limits.limit_memory(int(sys.argv[1]))
+    say({"ready": held})
+    while True:
+        say(server.answer(hear()))
+
+
+if __name__ == "__main__":
+    main()
