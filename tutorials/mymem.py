@@ -17,6 +17,8 @@ Losses are in nats per token. Keep the names and the order of the arguments; add
 own wherever you like.
 """
 
+from pathlib import Path
+
 import torch  # noqa: F401
 from torch import Tensor, nn
 
@@ -158,7 +160,7 @@ def judge(model: tm.Model, prompt_ids: list[int], target_ids: list[int]) -> dict
 def memft_ot_weights(losses: Tensor, threshold: float = 0.5) -> Tensor:
     """Only-threshold weights [N] of the losses [N]: 1 where p is below the threshold, 0 elsewhere.
 
-    If no p is below the threshold, all weights are 1. The weights carry no gradient.
+    A loss is −ln p. If no p is below the threshold, all weights are 1. They carry no gradient.
     """
     raise NotImplementedError("Rung 6: memft_ot_weights")
 
@@ -174,7 +176,10 @@ def temperature(progress: float) -> float:
 
 
 def margin(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
-    """The objective margin: T times the mean loss of the logits divided by T, a scalar."""
+    """The objective margin: T times the mean loss of the logits divided by T, a scalar.
+
+    T is temperature(progress).
+    """
     raise NotImplementedError("Rung 6: margin")
 
 
@@ -187,19 +192,22 @@ def run_cell(
     """One experiment: `length` random tokens are written into a new unit of this rank.
 
     The target is draw_tokens(tokenizer.plain_ids, length, seed), after the prompt
-    tokenizer.encode("Recite the memory word for word:"). The seed is also that of the unit, which
-    is detached in the end, also when an error occurs. Returns a row: rank, length, seed, parameters
-    (of the unit), base_loss and final_loss (nats per token), and recited.
+    tokenizer.encode("Recite the memory word for word:"). The seed is also that of the unit. The
+    unit is taken out of the model in the end, also when an error occurs. Returns a row with the
+    keys rank, length, seed, parameters (how many numbers A and B have), base_loss and final_loss
+    (mean losses before and after the training, nats per token), and recited (of rung 5).
     """
     raise NotImplementedError("Rung 7: run_cell")
 
 
-def sweep(path, ranks: list[int], lengths: list[int], seeds: list[int], run) -> list[dict]:
-    """The rows of all combinations. A sweep that was killed goes on where it stopped.
+def sweep(path: Path, ranks: list[int], lengths: list[int], seeds: list[int], run) -> list[dict]:
+    """The rows of all combinations, in any order. A sweep that was killed goes on where it stopped.
 
     run(rank, length, seed) gives the row of one combination. Each row is appended to the file
-    `path`, as one line of JSON, as soon as it is finished, and is never run again. A last line that
-    a kill has cut short is dropped, and its combination is run again.
+    `path`, as one line of JSON, as soon as it is finished, and its combination is never run again.
+    A last line that a kill has cut short is dropped from the file, and its combination is run
+    again. The file may hold rows of other combinations, and another process may append some while
+    this one runs: they stay in the file and are not returned. The folder of the file exists.
     """
     raise NotImplementedError("Rung 7: sweep")
 
@@ -210,8 +218,8 @@ def sweep(path, ranks: list[int], lengths: list[int], seeds: list[int], run) -> 
 def fit_law(rows: list[dict]) -> tuple[float, float, float]:
     """(C, α, β) of ΔL = C r^α ℓ^(−β), by least squares of ln ΔL; ΔL = base_loss − final_loss.
 
-    Rows with a final loss of at most ln 2 are left out. Solve the normal equations yourself; no
-    lstsq and no polyfit.
+    Rows with a final loss of at most ln 2 are left out. Write down the normal equations yourself: a
+    solver for a square system, such as numpy.linalg.solve, may be used, but not lstsq or polyfit.
     """
     raise NotImplementedError("Rung 8: fit_law")
 
@@ -219,9 +227,11 @@ def fit_law(rows: list[dict]) -> tuple[float, float, float]:
 def bootstrap(rows: list[dict], draws: int, seed: int) -> dict[str, tuple[float, float]]:
     """95 % intervals of the exponents: {"alpha": (low, high), "beta": (low, high)}.
 
-    Each draw takes as many cells as there are, with replacement, and fits a law to their rows. A
-    cell is a pair of rank and length: its seeds are drawn together, because they share what the law
-    misses there. An interval is from the 2.5 % to the 97.5 % quantile of the draws.
+    A cell is a pair of rank and length, with the rows that count for the law. Each of the `draws`
+    takes as many cells as there are, with replacement, and fits a law to all of their rows. The
+    seeds of a cell are drawn together, because they share what the law misses there. Cells of only
+    one rank or one length determine no law, so such a draw is repeated. An interval is from the
+    2.5 % to the 97.5 % quantile of the draws. The same seed gives the same intervals.
     """
     raise NotImplementedError("Rung 8: bootstrap")
 
@@ -232,7 +242,7 @@ def bootstrap(rows: list[dict], draws: int, seed: int) -> dict[str, tuple[float,
 def rank_for_loss(rows: list[dict], length: int, loss: float = 0.6931) -> float:
     """The rank, a real number, at which the law of the rows predicts this final loss.
 
-    L₀ of the new memory is the mean base loss of all rows.
+    L₀ of the new memory is the mean base loss of all rows, also of those that the law leaves out.
     """
     raise NotImplementedError("Rung 9: rank_for_loss")
 
@@ -240,7 +250,9 @@ def rank_for_loss(rows: list[dict], length: int, loss: float = 0.6931) -> float:
 def recall_curve(rows: list[dict]) -> tuple[float, float]:
     """(load_50, s) of P(recited) = 1 / (1 + (load / load_50)^s), load = length / parameters.
 
-    The pair with the highest likelihood of the rows' `recited`, with s between 0.5 and 20.
+    This is the pair with the highest likelihood, the product of the probabilities that the curve
+    gives to the rows' `recited`, with s between 0.5 and 20. A search over a grid is good enough if
+    the logarithm of its likelihood is within 0.01 of the highest one.
     """
     raise NotImplementedError("Rung 9: recall_curve")
 
@@ -254,7 +266,7 @@ def plan_rank(rows: list[dict], length: int, chance: float = 0.9) -> int:
 
 
 def save_bfloat16(unit: LoRA, path) -> None:
-    """Stretch 1. Saves A and B in bfloat16, with safetensors."""
+    """Stretch 1. Saves A and B in bfloat16, under these names, with safetensors."""
     raise NotImplementedError("Stretch 1: save_bfloat16")
 
 
@@ -268,7 +280,8 @@ def write_ranks(
 ) -> list[dict]:
     """Stretch 2. The rows of run_cell for all ranks, from one training.
 
-    Each forward pass of the model holds the memory once for every rank, as a batch.
+    Each forward pass of the training holds the memory once for every rank, as a batch [K, T], and
+    the unit of a rank sees only its own sequence. The gradient of each unit is clipped by itself.
     """
     raise NotImplementedError("Stretch 2: write_ranks")
 
@@ -279,5 +292,5 @@ def better_temperature(progress: float) -> float:
 
 
 def attach_attention(model: tm.Model, rank: int, seed: int) -> LoRA:
-    """Stretch 4. As attach, but beside the output projection of the attention of the same layer."""
+    """Stretch 4. As attach, but beside `self_attn.o_proj`, the output projection of attention."""
     raise NotImplementedError("Stretch 4: attach_attention")
