@@ -1,5 +1,6 @@
 """How a hand-in is graded: the options, the fixtures of the checks, and the points."""
 
+import contextlib
 import copy
 import json
 import math
@@ -9,36 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from checks.hand_in import Computer, HandIn
+from checks.points import KINDS, MARKS, PARTS, RUNGS, checked, tally
 from checks.server import load_shipped
 from hint import taken
-
-EXERCISES = {
-    2: "a frozen transformer",
-    5: "one half is enough",
-    7: "measuring capacity",
-    9: "bits per parameter",
-    11: "making it fast",
-    12: "your own model",
-}
-RUNGS = {
-    1: "tokens and targets",
-    2: "the memory unit",
-    3: "the loss of a token",
-    4: "a training loop",
-    5: "decode and judge",
-    6: "MemFT and margin",
-    7: "a sweep",
-    8: "the law",
-    9: "a plan",
-}
-STRETCH = {
-    1: "units in bfloat16",
-    2: "a batch of ranks",
-    3: "a better schedule for margin",
-    4: "sites in attention",
-}
-KINDS = {"exercise": EXERCISES, "rung": RUNGS, "stretch": STRETCH}
-MARKS = {"exercise": "ex", "rung": "rung", "stretch": "stretch"}
 
 
 def rungs(text: str) -> tuple[int, ...]:
@@ -131,11 +105,8 @@ class Grades:
             name: config.getoption(name.replace("-", "_"), default)
             for name, (default, *_) in OPTIONS.items()
         }
-        self.seed, self.student, self.path = (
-            int(option["seed"]),
-            option["student"],
-            option["grades"],
-        )
+        self.seed, self.student = int(option["seed"]), option["student"]
+        self.path, self.hint_cost = option["grades"], option["hint-cost"]
         self.answers = Path(option["answers"]).resolve()
         self.computer = Computer(option["limit"], option["memory"])
         self.library = rungs(option["from-library"])
@@ -150,7 +121,6 @@ class Grades:
             raise pytest.UsageError(f"--limit {option['limit']}: expected at least 1 second")
         if option["memory"] < 64:
             raise pytest.UsageError(f"--memory {option['memory']}: expected at least 64 megabytes")
-        self.hint_cost = option["hint-cost"]
         if not (math.isfinite(self.hint_cost) and self.hint_cost >= 0):
             raise pytest.UsageError(f"--hint-cost {self.hint_cost}: expected at least 0 points")
         beside = self.answers if self.answers.is_dir() else self.answers.parent
@@ -163,7 +133,7 @@ class Grades:
             raise pytest.UsageError(f"--grades {self.path}: {error.strerror}") from error
 
     def hand_in(self, part: str) -> HandIn:
-        """The part of the hand-in, loaded when a check first needs it."""
+        """The part of the hand-in, loaded when it is first needed."""
         if part not in self.parts:
             self.parts[part] = HandIn(part, self.answers, self.computer, self.library)
             self.broken[part] = self.parts[part].load()
@@ -186,6 +156,33 @@ class Grades:
             self.note(item, 0.0, "not run")
 
     @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session):
+        """Loads the hand-in. Of a part that cannot be loaded no check runs, and the reason is said
+        once. (A worker of pytest-xdist counts its checks, so there each of them says the reason.)
+        """
+        lost = 0
+        if not session.config.option.collectonly and not hasattr(session.config, "workerinput"):
+            lost = self.leave_out_broken_parts(session)
+        result = yield
+        session.testsfailed += lost
+        return result
+
+    def leave_out_broken_parts(self, session) -> int:
+        """Takes checks whose part cannot be loaded out of the session; the number of these."""
+        kinds = {kind for check in self.checks.values() for kind in PARTS if kind in check}
+        for part in {PARTS[kind] for kind in kinds}:
+            with contextlib.suppress(pytest.fail.Exception):
+                self.hand_in(part)
+        before = len(session.items)
+        for item in list(session.items):
+            kind = next((kind for kind, _ in item.user_properties if kind in KINDS), None)
+            if reason := kind and self.broken[PARTS[kind]]:
+                self.note(item, 0.0, reason)
+                session.items.remove(item)
+        self.write()
+        return before - len(session.items)
+
+    @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item, call):
         report = yield
         error = call.excinfo and call.excinfo.value
@@ -195,7 +192,7 @@ class Grades:
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or report.failed:
             reason = None if report.passed else str(report.longrepr).strip()
-            self.note(report, getattr(report, "keeps", float(report.passed)), reason)
+            self.note(report, report.keeps, reason)
             self.write()
 
     def pytest_sessionfinish(self):
@@ -205,32 +202,13 @@ class Grades:
 
     def note(self, item, share: float, reason: str | None) -> None:
         about = dict(item.user_properties)
-        kind = next((kind for kind in KINDS if kind in about), None)
-        if kind:
-            self.checks[item.nodeid] = {
-                kind: about[kind],
-                "check": item.nodeid.rpartition("::")[2],
-                "points": round(share * about["points"], 2),
-                "of": about["points"],
-                "passed": reason is None,
-                "reason": reason,
-            }
+        if kind := next((kind for kind in KINDS if kind in about), None):
+            name = item.nodeid.rpartition("::")[2]
+            check = checked(kind, about[kind], name, about["points"], share, reason)
+            self.checks[item.nodeid] = check
 
-    def tally(self) -> tuple[dict[str, float], dict[str, dict[int, dict[str, float]]]]:
-        """Points reached and points possible: in total, and for each exercise and rung.
-
-        The points of a stretch task are not part of the total.
-        """
-        parts: dict[str, dict[int, dict[str, float]]] = {kind: {} for kind in KINDS}
-        for check in self.checks.values():
-            kind = next(kind for kind in KINDS if kind in check)
-            one = parts[kind].setdefault(check[kind], {"points": 0, "of": 0})
-            for key in one:
-                one[key] = whole(one[key] + check[key])
-        charge(parts, self.hints, self.hint_cost)
-        counted = [one for kind in parts if kind != "stretch" for one in parts[kind].values()]
-        total = {key: whole(sum(one[key] for one in counted)) for key in ("points", "of")}
-        return total, {kind: dict(sorted(one.items())) for kind, one in parts.items()}
+    def tally(self):
+        return tally(list(self.checks.values()), self.hints, self.hint_cost)
 
     def write(self) -> None:
         if self.path is None:
@@ -248,7 +226,7 @@ class Grades:
         if not self.checks:
             return
         terminalreporter.section("points")
-        for reason in filter(None, self.broken.values()):
+        for reason in sorted({*filter(None, self.broken.values())}):
             terminalreporter.line(reason, red=True)
         total, parts = self.tally()
         for kind, numbers in parts.items():
@@ -264,17 +242,3 @@ class Grades:
             terminalreporter.line(line)
         line = f"  {'total':42} {total['points']:4g} of {total['of']:g}"
         terminalreporter.line(line, bold=True)
-
-
-def charge(parts: dict, hints: dict[str, int], cost: float) -> None:
-    """Takes the cost of the hints off the points of their parts, never below 0."""
-    for kind, numbers in parts.items():
-        for number, one in numbers.items():
-            lost = cost * hints.get(f"{MARKS[kind]}{number}", 0)
-            one["points"] = whole(max(0, one["points"] - lost))
-
-
-def whole(points: float) -> float:
-    """Rounded to two decimals, and an int where possible."""
-    points = round(points, 2)
-    return int(points) if points == int(points) else points
