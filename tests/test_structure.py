@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tinymem"
 FILES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py"))
+COURSE = sorted({*(ROOT / "tutorials").rglob("*.py")} - {ROOT / "tutorials" / "reference.py"})
 
 # The packages in reading order. `tools` is for what surrounds the core; it need not exist.
 ORDER = ["base", "data", "unit", "training", "experiment", "law", "show", "tools", "cli"]
@@ -137,6 +138,14 @@ def test_files_and_functions_are_short(path):
     for function in functions(path):
         length = function.end_lineno - function.lineno + 1
         assert length <= 60, f"{where(path, function)} {function.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", COURSE, ids=lambda path: path.stem)
+def test_files_and_functions_of_the_course_are_short(path):
+    assert count_lines(path) <= 300
+    for function in functions(path):
+        length = function.end_lineno - function.lineno + 1
+        assert length <= 70, f"{where(path, function)} {function.name} has {length} lines"
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)

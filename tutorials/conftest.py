@@ -54,6 +54,7 @@ def pytest_configure(config):
     # By default pytest repeats every failure in a shortened form, which hides the reasons.
     if getattr(config.option, "reportchars", None) == "fE":
         config.option.reportchars = "N"
+    config.option.durations = None  # the points stand last
     config.pluginmanager.register(Grades(config), "grades")
 
 

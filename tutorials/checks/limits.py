@@ -69,7 +69,7 @@ class Guard:
 
 
 def real(path: str | Path) -> str:
-    return os.path.realpath(path)
+    return os.path.normcase(os.path.realpath(path))
 
 
 def inside(name: str, folders: list[str]) -> bool:
