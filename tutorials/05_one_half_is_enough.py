@@ -3,15 +3,14 @@
 #
 # **How can a single forward pass prove that a model will recite a text word for word?**
 #
-# ![Above, the model reads the true tokens. Below, it reads what it wrote itself, and one wrong
-# token leads to others.](pictures/ideas/05.svg)
+# ![Above, the model reads the true tokens; below, it reads what it wrote, and one wrong token leads to others](pictures/ideas/05.svg)
 #
 # In the upper row the model reads the true tokens, so a wrong prediction does no harm to the next
 # one. In the lower row it reads its own tokens. After the first wrong token it reads a text that it
 # was not trained on, and more errors follow. The lesson shows when the upper row, which takes one
 # forward pass, is enough to know the lower one.
 #
-# - **You need:** lesson 4, and `python tutorials/05_one_half_is_enough.py`
+# - **You need:** [lesson 4](04_writing_a_memory.py)
 # - **Time:** 10 seconds to run, 90 minutes with the practice
 # - **Reads:** tinymem/experiment/recall.py
 
@@ -20,8 +19,7 @@
 #
 # *Greedy decoding* writes the most probable token, adds it to the input, and repeats. It needs one
 # forward pass for each token. *Teacher forcing* predicts each target token given the true tokens
-# before it. It needs one parallel pass for the whole target, because no position sees a later one
-# (lesson 2).
+# before it. One parallel pass does this for all, because no position sees a later one (lesson 2).
 #
 # **Theorem.** If $p_t > \frac{1}{2}$ for every target token $t$ under teacher forcing, greedy
 # decoding recites the target.
@@ -39,7 +37,7 @@
 #
 # $$m_t = z_{y_t} - \max_{j \neq y_t} z_j$$
 #
-# Greedy decoding recites the target exactly if every margin is above 0. The mean loss proves
+# Greedy decoding recites the target if and only if every margin is above 0. The mean loss proves
 # nothing: however small it is, a single token with $p_t = 0.1$ can make decoding fail.
 #
 # ## Shapes
@@ -138,15 +136,15 @@ assert p.min() > 0.5 and torch.equal(decoded, target)
 # ## How one wrong token leads to others
 #
 # The picture shows a certified unit, and the best of those that do not recite. A bar is the
-# probability of a token given the true prefix. It is blue where decoding writes the right token and
-# red where it does not. A cross marks a token that is wrong even given the true prefix.
+# probability of a token given the true prefix. It is blue where decoding is right, and red where it
+# is wrong. A cross marks a token that is wrong even given the true prefix.
 
 # %%
 case = max(failed, key=lambda r: r.verdict.certified_fraction).verdict
 forced, decoded = sum(matches(case.predicted, case)), sum(matches(case.decoded, case))
-print(f"the best of those that do not recite: {forced} of {LENGTH} tokens are correct given", end=" ")
-print(f"the true prefix ({forced / LENGTH:.0%}),\nand {decoded} ({decoded / LENGTH:.0%})", end=" ")
-print(f"in greedy decoding; its mean loss is {case.loss:.2f} nats per token")
+print(f"the best of those that do not recite, with a loss of {case.loss:.2f} nats per token:")
+for how, count in (("given the true prefix", forced), ("in greedy decoding", decoded)):
+    print(f"{how}, {count} of {LENGTH} tokens are correct ({count / LENGTH:.0%})")
 assert decoded < forced
 
 fig, axes = plt.subplots(2, 1, figsize=(8, 5), layout="constrained", sharex=True)

@@ -42,7 +42,7 @@ class Lesson:
     @property
     def title(self) -> str:
         """`5. One half is enough`"""
-        return self.find(r"^# (\d+\. .+)$", "no title such as `# # 5. One half is enough`")
+        return self.find(r"^# (\d+\. [^\n]+)$", "no title such as `# # 5. One half is enough`")
 
     @property
     def question(self) -> str:
