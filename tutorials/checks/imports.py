@@ -1,0 +1,84 @@
+"""Reads the source of a hand-in: what do its functions take from tinymem?"""
+
+import ast
+from collections.abc import Collection, Iterator
+
+ALLOWED = {"tinymem.load", "tinymem.Model"}
+
+
+def taken_from_tinymem(source: str, names: Collection[str], others: Collection[str]) -> list[str]:
+    """What the definitions of `names` take from tinymem, with all that they use.
+
+    `tinymem.load` and `tinymem.Model` are allowed. Definitions of `others` are not followed.
+    """
+    bound: dict[str, list[ast.stmt]] = {}  # the statements that give a value to a name
+    for node in statements(ast.parse(source).body):
+        for name in names_of(node):
+            bound.setdefault(name, []).append(node)
+    imports = imported([node for nodes in bound.values() for node in nodes])
+    taken: dict[str, None] = {}
+    known, waiting = {*others, *names}, list(names)
+    while waiting:
+        for node in bound.get(waiting.pop(), ()):
+            used = list(paths(node, imports | imported(ast.walk(node))))
+            taken |= dict.fromkeys(path for path in used if is_taken(path))
+            new = {path for path in used if path not in known}
+            known |= new
+            waiting += sorted(new)
+    return list(taken)
+
+
+def statements(body: list) -> Iterator[ast.stmt]:
+    """The statements outside of functions and classes, also those inside of `if` and the like."""
+    for node in body:
+        yield node
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            for block in ("body", "orelse", "finalbody", "handlers"):
+                yield from statements(getattr(node, block, []))
+
+
+def names_of(node: ast.AST) -> list[str]:
+    """The names that a statement gives a value to."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return [node.name]
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return list(imported([node]))
+    stored = (n for n in ast.walk(node) if isinstance(n, ast.Name))
+    return [n.id for n in stored if isinstance(n.ctx, ast.Store)]
+
+
+def imported(nodes) -> dict[str, str]:
+    """{"tm": "tinymem", "judge": "tinymem.judge", …}: what imports give to names."""
+    found = {}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for a in node.names:
+                found[a.asname or a.name.partition(".")[0]] = (
+                    a.name if a.asname else a.name.partition(".")[0]
+                )
+        elif isinstance(node, ast.ImportFrom):
+            for a in node.names:
+                found[a.asname or a.name] = f"{node.module}.{a.name}"
+    return found
+
+
+def paths(node: ast.AST, imports: dict[str, str]) -> Iterator[str]:
+    """The names that a statement uses. A name of tinymem is given in full."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return
+    inside = set()
+    for part in ast.walk(node):  # an attribute comes before the name that it belongs to
+        if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
+            path = imports.get(part.value.id, "")
+            if path.partition(".")[0] == "tinymem":
+                inside.add(part.value)
+                yield f"{path}.{part.attr}"
+        elif isinstance(part, ast.Name) and part not in inside:
+            path = imports.get(part.id, "")
+            yield path if path.partition(".")[0] == "tinymem" else part.id
+        elif isinstance(part, ast.Constant) and str(part.value).startswith("tinymem."):
+            yield str(part.value)  # as in importlib.import_module("tinymem.training")
+
+
+def is_taken(path: str) -> bool:
+    return path.partition(".")[0] == "tinymem" and path not in ALLOWED

@@ -1,0 +1,237 @@
+"""What the checks of rungs 1 to 5 do with the student's functions, and what they watch meanwhile.
+
+The first argument of each scenario is the module of the student. They judge nothing.
+"""
+
+import copy
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from .scenarios import Watch
+
+# --- Rung 1: tokens and targets -------------------------------------------------------------------
+
+
+def split(mymem, prompt: list[int], target: list[int]) -> tuple[object, list[int], list[int]]:
+    """What inputs_and_targets gives, and the two lists afterwards."""
+    return mymem.inputs_and_targets(prompt, target), prompt, target
+
+
+# --- Rung 2: the memory unit ----------------------------------------------------------------------
+
+
+def new_unit(mymem, weight: Tensor, rank: int, seed: int, x: Tensor) -> dict:
+    """A new unit beside a linear layer: its matrices, its output, and the first gradients."""
+    part = nn.Linear(*weight.shape, bias=False).requires_grad_(False)
+    part.weight.copy_(weight)
+    unit = mymem.LoRA(part, weight.shape[1], rank, seed)
+    out = unit(x)
+    named = {name: tuple(p.shape) for name, p in unit.named_parameters() if p.requires_grad}
+    if isinstance(out, Tensor) and out.requires_grad:
+        out.sum().backward()
+    return {
+        "A": unit.A,
+        "B": unit.B,
+        "parameters": named,
+        "plain": part(x),
+        "out": out,
+        "gradient": out.requires_grad if isinstance(out, Tensor) else False,
+        "gradient of A": unit.A.grad,
+        "gradient of B": unit.B.grad,
+    }
+
+
+def first_values(mymem, width: int, rank: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A and B of a new unit."""
+    unit = mymem.LoRA(nn.Identity(), width, rank, seed)
+    return unit.A, unit.B
+
+
+def output(mymem, x: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, int]:
+    """The output of a unit with these matrices beside tanh, and the size of the largest tensor."""
+    unit = mymem.LoRA(nn.Tanh(), *A.shape, 0).to(A.dtype)
+    with torch.no_grad():
+        unit.A.copy_(A), unit.B.copy_(B)
+        with Watch() as watch:
+            out = unit(x)
+    return out, watch.largest
+
+
+def deeper(model, layers: int) -> None:
+    """Gives the model another number of layers."""
+    own = len(model.layers)
+    chosen = [copy.deepcopy(model.layers[n % own]) for n in range(layers)]
+    model.layers = nn.ModuleList(chosen)
+    model.config = dataclasses.replace(model.config, num_layers=layers)
+
+
+def attach_and_detach(mymem, model, layers: int, rank: int, seed: int, ids: Tensor) -> dict:
+    """A unit is attached, changed, and detached again."""
+    deeper(model, layers)
+    mlps = [layer.mlp for layer in model.layers]
+    names, before = [name for name, _ in model.named_modules()], model(ids)
+    unit = mymem.attach(model, rank, seed)
+    found = {
+        "kind": type(unit).__name__,
+        "is LoRA": isinstance(unit, mymem.LoRA),
+        "layers": [n for n, layer in enumerate(model.layers) if layer.mlp is not mlps[n]],
+        "holds the unit": [n for n, layer in enumerate(model.layers) if layer.mlp is unit],
+        "new": model(ids),
+        "before": before,
+        "trainable": [name for name, p in model.named_parameters() if p.requires_grad],
+    }
+    if not found["is LoRA"]:
+        return found
+    found["names"] = {
+        name: "A" if p is unit.A else "B"
+        for name, p in model.named_parameters()
+        if p is unit.A or p is unit.B
+    }
+    found["A"], found["drawn"] = unit.A, mymem.LoRA(nn.Identity(), len(unit.A), rank, seed).A
+    with torch.no_grad():
+        unit.B.fill_(0.1)
+    found["changed"] = model(ids)
+    mymem.detach(model, unit)
+    found["after"] = model(ids)
+    found["B after"] = unit.B
+    found["same parts"] = all(a.mlp is b for a, b in zip(model.layers, mlps, strict=True))
+    found["new names"] = sorted({name for name, _ in model.named_modules()} - set(names))
+    return found
+
+
+# --- Rung 3: the loss of a token ------------------------------------------------------------------
+
+
+def put_in(mymem, model, A: Tensor, B: Tensor):
+    """Attaches a unit of the student and gives it these values."""
+    unit = mymem.attach(model, A.shape[1], 0)
+    with torch.no_grad():
+        unit.A.copy_(A), unit.B.copy_(B)
+    return unit
+
+
+class Passes:
+    """Counts the calls of a model, and whether they stored what a gradient needs."""
+
+    def __init__(self, model):
+        self.count, self.with_gradient = 0, 0
+        model.register_forward_hook(self.note)
+
+    def note(self, model, args, out) -> None:
+        self.count += 1
+        self.with_gradient += out.requires_grad
+
+
+def logits_of(mymem, model, prompt: list[int], target: list[int], A: Tensor, B: Tensor) -> dict:
+    """The logits with a unit attached; the number of passes, and whether A and B have gradients."""
+    put_in(mymem, model, A, B)
+    passes = Passes(model)
+    logits = mymem.target_logits(model, prompt, target)
+    tensor = isinstance(logits, Tensor)
+    return {"logits": logits, "passes": passes.count, "gradient": tensor and logits.requires_grad}
+
+
+def losses_of(mymem, logits: Tensor, targets: Tensor) -> tuple[object, list[str], object]:
+    """The losses, the operations of torch that they took, and the gradient of their sum."""
+    logits = logits.requires_grad_()
+    with Watch() as watch:
+        losses = mymem.token_losses(logits, targets)
+    if isinstance(losses, Tensor) and losses.requires_grad:
+        losses.sum().backward()
+    return losses, sorted(watch.names), logits.grad
+
+
+def objective(mymem, logits: Tensor, targets: Tensor, progress: float) -> tuple[object, object]:
+    """The value of `plain`, and its gradient."""
+    logits = logits.requires_grad_()
+    value = mymem.plain(logits, targets, progress)
+    if isinstance(value, Tensor) and value.requires_grad:
+        value.backward()
+    return value, logits.grad
+
+
+# --- Rung 4: a training loop ----------------------------------------------------------------------
+
+
+def write_memory(
+    mymem, model, prompt: list[int], target: list[int], rank: int, steps: int, lr: float, half: bool
+) -> dict:
+    """A memory is written into a new unit.
+
+    half: with an objective that trains only the first half of the target, and that notes what it
+    is given.
+    """
+    unit = mymem.attach(model, rank, len(target))
+    base = {name: p for name, p in model.named_parameters() if p is not unit.A and p is not unit.B}
+    before = {name: p.detach().clone() for name, p in base.items()}
+    A, given = unit.A.detach().clone(), []
+
+    def first_half(logits, targets, progress):
+        given.append((logits.shape, logits.requires_grad, targets.tolist(), float(progress)))
+        count = len(targets) // 2
+        return torch.nn.functional.cross_entropy(logits[:count], targets[:count])
+
+    more = (first_half,) if half else ()
+    losses = mymem.write(model, unit, prompt, target, steps, lr, *more)
+    return {
+        "losses": losses,
+        "start": A,
+        "A": unit.A,
+        "B": unit.B,
+        "given": [[list(shape), *rest] for shape, *rest in given],
+        "changed": [name for name, p in base.items() if not torch.equal(p, before[name])],
+    }
+
+
+# --- Rung 5: decode and judge ---------------------------------------------------------------------
+
+
+def planned(model, prompt: list[int], target: list[int], logits: Tensor, astray: Tensor) -> Passes:
+    """The model gives row t of `logits` after the prompt and the first t true tokens.
+
+    After anything else it gives `astray`.
+    """
+    true = prompt + target
+
+    def forward(ids, *_, **__):
+        rows = astray.repeat(*ids.shape, 1)
+        for row, sequence in zip(rows, ids.tolist(), strict=True):
+            for end in range(len(prompt), min(len(sequence), len(true) - 1) + 1):
+                if sequence[:end] == true[:end]:
+                    row[end - 1] = logits[end - len(prompt)]
+        return rows.requires_grad_(torch.is_grad_enabled())
+
+    model.forward = forward
+    return Passes(model)
+
+
+def decode(mymem, model, prompt: list[int], count: int) -> object:
+    return mymem.greedy(model, prompt, count)
+
+
+def decode_planned(mymem, model, plan: tuple, count: int) -> tuple[object, int]:
+    """What `greedy` gives; how many passes stored what a gradient needs."""
+    passes = planned(model, *plan)
+    return mymem.greedy(model, list(plan[0]), count), passes.with_gradient
+
+
+def judge_planned(mymem, model, plan: tuple) -> tuple[object, int]:
+    """As decode_planned, with `judge`."""
+    passes = planned(model, *plan)
+    return mymem.judge(model, list(plan[0]), list(plan[1])), passes.with_gradient
+
+
+def judge_unit(
+    mymem, model, prompt: list[int], target: list[int], A: Tensor, B: Tensor
+) -> tuple[object, int]:
+    """As judge_planned, of a unit with these values."""
+    put_in(mymem, model, A, B)
+    passes = Passes(model)
+    return mymem.judge(model, prompt, target), passes.with_gradient
+
+
+def margins_of(mymem, logits: Tensor, targets: Tensor) -> tuple[object, Tensor]:
+    """The margins, and the logits afterwards."""
+    return mymem.margins(logits, targets), logits
