@@ -73,6 +73,30 @@ def plain(logits: Tensor, targets: Tensor, progress: float = 0.0) -> Tensor:
     return F.cross_entropy(logits, targets)
 
 
+class Adam:
+    """AdamW. (torch's own imports a compiler at its first use, which takes seconds.)"""
+
+    def __init__(self, parameters: list[Tensor], decay: float):
+        self.parameters, self.decay, self.step = parameters, decay, 0
+        self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
+
+    @torch.no_grad()
+    def update(self, lr: float) -> None:
+        self.step += 1
+        for p, (m, v) in zip(self.parameters, self.moments, strict=True):
+            m += 0.1 * (p.grad - m)
+            v += 0.001 * (p.grad**2 - v)
+            p -= lr * self.decay * p
+            p -= lr * m / (1 - 0.9**self.step) / ((v / (1 - 0.999**self.step)).sqrt() + 1e-8)
+
+
+class Descent(Adam):
+    @torch.no_grad()
+    def update(self, lr: float) -> None:
+        for p in self.parameters:
+            p -= lr * p.grad
+
+
 def falling(step: int, steps: int) -> float:
     return 1 - step / steps
 
@@ -89,7 +113,7 @@ def loop(
     rate: Callable[[int, int], float] = falling,
     clip: str = "both",
     zero: bool = True,
-    optimizer: Callable = torch.optim.AdamW,
+    optimizer: type[Adam] = Adam,
     decay: float = 0.0,
     prompt_too: bool = False,
 ) -> tuple[list[float], Tensor, Tensor]:
@@ -99,7 +123,7 @@ def loop(
     """
     A, B = A.clone().requires_grad_(), torch.zeros_like(A.T).requires_grad_()
     ids, targets, losses = prompt + target, torch.tensor(target), []
-    update = optimizer([A, B], lr=lr, weight_decay=decay)
+    both = optimizer([A, B], decay)
     for step in range(steps if stop is None else stop):
         logits = target_logits(prompt, target, A, B)
         losses.append(F.cross_entropy(logits, targets).item())
@@ -108,10 +132,9 @@ def loop(
             loss = F.cross_entropy(all_logits(ids[:-1], A, B), torch.tensor(ids[1:]))
             losses[-1] = loss.item()
         if zero:
-            update.zero_grad()
+            A.grad = B.grad = None
         loss.backward()
         for group in {"both": [[A, B]], "each": [[A], [B]], "none": []}[clip]:
             torch.nn.utils.clip_grad_norm_(group, 1.0)
-        update.param_groups[0]["lr"] = lr * rate(step, steps)
-        update.step()
+        both.update(lr * rate(step, steps))
     return losses, A.detach(), B.detach()

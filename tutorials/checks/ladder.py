@@ -21,8 +21,8 @@ import pytest
 
 from .grading import Failed, require
 from .hand_in import HandIn
-from .library import RUNGS
 from .imports import taken_from_tinymem
+from .library import RUNGS
 
 STRETCH = {
     1: ("save_bfloat16", "load_bfloat16"),

@@ -207,7 +207,7 @@ FAULTS = {
         "rate": lambda step, steps: (1 + math.cos(math.pi * step / steps)) / 2
     },
     "AdamW has a weight decay of 0.01 unless it is given weight_decay=0": {"decay": 0.01},
-    "This is plain gradient descent, not AdamW": {"optimizer": torch.optim.SGD},
+    "This is plain gradient descent, not AdamW": {"optimizer": expected.Descent},
     "The prompt is trained as well": {"prompt_too": True},
 }
 
