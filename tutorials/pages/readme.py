@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .lessons import HERE, PICTURES, CourseError, Lesson
+from .lessons import HERE, LESSONS, PICTURES, CourseError, Lesson
 
 PAGE = HERE / "README.md"
 
@@ -25,14 +25,14 @@ def seconds_shown(page: str) -> dict[str, int]:
     return {stem: int(seconds) for stem, seconds in found}
 
 
-def run(lesson: Path, fast: bool) -> tuple[str, float]:
+def run(lesson: Path) -> tuple[str, float]:
     """Runs a lesson as a script. Returns what it prints and the seconds; keeps its picture.
 
     It runs in a folder of its own that holds a copy of the recorded rows, so that nothing else is
     written into the course.
     """
     settings = {key: value for key, value in os.environ.items() if key != "TINYMEM_FAST"}
-    settings |= {"MPLBACKEND": "Agg"} | ({"TINYMEM_FAST": "1"} if fast else {})
+    settings["MPLBACKEND"] = "Agg"
     with tempfile.TemporaryDirectory() as folder:
         copy_rows(Path(folder))
         start = time.perf_counter()
@@ -71,26 +71,46 @@ def table_row(lesson: Lesson, seconds: int) -> str:
 
 def with_lesson(page: str, lesson: Lesson, output: str, seconds: int) -> str:
     """The page with the row of the lesson in the table, its three sentences and its output."""
-    row = rf"^\| \[[^]]+\]\({lesson.stem}\.py\)[^\n]*$"
-    part = rf"^(## {lesson.number}\. ).*?^(!\[.*?\]\(pictures/.*?\))$.*?(?=^<!-- {lesson.stem} -->)"
-    block = rf"(<!-- {lesson.stem} -->\n```text\n).*?```"
+    row, part, block = patterns(lesson.path)
+    if not re.search(row, page, re.MULTILINE):
+        page = with_new_lesson(page, lesson)
+    picture = f"![The picture of lesson {lesson.number}](pictures/{lesson.stem}.png)"
     changes = [
         (row, lambda _: table_row(lesson, seconds)),
-        (part, lambda m: f"## {lesson.title}\n\n{lesson.sentences}\n\n{m[2]}\n\n"),
+        (part, lambda m: f"## {lesson.title}\n\n{lesson.sentences}\n\n{m[1] or picture}\n\n"),
         (block, lambda m: f"{m[1]}{output}```"),
     ]
     for pattern, new in changes:
-        page, count = re.subn(pattern, new, page, flags=re.MULTILINE | re.DOTALL)
-        if pattern == row:
-            continue
+        page, count = re.subn(pattern, new, page, flags=re.MULTILINE)
         if count != 1:
-            raise CourseError(f"README.md: lesson {lesson.number} should have one part of its own")
+            raise CourseError(f"README.md: expected one part of lesson {lesson.number}")
     return page
 
 
-def refresh(lesson: Lesson, fast: bool) -> float:
+def patterns(path: Path) -> tuple[str, str, str]:
+    """Where a lesson is in the page: its row in the table, the text above its output, its output.
+
+    The first group of the text is the picture.
+    """
+    row = rf"^\| \[[^]]+\]\({path.stem}\.py\).*$"
+    inside = r"(?:(?!^## |^!\[)[\s\S])*?"  # up to a picture or to the next lesson
+    picture = r"(!\[[^]]*\]\(pictures/[^)]*\))?"
+    text = rf"^## {int(path.stem[:2])}\. {inside}{picture}{inside}(?=^<!-- {path.stem} -->)"
+    return row, text, rf"(^<!-- {path.stem} -->\n```text\n)[\s\S]*?```"
+
+
+def with_new_lesson(page: str, lesson: Lesson) -> str:
+    """The page with an empty row and an empty part, after those of the lesson before."""
+    before = Lesson(LESSONS[LESSONS.index(lesson.path) - 1])
+    row, _, block = patterns(before.path)
+    page = re.sub(row, lambda m: f"{m[0]}\n{table_row(lesson, 0)}", page, flags=re.MULTILINE)
+    part = f"\n\n## {lesson.title}\n\n<!-- {lesson.stem} -->\n```text\n```"
+    return re.sub(block, lambda m: m[0] + part, page, flags=re.MULTILINE)
+
+
+def refresh(lesson: Lesson) -> float:
     """Runs the lesson and writes what the page shows of it. Returns the seconds."""
-    output, seconds = run(lesson.path, fast)
+    output, seconds = run(lesson.path)
     page = PAGE.read_text(encoding="utf-8")
     page = with_lesson(page, lesson, output, max(1, round(seconds)))
     PAGE.write_text(page, encoding="utf-8")

@@ -4,7 +4,8 @@
 
 The rows (rows/*.jsonl) were written by `tinymem sweep`, with the commands in README.md; this script
 trains nothing. It writes the laws to laws.json, the tables (tables.py) into README.md below a mark,
-paper.md from its template (paper.py), and the pictures beside them.
+paper.md and the map of the paper in ../README.md from their templates (paper.py), and the pictures
+beside them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from paper import page as paper_page
+from paper import page as paper_page, with_map
 from plans import section as plan_section
 from tables import HERE, grid_table, law_table, method_table, rate_table, rows_of
 
@@ -149,6 +150,8 @@ def main() -> None:
     text = "\n\n".join([prose + MARK, *sections, "![rates](rates.png)\n"])
     page.write_text(text, encoding="utf-8")
     (HERE / "paper.md").write_text(paper_page(), encoding="utf-8")
+    course = HERE.parent / "README.md"
+    course.write_text(with_map(course.read_text(encoding="utf-8")), encoding="utf-8")
     for name, group in fits.items():
         plot_law(group, HERE / f"{name}.png")
     for name in METHODS:

@@ -1,16 +1,19 @@
 """Computes tinymem's figures for paper.md, which compares them with those of the paper.
 
 The text of the page, the paper's figures and the judgements are in paper.template.md, written by
-hand. Each {name} in it stands for a figure that is computed here from rows/*.jsonl.
+hand. Each {name} in it stands for a figure that is computed here from rows/*.jsonl. In the same
+way, map.template.md becomes the map of the paper in the README.md of the course.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cache
 from itertools import pairwise
 from statistics import fmean, median
 
 import numpy as np
+from plans import came_true
 from tables import HERE, rows_of, table
 
 from tinymem.law.fit import Fit, fit_rows
@@ -21,11 +24,31 @@ BANDS = (0, 0.1, 0.5, 0.8, 0.95, 1)  # shares of certified tokens, from one to b
 FEW = 10  # runs: for fewer, no correlation is shown
 
 
+MAP = "<!-- The table is made by reproduction/draw.py, from map.template.md. -->\n\n"
+
+
+@cache
+def figures() -> dict[str, str]:
+    """The text of every {name}."""
+    parts = (law_figures, threshold_figures, method_figures, rule_figures, setting_figures)
+    parts += (figures_beyond_the_paper,)
+    return {name: text for part in parts for name, text in part().items()}
+
+
+def filled(template: str) -> str:
+    return (HERE / template).read_text(encoding="utf-8").format_map(figures())
+
+
 def page() -> str:
     """The text of paper.md."""
-    template = (HERE / "paper.template.md").read_text(encoding="utf-8")
-    parts = (law_figures, threshold_figures, method_figures, rule_figures, setting_figures)
-    return template.format_map({name: text for part in parts for name, text in part().items()})
+    return filled("paper.template.md")
+
+
+def with_map(course: str) -> str:
+    """The README.md of the course with the map of the paper below its mark."""
+    before, _, after = course.partition(MAP)
+    rest = after[after.index("\n\n") :]
+    return before + MAP + filled("map.template.md").rstrip("\n") + rest
 
 
 def select(rows: list[dict], **wanted: object) -> list[dict]:
@@ -182,6 +205,11 @@ def by_rank(rows: list[dict], field: str) -> str:
     return table(["method \\ rank", *map(str, ranks)], lines)
 
 
+def share(rows: list[dict], method: str, field: str) -> str:
+    """The mean of a field at rank 4, in %."""
+    return f"{100 * mean(select(rows, method=method, rank=4), field):.0f}"
+
+
 def method_figures() -> dict[str, str]:
     rows, small, large = map(rows_of, ("tiny-methods", "tiny-phonebook", "smollm2-phonebook"))
     done = (len(select(rows, rank=8, method=name, certified=True)) for name in METHODS)
@@ -189,6 +217,10 @@ def method_figures() -> dict[str, str]:
     return {
         "methods_certified": ", ".join(map(str, done)),
         "methods": by_rank(rows, "token_accuracy"),
+        "share_sft": share(rows, "sft", "token_accuracy"),
+        "share_ot": share(rows, "memft-ot", "token_accuracy"),
+        "share_sw": share(rows, "memft-sw", "token_accuracy"),
+        "book_shares": ", ".join(share(small, name, "exact_match") for name in METHODS),
         "book_smollm2": ", ".join(shares),
         "book": by_rank(small, "exact_match"),
     }
@@ -215,4 +247,23 @@ def setting_figures() -> dict[str, str]:
         "loss_attention": f"{mean(select(rows, site='c_attn'), 'final_loss'):.2f}",
         "loss_dropout": f"{mean(select(mlp, dropout=0.1), 'final_loss'):.2f}",
         "loss_rates": ", ".join(f"{row['final_loss']:.2f} at {row['lr']:g}" for row in rates),
+    }
+
+
+# --- What is not in the paper --------------------------------------------------------------------
+
+
+def figures_beyond_the_paper() -> dict[str, str]:
+    unsaturated = [row for row in rows_of("smollm2") if row["final_loss"] > math.log(2)]
+    margin, fresh = rows_of("tiny-margin"), rows_of("tiny-plans-fresh")
+    recited = {}
+    for method in ("margin", "sft"):
+        runs = select(margin, method=method, rank=3, length=128, steps=1000)
+        recited[method] = f"{len(select(runs, recall_exact=True))} of {len(runs)}"
+    return {
+        "bits_smollm2": spread([row["memorized_bits_per_parameter"] for row in unsaturated], ".2f"),
+        "margin_recites": recited["margin"],
+        "sft_recites": recited["sft"],
+        "plans_true": str(sum(map(came_true, fresh))),
+        "plans_runs": str(len(fresh)),
     }
