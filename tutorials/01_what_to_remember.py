@@ -1,32 +1,52 @@
-"""Lesson 1. What to remember
-
-You need       a copy of the project, then `pip install -e ".[plot]" pytest` and
-               `python tutorials/01_what_to_remember.py`. Each lesson saves its picture in the
-               current folder.
-You will see   how a memory is given to the model, and at which positions the model predicts the
-               target; why random tokens are stored as token ids; and how high the loss of the base
-               model is on random tokens
-Explains       tinymem/data/memory.py, tinymem/data/batch.py, tinymem/base/tokenizer.py
-Time           5 seconds to run, 30 minutes with the exercise
-"""
-
-# %% Idea
-# A *memory* is a pair of token sequences. The prompt is the key, and the target is the value: after
-# the prompt "Ada Lovelace:" the model should write the phone number of that person. The loss is
-# computed on the target only. The model is never asked to produce the prompt, so a loss on the
-# prompt would measure the wrong thing.
+# %% [markdown]
+# # 1. What to remember
 #
-# A language model that has read tokens 0 to t predicts token t + 1. This decides where the loss is
-# computed: the first target token is predicted at the last position of the prompt, and the last
-# target token is never an input.
+# **What exactly should a model remember, and how can we be sure that it did not know it before?**
+#
+# ![Prompt and target in one row; the model predicts each target token at the position before it](pictures/ideas/01.svg)
+#
+# A memory is a prompt followed by a target. The model reads both in one row and predicts, at each
+# position, the token that comes next. Only the predictions of the target count.
+#
+# - **You need:** Python 3.10 or newer, and a copy of the project. In its folder, run
+#   `pip install -e ".[plot]" pytest` and then `python tutorials/01_what_to_remember.py`.
+# - **Time:** 5 seconds to run, 45 minutes with the practice
+# - **Reads:** tinymem/data/memory.py, tinymem/data/batch.py, tinymem/base/tokenizer.py
+#
+# ## Is everything ready?
+#
+# The first cell checks what the course needs. It stops with one line if something is missing. Never
+# run `pip install tinymem`: on the package index this name belongs to another project.
 
-# %% Shapes
-#   prompt_ids   P token ids                       target_ids   ℓ token ids; ℓ is called the length
-#   ids          [P + ℓ − 1]   the input: the prompt and the target without its last token
-#   rows         [ℓ]           the positions that predict the target: P − 1, …, P + ℓ − 2
-#   targets      [ℓ]           the token that should be predicted at each of these positions
+# %%
+import os
+import platform
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-# %% Code
+INSTALL = 'in the folder above tutorials/, run: pip install -e ".[plot]" pytest'
+spec = find_spec("tinymem")
+package = Path((spec.submodule_search_locations or [spec.origin])[0]) if spec else Path()
+missing = [name for name in ("torch", "tinymem", "matplotlib") if find_spec(name) is None]
+here = next((name for name in (".", "tutorials") if Path(name, "reproduction").is_dir()), None)
+problem = ""
+if sys.version_info < (3, 10):
+    problem = f"this is Python {platform.python_version()}; the course needs 3.10 or newer"
+elif missing:
+    problem = f"this Python has no {' and no '.join(missing)}; {INSTALL}"
+elif not (package / "data" / "memory.py").is_file():
+    problem = f"{package} is another project named tinymem; pip uninstall tinymem, then {INSTALL}"
+elif here is None:
+    problem = f"{Path.cwd()} has no tutorials/; start from the folder that contains it"
+if problem:
+    sys.exit(f"error: {problem}")
+
+# %% [markdown]
+# The versions are useful when you ask for help. Two cores are enough for the course. A GPU
+# (graphics processor) is used if there is one.
+
+# %%
 import math
 
 import matplotlib.pyplot as plt
@@ -36,19 +56,46 @@ import tinymem as tm
 from tinymem.data.batch import Batch
 from tinymem.experiment.recall import teacher_forced
 
-model, tokenizer = tm.load("tiny")  # part of the package: 3.9 million parameters, no download
+gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+print(f"Python {platform.python_version()}, torch {torch.__version__.partition('+')[0]},", end=" ")
+print(f"tinymem {tm.__version__}; cores: {os.cpu_count()}, GPU: {'yes' if gpu else 'no'}")
+print(f"everything is ready; the course's files are in {'this folder' if here == '.' else here}\n")
 
+# %% [markdown]
+# ## Idea
+#
+# A language model reads *tokens*: words or parts of words, each with a number, its *id*. The list
+# of all tokens is the *vocabulary*. After the tokens 0 to $t$ the model gives a probability to
+# every token of the vocabulary as the next one, number $t + 1$.
+#
+# A *memory* is a pair of token sequences. The prompt is the key, and the target is the value: after
+# the prompt "Ada Lovelace:" the model should write the number of that person. The first target
+# token is predicted at the last position of the prompt, and nothing is predicted from the last
+# target token, so it is never an input.
+#
+# The *loss* of a token is $-\ln p$, where $p$ is the probability that the model gave to it. It is 0
+# if the model was certain, and large if the token had a low probability. With the natural logarithm
+# the unit is the *nat*; one nat is $1 / \ln 2 = 1.44$ bits. The prompt has no loss, because it is
+# given and need not be learnt.
+#
+# ## Shapes
+#
+# | symbol | shape | meaning |
+# |---|---|---|
+# | `prompt_ids` | [P] | token ids that the model reads |
+# | `target_ids` | [ℓ] | token ids that it should write; ℓ is called the *length* |
+# | `ids` | [P + ℓ − 1] | the input: the prompt, and the target without its last token |
+# | `rows` | [ℓ] | the positions that predict the target: P − 1, …, P + ℓ − 2 |
+# | `targets` | [ℓ] | the token that should be predicted at each of these positions |
+#
+# ## An entry of a phone book
+#
+# The shipped model `tiny` is part of the package: 3.9 million parameters, trained on Shakespeare,
+# Milton and the King James Bible, no download. The table shows what it reads and what it should
+# predict.
 
-def losses_of(memory: tm.Memory) -> list[float]:
-    """The loss −ln p of each target token, in nats, given the prompt and the target before it."""
-    return teacher_forced(model, Batch([memory], model.config.context, model.device))[0].tolist()
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-# %% Run: an entry of a phone book
+# %%
+model, tokenizer = tm.load("tiny")
 entry = tm.text_memory(tokenizer, " 0451", prompt="Ada Lovelace:")
 batch = Batch([entry], model.config.context, model.device)
 ids, rows = batch.ids[0].tolist(), batch.rows[1].tolist()
@@ -60,25 +107,55 @@ for position, token in enumerate(ids):
 
 assert len(ids) == len(entry.prompt_ids) + entry.length - 1
 assert rows == list(range(len(entry.prompt_ids) - 1, len(ids)))
+print(f"{len(ids)} positions are read, and {len(rows)} of them predict a token of the target")
 
-# %% Run: random tokens
-# To measure how much a unit can hold, we need targets that the model cannot know or guess. The
-# cleanest choice is tokens drawn uniformly at random. There are 2,047 tokens to draw from (the
-# vocabulary without its special token), so each target token has an entropy of H = ln 2,047 nats.
+# %% [markdown]
+# ## Random tokens
+#
+# To measure how much a unit can hold, we need targets that the model can neither know nor guess.
+# The cleanest choice is tokens drawn uniformly at random. How uncertain such a draw is, is measured
+# by the *entropy*, the smallest mean loss that anybody can reach who does not know the target. For
+# $n$ equally probable tokens each has $p = 1/n$, so it is
+#
+# $$H = -\sum_{i=1}^{n} \frac{1}{n} \ln \frac{1}{n} = \ln n$$
+#
+# Random tokens are kept as ids. Decoding them to text and encoding this text again gives other ids.
+
+# %%
 noise = tm.random_memory(tokenizer, 64)
 again = tokenizer.encode(tokenizer.decode(noise.target_ids), special=False)
 print(f"\n64 random ids, decoded to text and encoded again, give {len(again)} ids;", end=" ")
 print(f"equal to the first ones: {tuple(again) == noise.target_ids}")
-assert tuple(again) != noise.target_ids  # so random memories are stored as ids, not as text
+assert tuple(again) != noise.target_ids
 
-# %% Run: the loss of the base model
-english = tm.text_memory(
-    tokenizer, "And the king said unto his servants, Go ye up to the city, and rest."
-)
-losses, H = {"English": losses_of(english), "random tokens": losses_of(noise)}, noise.entropy
+# %% [markdown]
+# ## The loss of the base model
+#
+# The *base model* is the model before any training of ours. What does it expect? The picture shows
+# its loss on each token of an English sentence, and on each of the random tokens.
+
+
+# %%
+def losses_of(memory: tm.Memory) -> list[float]:
+    """The loss of each target token, in nats, given the prompt and the target before it."""
+    return teacher_forced(model, Batch([memory], model.config.context, model.device))[0].tolist()
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+sentence = "And the king said unto his servants, Go ye up to the city, and rest."
+losses = {"English": losses_of(tm.text_memory(tokenizer, sentence))}
+losses["random tokens"] = losses_of(noise)
+H, count = noise.entropy, len(tokenizer.plain_ids)
 for name, values in losses.items():
     print(f"{name:13}  {mean(values):5.2f} nats per token = {mean(values) / math.log(2):4.1f} bits")
-print(f"entropy H      {H:5.2f} nats per token = ln {len(tokenizer.plain_ids):,}: a uniform guess")
+print(f"entropy H      {H:5.2f} nats per token = ln {count:,}: a uniform guess among all tokens")
+excess = mean(losses["random tokens"]) - H
+print(f"on random tokens the loss is {excess:.2f} nats per token above the entropy")
+assert mean(losses["English"]) < 4.5 < H < mean(losses["random tokens"])
+assert math.log(count) == H and excess > 4
 
 fig, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
 for (name, values), colour in zip(losses.items(), ("#0072B2", "#D55E00"), strict=True):
@@ -88,19 +165,44 @@ ax.set(xlabel="position in the target", ylabel="base loss (nats per token)", yli
 ax.legend(fontsize=8)
 fig.savefig("01_what_to_remember.png", dpi=110)
 
-# %% What you should see
-# A *nat* is the unit of a loss −ln p. The English sentence costs about 4 nats per token, because
-# the base model was trained on such text. The random tokens cost about 12 nats per token, which is
-# *more* than their entropy of 7.6. The model does not merely lack information about random tokens:
-# it expects English, and so it gives most random tokens a far lower probability than 1 in 2,047. A
-# unit first has to remove this expectation, which is worth 12 − 7.6 nats per token. Lesson 9
-# returns to this point. It is the reason why tinymem reports *memorized* bits next to *stored*
-# bits.
-assert mean(losses["English"]) < 4.5 < H < mean(losses["random tokens"])
-assert torch.isfinite(torch.tensor(losses["random tokens"])).all()
-
-# %% Exercise
-# Write `inputs_and_targets(prompt_ids, target_ids)` in tutorials/exercises.py. It returns ids, rows
-# and targets as above, for any prompt and target. Then:
+# %% [markdown]
+# ## What you should see
 #
-#     pytest tutorials -m ex1
+# - The first target token is predicted at position 7, the last one of the prompt, and the last
+#   target token `'1'` is never read.
+# - The 64 random ids come back as 75 other ones.
+# - English costs 3.82 nats per token, because the model was trained on such text. Random tokens
+#   cost 12.43 nats, *more* than their entropy of 7.62. The model does not merely lack information
+#   about them: it expects English, and gives most random tokens a far lower probability than 1 in
+#   2,047. A unit has to remove this expectation first. It is worth 4.81 nats per token (lesson 9).
+#
+# ## In three sentences
+#
+# A memory is a prompt and a target, and only the target has a loss. The last target token is never
+# an input, because nothing is predicted from it. Random tokens are the cleanest target, since their
+# entropy is known and nobody can guess them, but a model of English starts above this entropy.
+#
+# ## The paper's claim
+#
+# | claim of the paper | where in tinymem | our number |
+# |---|---|---|
+# | The loss is the mean cross-entropy of the target alone | tinymem/data/batch.py, `Batch` | 12 positions are read, and 5 of them predict a token of the target |
+# | The stress test is a target of random tokens alone ("r100", Table 2) | tinymem/data/memory.py, `random_memory` | 12.43 nats per token before training; an English sentence has 3.82 |
+#
+# ## Practice
+#
+# **Rung 1** of your own library: write `draw_tokens` and `inputs_and_targets` in
+# `tutorials/mymem.py`. You will build on them until rung 9. The first command checks the rung, and
+# each call of the second one gives you a further hint.
+#
+# ```sh
+# pytest tutorials -m rung1
+# python tutorials/hint.py rung1
+# ```
+#
+# ## Further reading
+#
+# - [Shannon 1948](https://doi.org/10.1002/j.1538-7305.1948.tb01338.x): information and entropy
+# - [Sennrich et al. 2016](https://arxiv.org/abs/1508.07909): tokens by byte-pair encoding
+# - [Carlini et al. 2019](https://arxiv.org/abs/1802.08232): random "canaries" to measure what a
+#   model has memorized

@@ -171,9 +171,9 @@ fig.savefig("05_one_half_is_enough.png", dpi=110)
 # - At rank 4 the memories are recited as well, although only 81 and 71 % of their tokens have
 #   $p > \frac{1}{2}$. All margins are positive.
 # - At rank 3 one unit predicts 46 of 48 tokens correctly given the true prefix, but decodes only 21
-#   of them. Up to position 21 both are the same. From there on nearly all decoded tokens are wrong,
-#   although the unit would predict most of them after the true prefix. "96 % correct" and "44 %
-#   recited" describe the same unit.
+#   of them: those before its first error, at position 21. Every later token is wrong in decoding,
+#   although most of them would be right after the true prefix. "96 % correct" and "44 % recited"
+#   describe the same unit.
 #
 # ## In three sentences
 #

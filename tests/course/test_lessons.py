@@ -1,11 +1,12 @@
 """Every lesson runs, has the form of a lesson, and claims only numbers that it prints."""
 
 import ast
-import importlib
+import importlib.util
 import itertools
 import re
 import runpy
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import matplotlib
@@ -116,7 +117,8 @@ def test_a_lesson_begins_with_a_question_and_a_picture(path):
 def test_a_lesson_has_its_parts_in_order(path):
     lesson = Lesson(path)
     headings = re.findall(r"^## (.+)$", lesson.prose, re.MULTILINE)
-    assert headings[:2] == ["Idea", "Shapes"]
+    assert headings[: headings.index("Idea")] == ["Is everything ready?"] * (lesson.number == 1)
+    assert headings.index("Shapes") == headings.index("Idea") + 1
     assert headings[-5:] == ["What you should see", *END]
     assert len(set(headings)) == len(headings)
     assert "|---" in lesson.section("Shapes")
@@ -195,6 +197,42 @@ def test_a_picture_of_an_idea_is_readable_on_light_and_dark_pages(path):
     families = re.findall(r"font-family[=:]\s*\"?([^\";]+)", text)
     assert families and all("sans-serif" in family for family in families)
     assert "href" not in text and "<script" not in text  # a page cannot load what it refers to
+
+
+# --- What it needs ----------------------------------------------------------------------------
+
+
+def first_cell(path: Path) -> str:
+    return code_of(path.read_text(encoding="utf-8")).split("import math")[0]
+
+
+WRONG = {
+    "another project": "/elsewhere/tinymem is another project named tinymem; pip uninstall tinymem",
+    "no torch": "this Python has no torch; in the folder above tutorials/, run: pip install -e",
+    "old Python": "the course needs 3.10 or newer",
+    "elsewhere": "has no tutorials/; start from the folder that contains it",
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_the_first_lesson_says_in_one_line_what_is_missing(what, tmp_path, monkeypatch):
+    wrong = ModuleSpec("tinymem", None, origin="/elsewhere/tinymem/__init__.py")
+    wrong.submodule_search_locations = ["/elsewhere/tinymem"]
+    specs = {"another project": {"tinymem": wrong}, "no torch": {"torch": None}}.get(what, {})
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: specs[n] if n in specs else find(n))
+    if what == "old Python":
+        monkeypatch.setattr(sys, "version_info", (3, 9, 1))
+    monkeypatch.chdir(tmp_path if what == "elsewhere" else COURSE)
+    with pytest.raises(SystemExit, match="^error: .*" + re.escape(WRONG[what])) as stopped:
+        exec(first_cell(LESSONS[1]), {})
+    assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("folder", [COURSE, COURSE.parent], ids=lambda folder: folder.name)
+def test_the_first_lesson_starts_in_either_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    exec(first_cell(LESSONS[1]), {})
 
 
 # --- Its numbers ----------------------------------------------------------------------------
