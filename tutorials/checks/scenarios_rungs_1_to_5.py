@@ -207,29 +207,29 @@ def planned(model, prompt: list[int], target: list[int], logits: Tensor, astray:
     return Passes(model)
 
 
-def decode(mymem, model, prompt: list[int], count: int) -> object:
-    return mymem.greedy(model, prompt, count)
-
-
-def decode_planned(mymem, model, plan: tuple, count: int) -> tuple[object, int]:
-    """What `greedy` gives; how many passes stored what a gradient needs."""
-    passes = planned(model, *plan)
-    return mymem.greedy(model, list(plan[0]), count), passes.with_gradient
-
-
-def judge_planned(mymem, model, plan: tuple) -> tuple[object, int]:
-    """As decode_planned, with `judge`."""
-    passes = planned(model, *plan)
-    return mymem.judge(model, list(plan[0]), list(plan[1])), passes.with_gradient
-
-
-def judge_unit(
-    mymem, model, prompt: list[int], target: list[int], A: Tensor, B: Tensor
-) -> tuple[object, int]:
-    """As judge_planned, of a unit with these values."""
-    put_in(mymem, model, A, B)
+def decode(mymem, model, prompt: list[int], count: int) -> tuple[object, list[int], int]:
+    """What greedy gives; its prompt afterwards; how many passes stored what a gradient needs."""
+    mymem.attach(model, 1, 0)
     passes = Passes(model)
-    return mymem.judge(model, prompt, target), passes.with_gradient
+    return mymem.greedy(model, prompt, count), prompt, passes.with_gradient
+
+
+def decode_planned(mymem, model, plan: tuple, count: int) -> object:
+    planned(model, *plan)
+    return mymem.greedy(model, plan[0], count)
+
+
+def judge_planned(mymem, model, plan: tuple) -> tuple[object, list[list[int]], int]:
+    """What judge gives; prompt and target afterwards; passes that stored what a gradient needs."""
+    passes = planned(model, *plan)
+    prompt, target = list(plan[0]), list(plan[1])
+    return mymem.judge(model, prompt, target), [prompt, target], passes.with_gradient
+
+
+def judge_unit(mymem, model, prompt: list[int], target: list[int], A: Tensor, B: Tensor) -> object:
+    """What judge gives for a unit with these values."""
+    put_in(mymem, model, A, B)
+    return mymem.judge(model, prompt, target)
 
 
 def margins_of(mymem, logits: Tensor, targets: Tensor) -> tuple[object, Tensor]:

@@ -1,0 +1,263 @@
+"""The checks of rung 5: decode and judge.
+
+Most of them ask a model whose logits are planned: the check decides how probable each target token
+is, and what the model gives when it has read a wrong token. All inputs are drawn from --seed.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from checks import expected, scenarios_rungs_1_to_5 as scenarios
+from checks.expected import drawn, token_ids, whole
+from checks.grading import (
+    apart,
+    first_of,
+    kind_of,
+    near,
+    number,
+    require,
+    require_close,
+    rounded,
+    tensor,
+    truth,
+    whole_numbers,
+)
+from checks.ladder import rung
+from checks.server import load_shipped
+from checks.values import MODEL
+
+LN2 = math.log(2)
+KEYS = ("loss", "lowest_p", "certified", "lowest_margin", "recited", "decoded")
+
+
+class Plan:
+    """A memory and a model for it. p: the probability of each target token, given the true ones.
+
+    rivals: that of the strongest other token. All others share the rest. After a wrong token, the
+    model always gives the token `lost`.
+    """
+
+    def __init__(self, p: list[float], rivals: list[float], generator: torch.Generator):
+        size = load_shipped()[0].config.vocab_size
+        ids = torch.randperm(size, generator=generator)[: 2 * len(p) + 6].tolist()
+        self.prompt, self.target = ids[:5], ids[6 : 6 + len(p)]
+        self.lost, self.others = ids[5], ids[6 + len(p) :]
+        self.p, rest = torch.tensor(p), (1 - torch.tensor(p) - torch.tensor(rivals)) / (size - 2)
+        probabilities = rest[:, None].repeat(1, size)
+        for t, one in enumerate(p):
+            probabilities[t, self.target[t]] = one
+            probabilities[t, self.others[t]] = rivals[t]
+        shift = torch.randn(len(p), 1, generator=generator)  # which changes no probability
+        self.logits = probabilities.log() + shift
+        self.astray = torch.zeros(size)
+        self.astray[self.lost] = 5.0
+        self.margins = (self.p / torch.tensor(rivals)).log()
+
+    @property
+    def parts(self) -> tuple:
+        return self.prompt, self.target, self.logits, self.astray
+
+    def decoded(self) -> list[int]:
+        wrong = [t for t, margin in enumerate(self.margins.tolist()) if margin < 0]
+        if not wrong:
+            return self.target
+        first = wrong[0]
+        after = [self.lost] * (len(self.target) - first - 1)
+        return [*self.target[:first], self.others[first], *after]
+
+    def __str__(self) -> str:
+        return f"The target tokens have p = {rounded(self.p)}"
+
+
+def spread(count: int, low: float, high: float, generator: torch.Generator) -> list[float]:
+    values = low + (high - low) * torch.rand(count, generator=generator)
+    return [round(v, 2) for v in values.tolist()]
+
+
+def plans(seed: int) -> dict[str, Plan]:
+    """Memories of each kind, by what is true of them."""
+    generator = drawn(seed)
+    n = whole(4, 6, generator)
+    high = spread(n, 0.55, 0.9, generator)
+    weak, odd = spread(n, 0.25, 0.4, generator), whole(1, n - 2, generator)
+    mixed, mixed_rivals = list(high), [0.05] * n
+    mixed[odd], mixed_rivals[odd] = weak[odd], 0.15
+    sharp, sharp_rivals = [0.98] * n, [0.01] * n
+    sharp[odd], sharp_rivals[odd] = 0.2, 0.7
+    return {
+        "certified": Plan(high, [0.05] * n, generator),
+        "one p below one half": Plan(mixed, mixed_rivals, generator),
+        "every p below one half": Plan(weak, [0.15] * n, generator),
+        "a low mean loss, but one token fails": Plan(sharp, sharp_rivals, generator),
+    }
+
+
+def listed(value: object, count: int, what: str) -> list[int]:
+    ids = whole_numbers(value, what)
+    require(len(ids) == count, f"{what} should be {count} ids, not {len(ids)}")
+    return ids
+
+
+def verdict(value: object) -> dict:
+    require(isinstance(value, dict), f"judge should return a dict, not {kind_of(value)}")
+    missing = [key for key in KEYS if key not in value]
+    require(not missing, f"The dict of judge has no key {', '.join(missing)}")
+    return value
+
+
+def judged(mymem, plan: Plan) -> dict:
+    out, *_ = mymem.run(scenarios.judge_planned, MODEL, plan.parts)
+    return verdict(out)
+
+
+@rung(5)
+def test_rung5_greedy_reads_what_it_has_written(mymem, seed):
+    generator, tried = drawn(seed), 0
+    while tried < 2:
+        prompt, count = token_ids(whole(2, 6, generator), generator), whole(4, 9, generator)
+        right, gap = expected.decoded(prompt, count)
+        if gap < 1e-2:  # rounding could decide which token is the most probable one
+            continue
+        tried += 1
+        out, after, _ = mymem.run(scenarios.decode, MODEL, prompt, count)
+        ids = whole_numbers(out, "The result of greedy")
+        with torch.no_grad():
+            once = expected.all_logits(prompt)[-1].topk(count).indices.tolist()
+        hints = {
+            "The prompt is not part of the result": ids == prompt + right,
+            "These are the most probable tokens after the prompt alone": ids == once,
+            "The first token is missing": ids == right[1:],
+            "This is one token too many": ids[:count] == right,
+            "Read each token that was written before you write the next one": (
+                len(ids) == count and ids[0] == right[0]
+            ),
+        }
+        message = f"After the prompt {prompt}, the {count} most probable tokens, one after the"
+        message += f" other, are {right}, not {ids}"
+        require(ids == right, message + first_of(hints))
+        message = "greedy has changed the list prompt_ids that it was given. Begin with a copy,"
+        require(after == prompt, f"{message} list(prompt_ids)", keeps=0.5)
+    plan = Plan([0.9, 0.2, 0.9], [0.05, 0.7, 0.05], generator)
+    out = mymem.run(scenarios.decode_planned, MODEL, plan.parts, 3)
+    message = "Here the model writes a wrong second token, so the third one depends on it"
+    require(listed(out, 3, "The result of greedy") == plan.decoded(), message, keeps=0.5)
+
+
+@rung(5)
+def test_rung5_no_gradient_is_stored(mymem, seed):
+    prompt = token_ids(4, drawn(seed))
+    out, _, stored = mymem.run(scenarios.decode, MODEL, prompt, 3)
+    listed(out, 3, "The result of greedy")
+    message = "stored what a gradient needs in each pass, which costs memory and time. Decoding and"
+    message += " judging need no gradient: use torch.no_grad()"
+    require(not stored, f"greedy {message}")
+    plan = plans(seed)["certified"]
+    out, after, stored = mymem.run(scenarios.judge_planned, MODEL, plan.parts)
+    verdict(out)
+    require(not stored, f"judge {message}", keeps=0.5)
+    message = "judge has changed the lists that it was given. Begin with copies"
+    require(after == [plan.prompt, plan.target], message, keeps=0.5)
+
+
+@rung(5)
+def test_rung5_the_margins(mymem, seed):
+    generator = drawn(seed)
+    n, v = whole(4, 9, generator), whole(4, 20, generator)
+    logits = 3 * torch.randn(n, v, generator=generator)
+    logits[:2] = torch.tensor([2.0, 5.0, 4.0] + [-9.0] * (v - 3))
+    targets = torch.randint(v, (n,), generator=generator)
+    targets[:2] = torch.tensor([1, 2])
+    targets[2] = logits[2].argmax()
+    right = expected.margins(logits, targets)
+    out, after = mymem.run(scenarios.margins_of, logits, targets)
+    out = tensor(out, targets.shape, "The margins, [N],")
+    itself = logits[torch.arange(len(targets)), targets] - logits.amax(-1)
+    hints = {
+        "Leave the target itself out of the maximum, or no margin is above 0": (
+            apart(out, itself) < 1e-4
+        ),
+        "Wrong sign": apart(out, -right) < 1e-4,
+        "These are absolute values": apart(out, right.abs()) < 1e-4,
+        "A margin is in logits, not in probabilities": (
+            apart(out, expected.margins(logits.softmax(-1), targets)) < 1e-4
+        ),
+    }
+    message = "With logits 2, 5, 4, the margin of the token with the logit 5 is 5 − 4 = 1, and that"
+    message += " of the token with the logit 4 is 4 − 5 = −1. The first two of yours are"
+    message += f" {rounded(out[:2])}"
+    require_close(out[:2], right[:2], message + first_of(hints), 1e-4)
+    require_close(out, right, "The margins of other logits are wrong" + first_of(hints), 1e-4)
+    message = "margins has changed the logits that it was given. Change a copy of them"
+    require(torch.equal(after, logits), message, keeps=0.5)
+
+
+@rung(5)
+def test_rung5_judge_measures(mymem, seed):
+    generator = drawn(seed)
+    prompt, target = token_ids(4, generator), token_ids(whole(5, 9, generator), generator)
+    unit = expected.some_unit(2, generator)
+    with torch.no_grad():
+        logits = expected.target_logits(prompt, target, *unit)
+    out = verdict(mymem.run(scenarios.judge_unit, MODEL, prompt, target, *unit))
+    compare(out, logits, torch.tensor(target), "A unit with a random memory")
+    for name, plan in plans(seed).items():
+        targets = torch.tensor(plan.target)
+        compare(judged(mymem, plan), plan.logits, targets, f"A memory ({name})", keeps=0.5)
+
+
+def compare(out: dict, logits: Tensor, targets: Tensor, case: str, keeps: float = 0.0) -> None:
+    """The three numbers of a verdict."""
+    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    p, margins = (-losses).exp(), expected.margins(logits, targets)
+    mean, lowest = losses.mean(), margins.min()
+    right = {"loss": mean, "lowest_p": p.min(), "lowest_margin": lowest}
+    others = {
+        "loss": {"This is the sum over the target": losses.sum(), "This is in bits": mean / LN2},
+        "lowest_p": {"This is the mean of p": p.mean(), "This is exp(−mean loss)": (-mean).exp()},
+        "lowest_margin": {"This is the mean": margins.mean(), "This is the largest": margins.max()},
+    }
+    for n, (key, value) in enumerate(right.items()):
+        got = number(out[key], key)
+        hints = {text: near(got, float(other), 1e-3) for text, other in others[key].items()}
+        message = f"{case}: {key} should be {value:.4f}, not {got:.4f}"
+        require(near(got, float(value), 1e-3), message + first_of(hints), keeps=max(keeps, n / 4))
+
+
+@rung(5)
+def test_rung5_judge_proves(mymem, seed):
+    found = {name: (plan, judged(mymem, plan)) for name, plan in plans(seed).items()}
+    wrong = {"certified": [], "recited": []}
+    for plan, out in found.values():
+        low, mean = float(plan.p.min()), float(-plan.p.log().mean())
+        one = f"{plan}, and the mean loss is {mean:.2f} nats. certified should be {low > 0.5}, but"
+        if truth(out["certified"], "certified") != (low > 0.5):
+            hint = ". Every p counts, and not their mean" if mean < 0.693 else ""
+            wrong["certified"].append(f"{one} judge gives {low <= 0.5}{hint}")
+        lowest, certain = float(plan.margins.min()), low > 0.5
+        one = f"{plan}, and the lowest margin is {lowest:.2f}. recited should be {lowest > 0},"
+        if truth(out["recited"], "recited") != (lowest > 0):
+            hint = ". A token can be the most probable one with p below one half"
+            hint = hint if lowest > 0 and not certain else ""
+            wrong["recited"].append(f"{one} but judge gives {lowest <= 0}{hint}")
+    keeps = 0.5 if not all(wrong.values()) else 0.0
+    for messages in wrong.values():
+        require(not messages, "".join(messages[:1]), keeps)
+
+
+@rung(5)
+def test_rung5_judge_decodes(mymem, seed):
+    for plan in plans(seed).values():
+        ids = listed(judged(mymem, plan)["decoded"], len(plan.target), "decoded")
+        right = plan.decoded()
+        forced = plan.logits.argmax(-1).tolist()
+        hints = {
+            "These are the most probable tokens after the true ones. Decoding reads its own": (
+                ids == forced
+            ),
+            "This is the target itself": ids == plan.target,
+        }
+        message = f"{plan}, and the lowest margin is {plan.margins.min():.2f}. For the target"
+        message += f" {plan.target}, decoded should be {right}, not {ids}"
+        require(ids == right, message + first_of(hints))
