@@ -3,7 +3,10 @@
 import json
 import os
 import socket
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -200,8 +203,6 @@ def test_time_is_limited(hand_in, body):
 
 
 def test_the_time_of_the_grader_does_not_count(hand_in):
-    import time
-
     assert ask(hand_in, "return args[0]()", lambda: time.sleep(1.5) or 7, limit=1) == 7
 
 
@@ -224,6 +225,27 @@ def test_after_an_end_the_process_starts_again_with_the_same_file(hand_in):
     assert made.call("good") == 5
     with pytest.raises(pytest.fail.Exception, match="bad ended the process"):
         made.call("bad")  # it is not called again
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps the number of a parent that has ended")
+def test_without_a_grader_the_process_ends_even_in_an_endless_loop(tmp_path):
+    code = f"import os, sys; sys.path.append({str(TUTORIALS)!r})\n"
+    code += "from checks.process import Process\nprocess = Process(60, 300)\n"
+    code += "loop = {'ask': 'load', 'part': 'exercises', 'path': 'x.py', 'library': []}\n"
+    code += "process.say(loop | {'text': 'while True: pass'})\n"
+    code += "print(process.process.pid, flush=True)\nos._exit(0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    stat = Path(f"/proc/{int(done.stdout)}/stat")
+    for _ in range(100):
+        try:
+            os.kill(int(done.stdout), 0)
+        except ProcessLookupError:
+            return
+        if stat.exists() and stat.read_text().split()[2] == "Z":
+            return  # it has ended, and only its entry is left
+        time.sleep(0.1)
+    os.kill(int(done.stdout), 9)
+    pytest.fail("the process of the hand-in still runs")
 
 
 def test_the_grader_cannot_be_changed_from_the_code(hand_in):

@@ -8,6 +8,17 @@ import builtins
 import json
 import os
 import sys
+import threading
+import time
+
+
+def end_with(grader: int) -> None:
+    """Ends this process soon after the grader, even in an endless loop. (Not on Windows, where a
+    process keeps the number of its parent.)
+    """
+    while os.getppid() == grader:
+        time.sleep(1)
+    os._exit(1)
 
 
 def main() -> None:
@@ -19,7 +30,8 @@ def main() -> None:
     sys.stderr.reconfigure(encoding="utf-8", errors="replace")
     from checks import limits
 
-    offline = limits.leave_network()  # before torch starts threads
+    offline = limits.leave_network()  # while there is only one thread
+    threading.Thread(target=end_with, args=[os.getppid()], daemon=True).start()
     import tinymem
     from checks import values
     from checks.server import Server, load_scenarios, warm_up
