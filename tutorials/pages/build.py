@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .lessons import HERE, LESSONS, CourseError, Lesson
-from .notebooks import answer_notebook, execute, lesson_notebook
+from .notebooks import answer_notebook, execute, lesson_notebook, portable
 from .readme import PAGE, copy_rows, seconds_shown
 from .site import TEACHERS, Site
 
@@ -70,22 +70,24 @@ def build(out: Path, lessons: list[Path], fast: bool, run: bool, pages: bool) ->
     folder = out / "notebooks" if pages else out
     folder.mkdir(parents=True, exist_ok=True)
     notebooks = {path: lesson_notebook(path) for path in LESSONS}
-    if run:
-        run_all(out if pages else None, {path: notebooks[path] for path in lessons}, fast)
     for path, notebook in notebooks.items():
         if run and path not in lessons:
             keep_outputs(notebook, folder / f"{path.stem}.ipynb")
-        nbformat.write(notebook, folder / f"{path.stem}.ipynb")
+        nbformat.write(portable(notebook), folder / f"{path.stem}.ipynb")
+    if run:
+        run_all({path: notebooks[path] for path in lessons}, folder, out if pages else None, fast)
     for name in ANSWERS:
         nbformat.write(answer_notebook(HERE / f"{name}.py"), folder / f"{name}.ipynb")
     copy_rows(folder)
     shutil.copytree(HERE / "pictures" / "ideas", folder / "pictures" / "ideas", dirs_exist_ok=True)
     if pages:
-        write_site(out, notebooks)
+        write_site(out, notebooks, fast)
 
 
-def run_all(out: Path | None, notebooks: dict[Path, NotebookNode], fast: bool) -> None:
-    """Executes the notebooks and, if `out` is given, writes the interactive pages there.
+def run_all(
+    notebooks: dict[Path, NotebookNode], folder: Path, out: Path | None, fast: bool
+) -> None:
+    """Executes the notebooks, and writes them to `folder` and the interactive pages to `out`.
 
     With --fast, two at a time; otherwise one at a time, because lessons measure their speed.
     """
@@ -105,6 +107,7 @@ def run_all(out: Path | None, notebooks: dict[Path, NotebookNode], fast: bool) -
                 steps.follow(
                     name, lambda share: execute(notebook, name, Path(scratch), fast, share)
                 )
+                nbformat.write(portable(notebook), folder / f"{name}.ipynb")
 
         # The longest first, so that the two workers end at about the same time.
         with ThreadPoolExecutor(min(2, os.cpu_count() or 1) if fast else 1) as pool:
@@ -116,9 +119,14 @@ def run_all(out: Path | None, notebooks: dict[Path, NotebookNode], fast: bool) -
                 raise
 
 
+def command_of(name: str, fast: bool) -> str:
+    """The command that writes an interactive page."""
+    return LOOKS[name].replace(*QUICKER) if fast else LOOKS[name]
+
+
 def write_look(out: Path, name: str, fast: bool) -> None:
     """Runs the command that writes an interactive page."""
-    command = LOOKS[name].replace(*QUICKER) if fast else LOOKS[name]
+    command = command_of(name, fast)
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-m", *command.split()],
@@ -134,12 +142,14 @@ def keep_outputs(notebook: NotebookNode, earlier: Path) -> None:
     """Takes over the outputs of an earlier build, if its cells are the same."""
     if not earlier.is_file():
         return
-    cells = nbformat.read(earlier, as_version=4).cells
-    if [cell.source for cell in cells] == [cell.source for cell in notebook.cells]:
-        notebook.cells = cells
+    old, new = nbformat.read(earlier, as_version=4).cells, portable(notebook).cells
+    if [cell.source for cell in old] == [cell.source for cell in new]:
+        for before, cell in zip(old, notebook.cells, strict=True):
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = before.outputs, before.execution_count
 
 
-def write_site(out: Path, notebooks: dict[Path, NotebookNode]) -> None:
+def write_site(out: Path, notebooks: dict[Path, NotebookNode], fast: bool) -> None:
     """All pages, in the order of the list of pages."""
     site, looks = Site(out), all((out / name).is_file() for name in LOOKS)
     site.add_readme("index.html", "Start")
@@ -147,7 +157,7 @@ def write_site(out: Path, notebooks: dict[Path, NotebookNode]) -> None:
         site.add_lesson(Lesson(path), notebook, looks)
     site.add_ladder()
     if looks:
-        site.add_look(LOOKS)
+        site.add_look({name: command_of(name, fast) for name in LOOKS})
     site.add_readme("map.html", "The map of the paper")
     site.add_readme("glossary.html", "Glossary")
     for name, title in TEACHERS.items():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-HERE = Path(__file__).parents[1]
+HERE = Path(__file__).resolve().parents[1]
 PICTURES = HERE / "pictures"
 LESSONS = sorted(HERE.glob("[0-9][0-9]_*.py"))
 

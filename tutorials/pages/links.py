@@ -17,12 +17,15 @@ OWN_PAGES = {
     "The map of the paper": "map.html",
     "Glossary": "glossary.html",
 }
+SHOWN = "What the lessons show"  # the section of README.md that the pages of the lessons replace
 
 
 def library() -> Path:
     """The folder that contains tinymem/, also where tutorials/ stands alone."""
-    spec = None if (ROOT / "tinymem").is_dir() else find_spec("tinymem")
-    return Path(spec.origin).parents[1] if spec and spec.origin else ROOT
+    if (ROOT / "tinymem").is_dir():
+        return (ROOT / "tinymem").resolve().parent
+    spec = find_spec("tinymem")
+    return Path(spec.origin).resolve().parents[1] if spec and spec.origin else ROOT
 
 
 def readme_sections() -> list[tuple[str, str, str]]:
@@ -33,6 +36,8 @@ def readme_sections() -> list[tuple[str, str, str]]:
     lessons = {path.stem[:2]: path.stem for path in LESSONS}
     for part in parts:
         title, _, text = part.partition("\n")
+        if title == SHOWN:
+            continue
         number = re.match(r"\[?(\d+)\. ", title)
         place = f"{lessons[number[1].zfill(2)]}.html" if number else OWN_PAGES.get(title)
         sections.append((title, place or "index.html", text))
@@ -51,6 +56,7 @@ class Links:
             self.anchors[slug(title)] = (place, own)
             for name in re.findall(r"^###+ (.+)$", text, re.MULTILINE):
                 self.anchors[slug(name)] = (place, slug(name))
+        self.anchors[slug(SHOWN)] = ("index.html", "the-lessons")
         self.waiting: deque[Path] = deque()
         self.known: set[Path] = {README, *LESSONS}
 
@@ -60,12 +66,12 @@ class Links:
             return "index.html"
         if path in LESSONS:
             return f"{path.stem}.html"
-        for folder, prefix in ((HERE, ""), (ROOT, "project/"), (self.library, "project/")):
+        if path.suffix == ".py" and path.is_relative_to(self.root_of(path)):
+            return f"source/{path.relative_to(self.root_of(path)).as_posix()}.html"
+        for folder, prefix in ((HERE, ""), (ROOT, "project/")):
             if path.is_relative_to(folder):
                 name = prefix + path.relative_to(folder).as_posix()
-                if path.suffix == ".md":
-                    return name.removesuffix(".md") + ".html"
-                return f"source/{name}.html" if path.suffix == ".py" else name
+                return name.removesuffix(".md") + ".html" if path.suffix == ".md" else name
         raise CourseError(f"{path} is not a file of the project")
 
     def root_of(self, path: Path) -> Path:
@@ -86,7 +92,7 @@ class Links:
         name, _, anchor = target.partition("#")
         path = (source.parent / name).resolve() if name else source
         if not path.exists():
-            raise CourseError(f"{source.name} links to {target}, which does not exist")
+            raise CourseError(f"links to {target}, which does not exist")
         if path.is_dir():
             path /= "README.md"
             if not path.is_file():
@@ -94,17 +100,18 @@ class Links:
         place = self.want(path)
         if path == README and anchor:
             if anchor not in self.anchors:
-                raise CourseError(f"{source.name} links to {target}, which has no such heading")
+                raise CourseError(f"links to {target}, which has no such heading")
             place, anchor = self.anchors[anchor]
         relative = posixpath.relpath(place, posixpath.dirname(page) or ".")
         return f"{relative}#{anchor}" if anchor else relative
 
     def mention(self, text: str, page: str) -> str | None:
-        """The link to the source of a file of the library whose name stands in the text."""
-        if not re.fullmatch(r"(tinymem/)?\w+(/\w+)?\.py", text):
+        """The link to the source of a file of the project whose name stands in the text."""
+        if not re.fullmatch(r"[\w/]+/\w+\.py", text):
             return None
-        path = self.library / "tinymem" / text.removeprefix("tinymem/")
-        return self.resolve(str(path), path, page) if path.is_file() else None
+        candidates = (self.library / text, self.library / "tinymem" / text, ROOT / text)
+        path = next((path for path in candidates if path.is_file()), None)
+        return self.resolve(str(path), path, page) if path else None
 
     def text(self, source: Path, page: str) -> Text:
         """Renders Markdown that stands in `source`, for `page`."""

@@ -4,6 +4,7 @@ import ast
 import os
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import jupytext
@@ -27,6 +28,17 @@ def lesson_notebook(lesson: Path) -> NotebookNode:
     """The lesson as a notebook, not executed."""
     notebook = jupytext.reads(lesson.read_text(encoding="utf-8"), fmt="py:percent")
     return finished(notebook.cells, lesson.stem)
+
+
+def portable(notebook: NotebookNode) -> NotebookNode:
+    """A copy whose links lead to the other notebooks; links to other files become plain text."""
+    copy = deepcopy(notebook)
+    for cell in copy.cells:
+        if cell.cell_type == "markdown":
+            linked = re.sub(r"\]\((\d\d_\w+)\.py(#[^)]*)?\)", r"](\1.ipynb)", cell.source)
+            elsewhere = r"(?<!!)\[([^]]*)\]\((?!\w+:|#|\w+\.ipynb)[^)]*\)"
+            cell.source = re.sub(elsewhere, r"\1", linked)
+    return copy
 
 
 def finished(cells: list[NotebookNode], name: str) -> NotebookNode:

@@ -28,7 +28,8 @@ def cells_html(notebook: NotebookNode, text: Text, stem: str, out: Path, alt: st
                 place = f"pictures/{stem}-{pictures}.png"
                 (out / place).parent.mkdir(parents=True, exist_ok=True)
                 (out / place).write_bytes(base64.b64decode(picture))
-                parts.append(f'<p><img src="{place}" alt="{escape(alt)}"></p>\n')
+                image = f'<img src="{place}" alt="{escape(alt)}">'
+                parts.append(f'<p><a href="{place}">{image}</a></p>\n')
             else:
                 parts.append(output_html(output))
     return "".join(parts)
@@ -44,4 +45,5 @@ def output_html(output: NotebookNode) -> str:
     said = ANSI.sub("", said or data.get("text/plain", ""))
     if not said.strip() or "text/html" in data:
         return ""
-    return f'<pre class="output" tabindex="0"><samp>{escape(said.rstrip())}</samp></pre>\n'
+    said = f"<samp>{escape(said.rstrip())}</samp>"
+    return f'<pre class="output" role="group" aria-label="Output" tabindex="0">{said}</pre>\n'

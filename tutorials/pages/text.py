@@ -32,7 +32,8 @@ def code(source: str, language: str) -> str:
     except ClassNotFound:
         lexer = get_lexer_by_name("text", stripnl=False)
     marked = highlight(source.rstrip("\n"), lexer, HtmlFormatter(nowrap=True))
-    return f'<pre class="code" tabindex="0"><code>{marked}</code></pre>\n'
+    marked = f"<code>{marked}</code>"
+    return f'<pre class="code" role="group" aria-label="Code" tabindex="0">{marked}</pre>\n'
 
 
 def mathematics(latex: str, options: dict) -> str:
@@ -43,6 +44,21 @@ def mathematics(latex: str, options: dict) -> str:
     except Exception as error:  # of many kinds: the converter has no class of its own
         reason = str(error) or type(error).__name__
         raise CourseError(f"the formula {latex!r} cannot be read: {reason}") from error
+
+
+def table_open(tokens: list[Token], at: int, *_: object) -> str:
+    """A table that the keyboard can scroll; one of many columns is set in smaller letters."""
+    head = next(n for n in range(at, len(tokens)) if tokens[n].type == "thead_close")
+    columns = sum(token.type == "th_open" for token in tokens[at:head])
+    size = "scroll small" if columns > 5 else "scroll"
+    return f'<div class="{size}" role="group" aria-label="Table" tabindex="0"><table>\n'
+
+
+def picture(tokens: list[Token], at: int, *_: object) -> str:
+    """A picture that opens on its own, where it can be enlarged."""
+    token = tokens[at]
+    source, alt = escape(str(token.attrs["src"])), escape(token.content)
+    return f'<a href="{source}"><img src="{source}" alt="{alt}"></a>'
 
 
 class Text:
@@ -64,9 +80,11 @@ class Text:
         rules = self.parser.renderer.rules
         rules["fence"] = lambda tokens, at, *_: code(tokens[at].content, tokens[at].info.strip())
         rules["code_block"] = lambda tokens, at, *_: code(tokens[at].content, "text")
-        rules["table_open"] = lambda *_: '<div class="scroll" tabindex="0"><table>\n'
+        rules["table_open"] = table_open
+        rules["image"] = picture
         rules["table_close"] = lambda *_: "</table></div>\n"
         rules["code_inline"] = self.inline_code
+        rules["text"] = self.plain_text
 
     @property
     def title(self) -> str:
@@ -115,3 +133,14 @@ class Text:
         href = None if tokens[at].meta.get("linked") else self.mention(text)
         shown = f"<code>{escape(text)}</code>"
         return f'<a href="{escape(href)}">{shown}</a>' if href else shown
+
+    def plain_text(self, tokens: list[Token], at: int, *_: object) -> str:
+        """Text; the name of a file of the library becomes a link to it."""
+        text = escape(tokens[at].content)
+        if tokens[at].meta.get("linked"):
+            return text
+        return re.sub(r"\btinymem/[\w/]+\.py\b", lambda match: self.named(match[0]), text)
+
+    def named(self, file: str) -> str:
+        href = self.mention(file)
+        return f'<a href="{escape(href)}">{file}</a>' if href else file
