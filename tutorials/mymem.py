@@ -205,9 +205,9 @@ def sweep(path: Path, ranks: list[int], lengths: list[int], seeds: list[int], ru
 
     run(rank, length, seed) gives the row of one combination. Each row is appended to the file
     `path`, as one line of JSON, as soon as it is finished, and its combination is never run again.
-    A last line that a kill has cut short is dropped from the file, and its combination is run
-    again. The file may hold rows of other combinations, and another process may append some while
-    this one runs: they stay in the file and are not returned. The folder of the file exists.
+    If a kill has cut the last line short, it does not count, and its combination is run again. The
+    file may hold rows of other combinations, and another process may append some while this one
+    runs: they stay in the file and are not returned. The folder of the file exists.
     """
     raise NotImplementedError("Rung 7: sweep")
 

@@ -3,16 +3,25 @@
 `--from-library 1-3` puts the functions of these rungs in the place of the student's.
 """
 
+import itertools
+import math
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tinymem as tm
 from tinymem.data.batch import Batch
+from tinymem.experiment.rows import append_row, read_rows
+from tinymem.law import power
+from tinymem.law.cells import cells_of
+from tinymem.law.logistic import probability, surface
+from tinymem.law.offset import solve
+from tinymem.training import margin as margin_, memft
 from tinymem.training.adamw import AdamW, clip_gradients
-from tinymem.training.margin import margins as margins_of
 from tinymem.unit import lora
 from tinymem.unit.beside import WithLoRA, put_in, take_out
 from tinymem.unit.sites import find_sites
@@ -111,7 +120,9 @@ def greedy(model: tm.Model, prompt_ids: list[int], count: int) -> list[int]:
 
 
 def margins(logits: Tensor, targets: Tensor) -> Tensor:
-    return margins_of(logits.detach().clone(), targets)  # which writes to the logits for a moment
+    return margin_.margins(
+        logits.detach().clone(), targets
+    )  # which writes to the logits for a moment
 
 
 def judge(model: tm.Model, prompt_ids: list[int], target_ids: list[int]) -> dict:
@@ -126,10 +137,127 @@ def judge(model: tm.Model, prompt_ids: list[int], target_ids: list[int]) -> dict
     }
 
 
+# --- Rung 6: MemFT and margin ---------------------------------------------------------------------
+
+
+def memft_ot_weights(losses: Tensor, threshold: float = 0.5) -> Tensor:
+    return memft.memft_ot_weights(losses.detach(), threshold)
+
+
+def memft_ot(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
+    losses = token_losses(logits, targets)
+    return memft.weighted_mean(losses, memft_ot_weights(losses))
+
+
+def temperature(progress: float) -> float:
+    return float(margin_.temperature(progress, torch.tensor(margin_.END, dtype=torch.float64)))
+
+
+def margin(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
+    T = temperature(progress)
+    return T * token_losses(logits / T, targets).mean()
+
+
+# --- Rung 7: a sweep ------------------------------------------------------------------------------
+
+
+def run_cell(
+    model: tm.Model, tokenizer, rank: int, length: int, seed: int, steps: int, objective=plain
+) -> dict:
+    memory = tm.random_memory(tokenizer, length, seed=seed, chat=False)
+    prompt, target = list(memory.prompt_ids), list(memory.target_ids)
+    unit = attach(model, rank, seed)
+    try:
+        base = judge(model, prompt, target)
+        write(model, unit, prompt, target, steps, objective=objective)
+        final = judge(model, prompt, target)
+    finally:
+        detach(model, unit)
+    cell = {"rank": rank, "length": length, "seed": seed, "parameters": 2 * unit.A.numel()}
+    losses = {"base_loss": base["loss"], "final_loss": final["loss"]}
+    return cell | losses | {"recited": final["recited"]}
+
+
+def sweep(path: Path, ranks: list[int], lengths: list[int], seeds: list[int], run) -> list[dict]:
+    rows = read_rows(path)[0] if path.exists() else []
+    known = {(row["rank"], row["length"], row["seed"]): row for row in rows}
+    cells = list(itertools.product(ranks, lengths, seeds))
+    for cell in cells:
+        if cell not in known:
+            known[cell] = run(*cell)
+            append_row(path, known[cell])
+    return [{k: v for k, v in known[cell].items() if k != "_where"} for cell in cells]
+
+
+# --- Rung 8: the law ------------------------------------------------------------------------------
+
+
+def unsaturated(rows: list[dict]) -> tuple[np.ndarray, ...]:
+    """Ranks, lengths and ΔL of the rows that count."""
+    counted = [row for row in rows if row["final_loss"] > power.LN2]
+    ranks, lengths = (np.array([row[name] for row in counted]) for name in ("rank", "length"))
+    return ranks, lengths, np.array([row["base_loss"] - row["final_loss"] for row in counted])
+
+
+def fit_law(rows: list[dict]) -> tuple[float, float, float]:
+    law = tm.fit_law(*unsaturated(rows), offset=False, draws=2)
+    return law.C, law.alpha, law.beta
+
+
+def bootstrap(rows: list[dict], draws: int, seed: int) -> dict[str, tuple[float, float]]:
+    *runs, deltas = unsaturated(rows)
+    ranks, lengths, seeds, cell = cells_of(*runs)
+    log_deltas = np.bincount(cell, np.log(deltas)) / seeds
+    columns = np.stack([np.ones(len(ranks)), np.log(ranks), -np.log(lengths)], axis=1)
+    random, times = np.random.default_rng(seed), []
+    while len(times) < draws:  # how often each cell is drawn
+        drawn = np.bincount(random.integers(len(ranks), size=len(ranks)), minlength=len(ranks))
+        if all(len(np.unique(each[drawn > 0])) > 1 for each in (ranks, lengths)):
+            times.append(drawn * seeds)
+    fits, _ = solve(columns, np.tile(log_deltas, (draws, 1)), np.array(times), False, True)
+    names = {"alpha": 1, "beta": 2}
+    return {name: power.middle_95(fits[:, column]) for name, column in names.items()}
+
+
+# --- Rung 9: a plan -------------------------------------------------------------------------------
+
+
+def rank_for_loss(rows: list[dict], length: int, loss: float = 0.6931) -> float:
+    base = float(np.mean([row["base_loss"] for row in rows]))
+    return float(power.PowerLaw(*fit_law(rows), 0.0).rank_for(length, base - loss))
+
+
+def recall_curve(rows: list[dict]) -> tuple[float, float]:
+    loads = np.log([row["length"] / row["parameters"] for row in rows])
+    found = surface(loads, np.array([row["recited"] for row in rows], float))
+    allowed = (found.log_s >= math.log(0.5)) & (found.log_s <= math.log(20))
+    likelihood = np.where(allowed, found.likelihood, -np.inf)
+    middle, s = np.unravel_index(likelihood.argmax(), likelihood.shape)
+    return math.exp(found.middles[middle]), math.exp(found.log_s[s])
+
+
+def plan_rank(rows: list[dict], length: int, chance: float = 0.9) -> int:
+    half, s = recall_curve(rows)
+    each = rows[0]["parameters"] / rows[0]["rank"]
+    rank = 1
+    while probability(math.log(length / (rank * each)), math.log(half), s) < chance:
+        rank += 1
+    return rank
+
+
 RUNGS: dict[int, dict[str, object]] = {
     1: {"draw_tokens": draw_tokens, "inputs_and_targets": inputs_and_targets},
     2: {"LoRA": LoRA, "attach": attach, "detach": detach},
     3: {"target_logits": target_logits, "token_losses": token_losses, "plain": plain},
     4: {"write": write},
     5: {"greedy": greedy, "margins": margins, "judge": judge},
+    6: {
+        "memft_ot_weights": memft_ot_weights,
+        "memft_ot": memft_ot,
+        "temperature": temperature,
+        "margin": margin,
+    },
+    7: {"run_cell": run_cell, "sweep": sweep},
+    8: {"fit_law": fit_law, "bootstrap": bootstrap},
+    9: {"rank_for_loss": rank_for_loss, "recall_curve": recall_curve, "plan_rank": plan_rank},
 }
