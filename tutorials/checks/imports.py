@@ -1,4 +1,4 @@
-"""Reads the source of a hand-in: what do its functions take from tinymem?"""
+"""Reads the source of a hand-in: what do its functions use, above all of tinymem?"""
 
 import ast
 from collections.abc import Collection, Iterator
@@ -82,3 +82,19 @@ def paths(node: ast.AST, imports: dict[str, str]) -> Iterator[str]:
 
 def is_taken(path: str) -> bool:
     return path.partition(".")[0] == "tinymem" and path not in ALLOWED
+
+
+def names_used(source: str, name: str) -> set[str]:
+    """All names and attributes in the definition of `name`, and in the definitions it uses."""
+    bound: dict[str, list[ast.stmt]] = {}
+    for node in statements(ast.parse(source).body):
+        for one in names_of(node):
+            bound.setdefault(one, []).append(node)
+    used, waiting = {name}, [name]
+    while waiting:
+        for part in (p for node in bound.get(waiting.pop(), ()) for p in ast.walk(node)):
+            for field in ("id", "attr", "name"):  # of names, attributes and imports
+                new = {str(getattr(part, field, name))} - used
+                used |= new
+                waiting += sorted(new)
+    return used

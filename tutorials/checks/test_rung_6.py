@@ -25,7 +25,9 @@ def test_rung6_weights_of_the_tokens_below_the_threshold(mymem, seed):
     generator = drawn(seed)
     losses = torch.rand(8, generator=generator) * 2
     # One p between the two thresholds, one so small that it rounds to 0, and one near each end.
-    losses = torch.cat([losses, torch.tensor([0.6, 200.0, 0.01])])[torch.randperm(11)]
+    losses = torch.cat([losses, torch.tensor([0.6, 200.0, 0.01])])[
+        torch.randperm(11, generator=generator)
+    ]
     for threshold in (0.5, 0.3 + 0.1 * float(torch.rand((), generator=generator)), 0.9):
         weights = weights_of(mymem, losses, *([] if threshold == 0.5 else [threshold]))
         right = ((-losses).exp() < threshold).float()
@@ -66,7 +68,10 @@ def scored(seed: int) -> tuple[Tensor, Tensor]:
     """Logits [N, V] and targets [N], of which about half have p < ½."""
     generator = drawn(seed)
     n, v = whole(8, 20, generator), whole(5, 30, generator)
-    logits, targets = torch.randn(n, v, generator=generator), torch.randint(v, (n,))
+    logits, targets = (
+        torch.randn(n, v, generator=generator),
+        torch.randint(v, (n,), generator=generator),
+    )
     logits[torch.arange(n), targets] += torch.tensor([8.0, 0.5]).repeat(n)[:n]
     return logits, targets
 
@@ -94,14 +99,18 @@ def test_rung6_memft_ot_is_a_weighted_mean(mymem, seed):
     fits = isinstance(own, Tensor) and own.shape == right.shape and float(own.sum()) > 0
     weights = own.detach().float() if fits else right
     mean = (weights * losses).sum() / weights.sum()
-    of_all, total = (weights * losses).mean(), (weights * losses).sum()
+    of_all, total = (
+        float((weights * losses).mean().detach()),
+        float((weights * losses).sum().detach()),
+    )
     hints = {
-        "You divided by the number of all tokens. Divide by Σ w": near(value, float(of_all), 1e-4),
-        "This is the sum of w ℓ": near(value, float(total), 1e-4),
-        "This is the mean of all losses": near(value, float(losses.mean()), 1e-4),
+        "You divided by the number of all tokens. Divide by Σ w": near(value, of_all, 1e-4),
+        "This is the sum of w ℓ": near(value, total, 1e-4),
+        "This is the mean of all losses": near(value, float(losses.detach().mean()), 1e-4),
     }
-    message = f"With your weights, Σ w ℓ / Σ w is {mean:.4f}, but memft_ot gave {value:.4f}"
-    require(near(value, float(mean), 1e-4), message + first_of(hints))
+    mean_of_them = float(mean.detach())
+    message = f"With your weights, Σ w ℓ / Σ w is {mean_of_them:.4f}, but memft_ot gave {value:.4f}"
+    require(near(value, mean_of_them, 1e-4), message + first_of(hints))
     require_objective(found, mean, logits, "memft_ot")
 
 
@@ -129,17 +138,17 @@ def test_rung6_margin_is_the_loss_at_a_temperature(mymem, seed):
         value = float(tensor(found["value"], (), "The value of margin, a scalar,"))
         own = found["temperature"]  # the temperature has a check of its own
         T = own if isinstance(own, float) and 1e-4 < own <= 1 else 0.01 ** (progress**2)
-        mean = F.cross_entropy(logits.requires_grad_() / T, targets)
-        one = float(F.cross_entropy(logits, targets))
+        loss = F.cross_entropy(logits.requires_grad_() / T, targets)
+        mean, one = (float(F.cross_entropy(z.detach(), targets)) for z in (logits / T, logits))
         hints = {
-            "Multiply by T, or the gradient grows as T falls": near(value, float(mean), 1e-3),
+            "Multiply by T, or the gradient grows as T falls": near(value, mean, 1e-3),
             "Divide the logits by T, not the losses": near(value, one, 1e-3),
             "Divide the logits by T. You multiplied them": (
-                near(value, T * float(F.cross_entropy(logits * T, targets)), 1e-3)
+                near(value, T * float(F.cross_entropy(logits.detach() * T, targets)), 1e-3)
             ),
             "Subtract the largest logit of each token before exp": not math.isfinite(value),
         }
         message = f"At the temperature T = {T:.3f}, T times the mean loss of logits / T is"
-        message += f" {T * float(mean):.4f}, but margin gave {value:.4f}"
-        require(near(value, T * float(mean), 1e-3), message + first_of(hints))
-        require_objective(found, T * mean, logits, "margin")
+        message += f" {T * mean:.4f}, but margin gave {value:.4f}"
+        require(near(value, T * mean, 1e-3), message + first_of(hints))
+        require_objective(found, T * loss, logits, "margin")

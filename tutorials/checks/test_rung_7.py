@@ -93,7 +93,8 @@ def grid_of(seed: int) -> list[list[int]]:
     """Ranks, lengths and seeds: two or three of each, in no order."""
     random = np.random.default_rng(seed)
     return [
-        random.choice(99, size=n, replace=False).tolist() for n in random.permutation([2, 2, 3])
+        (1 + random.choice(99, size=n, replace=False)).tolist()
+        for n in random.permutation([2, 2, 3])
     ]
 
 

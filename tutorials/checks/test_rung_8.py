@@ -1,0 +1,153 @@
+"""The checks of rung 8: the law and its intervals. All rows are made up, drawn from --seed."""
+
+import math
+
+import numpy as np
+
+from checks.grading import first_of, kind_of, near, number, require, several
+from checks.imports import names_used
+from checks.ladder import rung
+from checks.made_up import planted, rows_of, saturated
+
+LN2 = math.log(2)
+DRAWS = 1000
+REFUSED = {"lstsq", "polyfit", "pinv", "curve_fit", "linregress", "least_squares", "minimize"}
+
+
+def constants_of(mymem, rows: list[dict]) -> list[float]:
+    got = several(mymem.call("fit_law", rows), 3, "(C, α, β)")
+    return [number(value, name) for name, value in zip(("C", "α", "β"), got, strict=True)]
+
+
+def require_constants(got: list[float], right: tuple[float, ...], what: str) -> None:
+    made, found = (", ".join(f"{v:.4f}" for v in some) for some in (right, got))
+    for name, value, expected in zip(("C", "α", "β"), got, right, strict=True):
+        mixed = name == "C" and value > 0 and near(math.log(value), math.log10(expected))
+        hints = {
+            "That is ln C": name == "C" and near(value, math.log(expected), 1e-4),
+            "Your logarithm and your exponential have different bases": mixed,
+            "Wrong sign: the law has ℓ^(−β), so β is positive if ΔL falls with ℓ": (
+                near(-value, expected, 1e-4)
+            ),
+        }
+        message = (
+            f"{what} C, α, β = {made}, but you found {found}. {name} is wrong{first_of(hints)}"
+        )
+        require(near(value, expected, 1e-5), message)
+
+
+@rung(8)
+def test_rung8_the_constants_of_a_law(mymem, seed):
+    random = np.random.default_rng(seed)
+    constants = planted(random)
+    rows = rows_of(constants, random)
+    require_constants(constants_of(mymem, rows), constants, "The rows were made with")
+
+
+def least_squares(rows: list[dict]) -> tuple[float, ...]:
+    ranks, lengths = (np.array([row[name] for row in rows]) for name in ("rank", "length"))
+    deltas = [row["base_loss"] - row["final_loss"] for row in rows]
+    X = np.stack([np.ones(len(rows)), np.log(ranks), -np.log(lengths)], axis=1)
+    log_c, alpha, beta = np.linalg.lstsq(X, np.log(deltas), rcond=None)[0].tolist()
+    return math.exp(log_c), alpha, beta
+
+
+@rung(8)
+def test_rung8_least_squares_of_the_logarithm(mymem, seed):
+    random = np.random.default_rng(seed)
+    rows = rows_of(planted(random), random, noise=0.2, seeds=2)
+    what = "The rows scatter by 20 %. The least squares of ln ΔL are at"
+    require_constants(constants_of(mymem, rows), least_squares(rows), what)
+
+
+@rung(8)
+def test_rung8_the_normal_equations(mymem, seed):
+    """Reads the code, but only after it has given a right answer."""
+    random = np.random.default_rng(seed)
+    constants = planted(random)
+    got = constants_of(mymem, rows_of(constants, random))
+    used = names_used(mymem.hand_in.source, "fit_law") & REFUSED
+    message = f"fit_law uses {', '.join(sorted(used))}. Write down the normal equations and solve"
+    require(not used, f"{message} them, for example with numpy.linalg.solve")
+    require(near(got[1], constants[1], 1e-2), "Your normal equations do not give the right α")
+
+
+@rung(8)
+def test_rung8_saturated_rows_are_left_out(mymem, seed):
+    random = np.random.default_rng(seed)
+    constants = planted(random)
+    law, full = rows_of(constants, random), saturated(random)
+    alone, got = constants_of(mymem, law), constants_of(mymem, law + full)
+    message = f"{len(full)} more rows with final losses from"
+    message += f" {min(r['final_loss'] for r in full):.2f} to"
+    message += f" {max(r['final_loss'] for r in full):.2f} change α from {alone[1]:.4f} to"
+    message += f" {got[1]:.4f}. Leave out the rows whose final loss is at most ln 2 = 0.693"
+    require(all(near(a, b, 1e-6) for a, b in zip(alone, got, strict=True)), message)
+
+
+def intervals_of(mymem, rows: list[dict], draws: int, seed: int) -> dict[str, tuple[float, float]]:
+    got = mymem.call("bootstrap", rows, draws, seed)
+    fits = isinstance(got, dict) and set(got) == {"alpha", "beta"}
+    message = 'bootstrap should return {"alpha": (low, high), "beta": (low, high)}, not '
+    require(fits, message + (f"{got}"[:80] if isinstance(got, dict) else kind_of(got)))
+    found = {}
+    for name, pair in got.items():
+        low, high = (number(v, name) for v in several(pair, 2, f"the interval of {name}"))
+        require(
+            low <= high, f"The interval of {name} is from {low:.3f} to {high:.3f}: turn it round"
+        )
+        found[name] = (low, high)
+    return found
+
+
+def reference(rows: list[dict], by_row: bool = False, draws: int = 2 * DRAWS) -> dict:
+    """Intervals by a bootstrap that draws cells, or rows."""
+    groups: dict[object, list[dict]] = {}
+    for number_of, one in enumerate(rows):
+        groups.setdefault(number_of if by_row else (one["rank"], one["length"]), []).append(one)
+    X = np.array([[1, math.log(g[0]["rank"]), -math.log(g[0]["length"])] for g in groups.values()])
+    y = np.array(
+        [np.mean([math.log(r["base_loss"] - r["final_loss"]) for r in g]) for g in groups.values()]
+    )
+    sizes, random, fits = np.array([len(g) for g in groups.values()]), np.random.default_rng(1), []
+    while len(fits) < draws:
+        w = sizes * np.bincount(random.integers(len(y), size=len(y)), minlength=len(y))
+        if all(len(np.unique(X[w > 0, column])) > 1 for column in (1, 2)):
+            fits.append(np.linalg.solve(X.T * w @ X, X.T * w @ y))
+    low, high = np.quantile(fits, [0.025, 0.975], axis=0).tolist()
+    return {name: (low[k], high[k]) for name, k in (("alpha", 1), ("beta", 2))}
+
+
+@rung(8)
+def test_rung8_an_interval_for_each_exponent(mymem, seed):
+    random = np.random.default_rng(seed)
+    rows = rows_of(planted(random), random, noise=0.1, seeds=2)
+    rows += saturated(random)
+    first, again, other = (intervals_of(mymem, rows, 200, n) for n in (1, 1, 2))
+    require(first == again, "The same seed should give the same intervals")
+    require(first != other, "Another seed should give other draws and slightly other intervals")
+    _, *exponents = least_squares([r for r in rows if r["final_loss"] > LN2])
+    for (name, (low, high)), value in zip(first.items(), exponents, strict=True):
+        message = f"The interval of {name} is from {low:.4f} to {high:.4f}"
+        require(low < high, f"{message}: all draws were alike. Draw cells with replacement")
+        inside = low <= value <= high
+        require(inside, f"{message}, but the fit to all rows gives {value:.4f}", keeps=0.5)
+
+
+@rung(8)
+def test_rung8_the_draws_are_of_cells(mymem, seed):
+    """Four seeds that are copies of each other say no more than one: only rows would."""
+    random = np.random.default_rng(seed)
+    rows = rows_of(planted(random), random, noise=0.1, seeds=4, copies=True)
+    got, right, by_row = intervals_of(mymem, rows, DRAWS, 1), reference(rows), reference(rows, True)
+    for name, (low, high) in got.items():
+        width, expected = high - low, right[name][1] - right[name][0]
+        rows_give = by_row[name][1] - by_row[name][0]
+        hints = {
+            "You drew rows, not cells: the four seeds of a cell are copies here and say no more"
+            " than one": abs(width - rows_give) < abs(width - expected) and width < expected,
+            "A 95 % interval is from the 2.5 % to the 97.5 % quantile": True,
+        }
+        message = f"The interval of {name} is {width:.4f} wide, but a bootstrap of the cells gives"
+        message += f" {expected:.4f}{first_of(hints)}"
+        require(0.8 < width / expected < 1.25, message)
