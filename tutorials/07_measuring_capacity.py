@@ -1,29 +1,40 @@
-"""Lesson 7. Measuring capacity
-
-You need       lesson 6, and `python tutorials/07_measuring_capacity.py`
-You will see   a grid of experiments that is killed and started again, and loses no finished cell;
-               how the final loss depends on rank and length; and how large the effect of chance is
-Explains       tinymem/experiment/grid.py, tinymem/experiment/sweep.py, tinymem/experiment/rows.py
-Time           25 seconds to run, 60 minutes with the exercise
-"""
-
-# %% Idea
-# "How much can a unit remember?" is answered by a grid of experiments over ranks, lengths and
-# seeds, with one run in each cell. Such a run of a whole grid is called a *sweep*. A good sweep
+# %% [markdown]
+# # 7. Measuring capacity
 #
-#   - changes one thing at a time: with the same seed, a longer memory begins with the shorter one;
-#   - repeats each cell with other seeds, to separate an effect from chance (the seed chooses the
-#     memory and the initial A);
-#   - writes one row for each finished cell, which holds all settings and all results of the run;
-#   - loses no finished cell when it is killed: rows are only ever appended, and after a second
-#     start only the missing cells are run;
-#   - refuses to add rows to a file whose rows were made with other settings.
+# **How do you measure how much a unit can remember, so that you can trust the answer?**
+#
+# ![A grid of ranks and lengths: finished cells, a cell in training, and cells that are missing](pictures/ideas/07.svg)
+#
+# One run answers a question about one rank and one length. A *sweep* is a grid of such runs, and
+# each run of the grid is a *cell*. A sweep takes long enough to be interrupted, so it writes down
+# every finished cell at once. When it is started again, it trains only the cells that are missing.
+#
+# - **You need:** [lesson 6](06_memft.py)
+# - **Time:** 25 seconds to run, 90 minutes with the practice
+# - **Reads:** tinymem/experiment/grid.py, tinymem/experiment/sweep.py, tinymem/experiment/rows.py
 
-# %% Shapes
-#   cell   (rank, length, ratio of random tokens, method, seed) → one row of results.jsonl
-#   ΔL     base_loss − final_loss of a row, nats per token
+# %% [markdown]
+# ## Idea
+#
+# "How much can a unit remember?" is answered by a grid of experiments over ranks, lengths and
+# seeds. The seed of a run chooses the memory and the initial $A$. A good sweep
+#
+# - changes one thing at a time: with the same seed, a longer memory begins with the shorter one;
+# - repeats each cell with other seeds, to separate an effect from chance;
+# - writes one row for each finished cell, which holds all settings and all results of the run;
+# - loses no finished cell when it is killed: rows are only ever appended, and after a second start
+#   only the missing cells are run;
+# - refuses to add rows to a file whose rows were made with other settings.
+#
+# ## Shapes
+#
+# | symbol | what it is |
+# |---|---|
+# | cell | a rank $r$, a length $\ell$, a method and a seed; one run, and one row of `results.jsonl` |
+# | $L_0$, $L$ | `base_loss` and `final_loss` of a row, in nats per token |
+# | $\Delta L = L_0 - L$ | `delta_loss` of a row, the loss reduction in nats per token |
 
-# %% Code
+# %%
 import json
 import math
 import os
@@ -55,13 +66,20 @@ def finished(folder: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
 
 
-# %% Run: start, kill, start again
+# %% [markdown]
+# ## Start, kill, start again
+#
+# The lesson starts a sweep as another process and kills it when its first rows are written. The
+# process gets no chance to clean up. Then the same command is started again. The third command asks
+# for another learning rate in the same folder.
+
+# %%
 with tempfile.TemporaryDirectory() as work:
     folder = Path(work) / "grid"
     running = sweep(folder)
     while not finished(folder) and running.poll() is None:
         time.sleep(0.01)
-    running.kill()  # kill -9: the process has no chance to clean up
+    running.kill()  # kill -9
     running.communicate()
     before = finished(folder)
     print(f"killed when {len(before)} of {len(CELLS)} cells were finished")
@@ -81,10 +99,15 @@ with tempfile.TemporaryDirectory() as work:
     assert refused.returncode == 2 and "lr was" in messages
     rows = [json.loads(line) for line in after]
 
-# %% Run: read the grid
+# %% [markdown]
+# ## Read the grid
+#
+# An effect is convincing if it is much larger than the difference between two seeds of one cell.
+
+# %%
 losses = {(row["rank"], row["length"], row["seed"]): row["final_loss"] for row in rows}
 assert len(losses) == len(rows)  # each cell has one row
-print("\nfinal loss (nats per token) of seeds 0 and 1")
+print("final loss (nats per token) of seeds 0 and 1")
 print("rank \\ length" + "".join(f"{length:>14}" for length in LENGTHS))
 for rank in RANKS:
     pairs = [[losses[rank, length, seed] for seed in SEEDS] for length in LENGTHS]
@@ -105,7 +128,10 @@ print(f"two seeds differ by at most {chance:.2f} nats per token,", end=" ")
 print(f"and doubling the rank lowers the loss by at least {effect:.2f}")
 assert effect > (0 if FAST else 2 * chance)
 
+# %% [markdown]
+# ## The picture
 
+# %%
 fig, ax = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
 for length, colour in zip(LENGTHS, plt.colormaps["viridis"]([0.0, 0.45, 0.85]), strict=True):
     for seed, style in zip(SEEDS, ("o-", "s--"), strict=True):
@@ -119,15 +145,45 @@ ax.minorticks_off()
 ax.legend(fontsize=8, loc="upper right")
 fig.savefig("07_measuring_capacity.png", dpi=110)
 
-# %% What you should see
+# %% [markdown]
+# ## What you should see
+#
 # The rows that were written before the kill are unchanged after the second start, byte for byte.
 # Only the cells that were being trained at that moment are lost; cells of one length are trained
 # together as one batch. In the table the loss rises from left to right and falls from top to
-# bottom. Two seeds differ by less than 0.3 nats per token, and doubling the rank lowers the loss by
-# more than five times as much, so this effect is not due to chance.
-
-# %% Exercise
-# Write a test, `check_sweep(sweep, folder)`, that passes for a sweep that works and fails for
-# sweeps with a bug. Then:
+# bottom. Two seeds differ by at most 0.27 nats per token, and doubling the rank lowers the loss by
+# at least 1.58, so this effect is not due to chance.
 #
-#     pytest tutorials -m ex7
+# ## In three sentences
+#
+# A sweep trains one unit for each rank, length and seed, and appends one row as soon as a cell is
+# finished. A sweep that was killed goes on where it stopped, and it refuses to mix rows of
+# different settings. The loss falls with the rank and rises with the length, and both effects are
+# much larger than the difference between two seeds.
+#
+# ## The paper's claim
+#
+# | claim | where in tinymem | our number |
+# |---|---|---|
+# | A LoRA measures how much can be memorized: the loss depends on its rank and on the length of the memory (abstract) | `tinymem/experiment/sweep.py`, `run_sweep` | doubling the rank lowers the loss by at least 1.58 nats per token, where two seeds differ by at most 0.27 |
+#
+# ## Practice
+#
+# Rung 7 of your own library: `run_cell` and `sweep` in `mymem.py`. Then exercise 7 in
+# `exercises.py`: `check_sweep`, a test that passes for a sweep that works and fails for sweeps with
+# a bug.
+#
+# ```sh
+# pytest tutorials -m rung7
+# python tutorials/hint.py rung7
+# pytest tutorials -m ex7
+# python tutorials/hint.py ex7
+# ```
+#
+# ## Further reading
+#
+# - Jordan Kaplan and others, [Scaling Laws for Neural Language Models](https://arxiv.org/abs/2001.08361)
+#   (2020): how losses of whole models depend on their size, measured on grids of runs.
+# - Xavier Bouthillier and others, [Accounting for Variance in Machine Learning
+#   Benchmarks](https://arxiv.org/abs/2103.03098) (2021): what a seed changes, and how many are needed.
+# - [JSON Lines](https://jsonlines.org): the format of `results.jsonl`.
