@@ -47,6 +47,8 @@ from statistics import fmean
 
 import matplotlib.pyplot as plt
 
+import tinymem as tm
+
 FAST = "TINYMEM_FAST" in os.environ  # fewer steps, for a quick look; the results are less precise
 RANKS, LENGTHS, SEEDS = (1, 2, 4), (32, 64, 128), (0, 1)
 CELLS = [(rank, length, seed) for rank in RANKS for length in LENGTHS for seed in SEEDS]
@@ -86,6 +88,10 @@ with tempfile.TemporaryDirectory() as work:
     assert before
 
     running = sweep(folder)
+    with tm.bars() as bars:
+        for count in bars.track(range(1, len(CELLS) + 1), "cells"):
+            while len(finished(folder)) < count and running.poll() is None:
+                time.sleep(0.05)
     _, messages = running.communicate()
     assert running.returncode == 0, messages
     after = finished(folder)
@@ -163,27 +169,33 @@ fig.savefig("07_measuring_capacity.png", dpi=110)
 #
 # ## The paper's claim
 #
-# | claim | where in tinymem | our number |
+# | claim of the paper | where in tinymem | our number |
 # |---|---|---|
-# | A LoRA measures how much can be memorized: the loss depends on its rank and on the length of the memory (abstract) | `tinymem/experiment/sweep.py`, `run_sweep` | doubling the rank lowers the loss by at least 1.58 nats per token, where two seeds differ by at most 0.27 |
+# | A LoRA can measure a capacity: the loss depends on its rank and on the length of the memory (abstract) | tinymem/experiment/sweep.py, `run_sweep` | doubling the rank lowers the loss by at least 1.58 nats per token, and two seeds differ by at most 0.27 |
+# | All cells are trained in the same way, and only rank and length differ | tinymem/experiment/rows.py | another learning rate is refused with exit code 2 |
 #
 # ## Practice
 #
-# Rung 7 of your own library: `run_cell` and `sweep` in `mymem.py`. Then exercise 7 in
-# `exercises.py`: `check_sweep`, a test that passes for a sweep that works and fails for sweeps with
-# a bug.
+# **Rung 7** of your own library: write `run_cell` and `sweep` in `tutorials/mymem.py`.
 #
 # ```sh
 # pytest tutorials -m rung7
 # python tutorials/hint.py rung7
+# ```
+#
+# **Exercise 7**: write `check_sweep` in `tutorials/exercises.py`, a test that passes for a sweep
+# that works and fails for sweeps with a bug.
+#
+# ```sh
 # pytest tutorials -m ex7
 # python tutorials/hint.py ex7
 # ```
 #
 # ## Further reading
 #
-# - Jordan Kaplan and others, [Scaling Laws for Neural Language Models](https://arxiv.org/abs/2001.08361)
-#   (2020): how losses of whole models depend on their size, measured on grids of runs.
-# - Xavier Bouthillier and others, [Accounting for Variance in Machine Learning
-#   Benchmarks](https://arxiv.org/abs/2103.03098) (2021): what a seed changes, and how many are needed.
-# - [JSON Lines](https://jsonlines.org): the format of `results.jsonl`.
+# - [Kaplan et al. 2020](https://arxiv.org/abs/2001.08361): how the loss of whole language models
+#   depends on their size, measured on grids of runs
+# - [Bouthillier et al. 2021](https://arxiv.org/abs/2103.03098): what changes with the seed, and how
+#   many seeds a comparison needs
+# - [The module subprocess](https://docs.python.org/3/library/subprocess.html) of Python: how one
+#   program starts, watches and kills another
