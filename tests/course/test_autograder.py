@@ -10,15 +10,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+import autograder
+import autograder_files as files
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS, KEY = ROOT / "tutorials", ROOT / "tests" / "answer_key.py"
-sys.path.append(str(TUTORIALS))  # the course's files are scripts, not a package
-
-import autograder  # noqa: E402
-import autograder_files as files  # noqa: E402
 
 # A grades file with everything that can be in one: a part, a share of the points, a stretch task.
 GRADES = {

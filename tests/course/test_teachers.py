@@ -1,20 +1,22 @@
-"""What teachers rely on: hints and what they cost."""
+"""What teachers rely on: hints and what they cost, and what the pages for teachers say."""
 
 import json
 import math
+import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
 
+import autograder
+import hint
 import pytest
+from checks.points import KINDS, MARKS
+
+from tests.course.test_exercises import INNER
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS = ROOT / "tutorials"
-sys.path.append(str(TUTORIALS))  # the course's files are scripts, not a package
-
-import hint  # noqa: E402
-
-from tests.course.test_exercises import INNER  # noqa: E402
 
 # --- Hints ----------------------------------------------------------------------------------------
 
@@ -97,9 +99,7 @@ def test_a_forged_record_neither_gives_points_nor_stops_the_grading(tmp_path, re
 
 
 def test_every_part_of_the_course_has_a_place_for_its_hints():
-    from tutorials import conftest
-
-    names = [f"{conftest.MARKS[kind]}{n}" for kind in conftest.KINDS for n in conftest.KINDS[kind]]
+    names = [f"{MARKS[kind]}{n}" for kind in KINDS for n in KINDS[kind]]
     assert {*hint.read_hints((TUTORIALS / "hints.md").read_text(encoding="utf-8"))} == {*names}
 
 
@@ -140,3 +140,43 @@ def test_a_hint_costs_points_if_the_teacher_says_so(grade):
 def test_an_impossible_cost_is_refused(grade, capsys, cost):
     assert grade("-m", "rung1", f"--hint-cost={cost}") == {}
     assert "--hint-cost" in capsys.readouterr().err
+
+
+# --- The pages ------------------------------------------------------------------------------------
+
+PAGES = {
+    name: (TUTORIALS / name).read_text(encoding="utf-8")
+    for name in ("for-teachers.md", "problem-sets.md")
+}
+
+
+def test_all_options_and_fields_are_explained(grade):
+    page = PAGES["for-teachers.md"]
+    from tutorials.conftest import OPTIONS
+
+    assert [name for name in OPTIONS if f"| `--{name}=" not in page] == []
+    fields = {*grade("-m", "rung1"), *grade("-m", "rung1")["checks"][0]}
+    explained = re.findall(r"`(\w+)`", page)
+    sample = re.search(r"```json\n(.*?)```", page, re.DOTALL)[1]
+    assert fields <= {*json.loads(sample), *json.loads(sample)["checks"][0]}
+    assert [name for name in json.loads(sample) if name not in explained] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_on_a_page_are_understood(page):
+    commands = re.findall(r"^(?: {4})?(python tutorials/autograder.+)$", PAGES[page], re.MULTILINE)
+    assert len(commands) >= 2
+    for command in commands:
+        words = shlex.split(command)[2:]
+        autograder.parse(words[: words.index("--")] if "--" in words else words)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_links_on_a_page_lead_somewhere(page):
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", PAGES[page]):
+        path = TUTORIALS / (target or page)
+        assert path.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+            plain = [re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles]
+            assert anchor in plain, anchor
