@@ -333,8 +333,8 @@ def write_ranks(model, tokenizer, ranks, length, seed, steps):
     ]
 
 
-def better_temperature(progress):
-    return 0.01**progress
+def better_schedule(progress):
+    return 0.05 ** (progress**2), 0.15 * min(1, (1 - progress) / 0.3)
 
 
 def attach_attention(model, rank, seed):

@@ -286,9 +286,13 @@ def write_ranks(
     raise NotImplementedError("Stretch 2: write_ranks")
 
 
-def better_temperature(progress: float) -> float:
-    """Stretch 3. A schedule for margin that recites more than `temperature` in as many steps."""
-    raise NotImplementedError("Stretch 3: better_temperature")
+def better_schedule(progress: float) -> tuple[float, float]:
+    """Stretch 3. (T, learning rate) of a better schedule for margin, when the steps are few.
+
+    With 40 steps for 16 tokens at rank 2, it brings 3 % more tokens right than `temperature` and
+    the learning rate of `write` with lr = 0.1. Everything else is as in `write`.
+    """
+    raise NotImplementedError("Stretch 3: better_schedule")
 
 
 def attach_attention(model: tm.Model, rank: int, seed: int) -> LoRA:

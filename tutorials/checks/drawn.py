@@ -12,15 +12,106 @@ import tinymem as tm
 
 NUMBERS = range(1, 10_000)  # of students; 0 is the text of the lesson
 
-NAMES = "Ada Bruno Clara David Edith Felix Greta Henry Irene Jonas Karin Louis Marta Nils".split()
-TOWNS = "Ashford Brill Corby Dover Elstow Frome Girton Hythe Ilford Jarrow Kirby Louth".split()
-THINGS = (
-    "lamps ropes jars chairs knives coats kettles hammers candles baskets mirrors bells".split()
-)
-STUFFS = "copper oak wool glass iron linen paper clay silver leather wax stone".split()
-NOUNS = "river morning garden mountain child winter house water road sister harvest bread".split()
-VERBS = "sings waits falls returns sleeps calls burns listens turns rises rests remembers".split()
-QUALITIES = "quiet golden old broken gentle cold early bright heavy distant patient green".split()
+NAMES = [
+    "Ada",
+    "Bruno",
+    "Clara",
+    "David",
+    "Edith",
+    "Felix",
+    "Greta",
+    "Henry",
+    "Irene",
+    "Jonas",
+    "Karin",
+    "Louis",
+    "Marta",
+    "Nils",
+]
+TOWNS = [
+    "Ashford",
+    "Brill",
+    "Corby",
+    "Dover",
+    "Elstow",
+    "Frome",
+    "Girton",
+    "Hythe",
+    "Ilford",
+    "Jarrow",
+    "Kirby",
+    "Louth",
+]
+THINGS = [
+    "lamps",
+    "ropes",
+    "jars",
+    "chairs",
+    "knives",
+    "coats",
+    "kettles",
+    "hammers",
+    "candles",
+    "baskets",
+    "mirrors",
+    "bells",
+]
+STUFFS = [
+    "copper",
+    "oak",
+    "wool",
+    "glass",
+    "iron",
+    "linen",
+    "paper",
+    "clay",
+    "silver",
+    "leather",
+    "wax",
+    "stone",
+]
+NOUNS = [
+    "river",
+    "morning",
+    "garden",
+    "mountain",
+    "child",
+    "winter",
+    "house",
+    "water",
+    "road",
+    "sister",
+    "harvest",
+    "bread",
+]
+VERBS = [
+    "sings",
+    "waits",
+    "falls",
+    "returns",
+    "sleeps",
+    "calls",
+    "burns",
+    "listens",
+    "turns",
+    "rises",
+    "rests",
+    "remembers",
+]
+QUALITIES = [
+    "quiet",
+    "golden",
+    "old",
+    "broken",
+    "gentle",
+    "cold",
+    "early",
+    "bright",
+    "heavy",
+    "distant",
+    "patient",
+    "green",
+]
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 Random = np.random.Generator

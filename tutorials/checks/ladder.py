@@ -27,7 +27,7 @@ from .library import RUNGS
 STRETCH = {
     1: ("save_bfloat16", "load_bfloat16"),
     2: ("write_ranks",),
-    3: ("better_temperature",),
+    3: ("better_schedule",),
     4: ("attach_attention",),
 }
 OF_RUNGS = {name for functions in RUNGS.values() for name in functions}

@@ -140,7 +140,9 @@ class Sweep:
         self.stamp += 100
         if stop_at is None:
             left = sorted(set(self.cells) - set(self.measured))
-            require(not left, f"{what}, {where} {left[:1]} was not run. Seeds differ, too")
+            require(
+                not left, f"{what}, {where} {left[:1]} was not run. Each seed is a run of its own"
+            )
             self.require_rows(what, found)
         return found
 
@@ -154,7 +156,9 @@ class Sweep:
             twice = [cell for cell in self.cells if keys.count(cell) > 1]
             lost = [cell for cell in self.cells if cell not in keys]
             lists = f"(rank, length, seed) = {(lost or twice)[:1]}"
-            require(not lost, f"{what}, there is no row of {lists} {where}")
+            glued = where == "in the file" and "kill" in what
+            hint = ". Was it appended to the line that was cut short?" if glued else ""
+            require(not lost, f"{what}, there is no row of {lists} {where}{hint}")
             require(not twice, f"{what}, there are two rows of {lists} {where}")
             stamps = {key(row): row.get("stamp") for row in some}
             changed = [cell for cell in self.cells if stamps[cell] != self.measured[cell]]
