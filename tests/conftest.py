@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.checkpoints import build
+from tests.show.browser import start_browser
 
 # The models are so small that a second thread makes them slower, and much slower on a busy machine.
 torch.set_num_threads(1)
@@ -31,3 +32,14 @@ def pristine(tmp_path_factory) -> Path:
 def folder(pristine, tmp_path) -> Path:
     """A private copy of `pristine`, to be damaged."""
     return Path(shutil.copytree(pristine, tmp_path / "llama"))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    yield from start_browser()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")

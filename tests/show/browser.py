@@ -9,6 +9,31 @@ import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
+# The lowest contrast of a text with the ground it stands on (WCAG 2.2, relative luminance).
+CONTRAST = """() => {
+    const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+    const light = (rgb) => rgb.slice(0, 3).map((c) => c / 255)
+        .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, c, n) => sum + c * [0.2126, 0.7152, 0.0722][n], 0);
+    const ground = (node) => {
+        for (let at = node; at; at = at.parentElement) {
+            const found = parse(getComputedStyle(at).backgroundColor);
+            if (found.length < 4 || found[3] > 0) return light(found);
+        }
+    };
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    let lowest = 21;
+    while (texts.nextNode()) {
+        const node = texts.currentNode.parentElement;
+        if (!texts.currentNode.textContent.trim() || !node.checkVisibility()) continue;
+        const svg = node.namespaceURI.endsWith("svg");
+        const style = getComputedStyle(node);
+        const [a, b] = [light(parse(svg ? style.fill : style.color)), ground(node)];
+        lowest = Math.min(lowest, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05));
+    }
+    return lowest;
+}"""
+
 
 def start_browser() -> Iterator:
     """Yields a browser, for a fixture; skips the test where playwright or Chromium is missing."""

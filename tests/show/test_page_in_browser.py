@@ -7,7 +7,7 @@ import re
 import pytest
 
 import tinymem as tm
-from tests.show.browser import opened, overflow
+from tests.show.browser import CONTRAST, opened, overflow
 from tests.show.pages import HOSTILE, LIKELIEST, HostileTokenizer, hostile_result
 from tinymem.show.report import number, token_text
 from tinymem.show.run import run_page
@@ -130,32 +130,6 @@ def test_a_phone_shows_all_of_it_and_every_text_has_contrast(browser, run, schem
         page.focus("[role=option]")
         assert overflow(page) <= 0
         assert page.evaluate(CONTRAST) >= 4.5
-
-
-# The lowest contrast of a text with the ground it stands on (WCAG 2.2, relative luminance).
-CONTRAST = """() => {
-    const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-    const light = (rgb) => rgb.slice(0, 3).map((c) => c / 255)
-        .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
-        .reduce((sum, c, n) => sum + c * [0.2126, 0.7152, 0.0722][n], 0);
-    const ground = (node) => {
-        for (let at = node; at; at = at.parentElement) {
-            const found = parse(getComputedStyle(at).backgroundColor);
-            if (found.length < 4 || found[3] > 0) return light(found);
-        }
-    };
-    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-    let lowest = 21;
-    while (texts.nextNode()) {
-        const node = texts.currentNode.parentElement;
-        if (!texts.currentNode.textContent.trim() || !node.checkVisibility()) continue;
-        const svg = node.namespaceURI.endsWith("svg");
-        const style = getComputedStyle(node);
-        const [a, b] = [light(parse(svg ? style.fill : style.color)), ground(node)];
-        lowest = Math.min(lowest, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05));
-    }
-    return lowest;
-}"""
 
 
 def test_runs_without_a_verdict_have_a_true_page_too(browser, tmp_path):
