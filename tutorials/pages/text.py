@@ -40,10 +40,13 @@ def mathematics(latex: str, options: dict) -> str:
     """A formula as MathML."""
     display = "block" if options["display_mode"] else "inline"
     try:
-        return latex2mathml.converter.convert(latex, display=display)
+        formula = latex2mathml.converter.convert(latex, display=display)
     except Exception as error:  # of many kinds: the converter has no class of its own
-        reason = str(error) or type(error).__name__
-        raise CourseError(f"the formula {latex!r} cannot be read: {reason}") from error
+        raise CourseError(f"the formula {latex} is not complete") from error
+    unknown = re.search(r">(\\[a-zA-Z]+)", formula)
+    if unknown:
+        raise CourseError(f"the formula {latex} has an unknown command, {unknown[1]}")
+    return formula
 
 
 def table_open(tokens: list[Token], at: int, *_: object) -> str:
