@@ -53,7 +53,7 @@ class Lesson:
     @property
     def reads(self) -> list[str]:
         """The files of the library that it explains, such as `tinymem/unit/lora.py`."""
-        (line,) = re.findall(r"\*\*Reads:\*\*(.*?)(?=\n[-*] |\n\n)", self.prose + "\n\n", re.DOTALL)
+        line = self.find(r"\*\*Reads:\*\*(.*?)(?=\n[-*] |\n\n|\Z)", "no line `**Reads:** …`")
         return re.findall(r"tinymem/[\w/]+\.py", line)
 
     @property

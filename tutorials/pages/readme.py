@@ -38,12 +38,13 @@ def run(lesson: Path) -> tuple[str, float]:
         start = time.perf_counter()
         done = subprocess.run(
             [sys.executable, str(lesson)],
-            **{"cwd": folder, "env": settings, "stdout": subprocess.PIPE, "text": True},
+            **{"cwd": folder, "env": settings, "capture_output": True, "text": True},
             encoding="utf-8",
         )
         seconds = time.perf_counter() - start
         if done.returncode:
-            raise CourseError(f"{lesson.stem}: failed; its own message is above")
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise CourseError(f"{lesson.stem}: {reason}")
         picture = Path(folder, f"{lesson.stem}.png")
         if picture.is_file():
             shutil.copy(picture, PICTURES)
