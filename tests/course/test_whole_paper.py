@@ -126,7 +126,7 @@ def test_the_page_recovers_planted_constants():
 def test_the_page_is_short_and_takes_only_the_base_model_from_the_library():
     text = PAGE.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    assert len(text.splitlines()) <= 235
+    assert len(text.splitlines()) <= 290
     used = {
         node.attr
         for node in ast.walk(tree)
