@@ -95,6 +95,11 @@ def show(short: str, hints: dict[str, list[str]], again: bool, folder: Path) -> 
         numbers = range(have, have + 1)
         last = have + 1 == len(texts)
         after = "This was the last one." if last else f"For the next hint, call again: {command}"
+        after += (
+            ""
+            if have
+            else f"\nWhat you take is recorded in {RECORD}, which belongs to your hand-in."
+        )
     else:
         numbers = range(0)
         after = f"You have taken all hints for {what}. To read them again:\n{command} --again"
