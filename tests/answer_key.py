@@ -240,7 +240,7 @@ def rank_for_loss(rows, length, loss=0.6931):
 def recall_curve(rows):
     load = np.log([row["length"] / row["parameters"] for row in rows])
     hit = np.array([row["recited"] for row in rows])
-    s = np.geomspace(0.5, 20, 200)[:, None]
+    s = np.geomspace(0.5, 20, 100)[:, None]
 
     def best(middles):
         z = s[..., None] * (load - middles[:, None])  # [s, middles, rows]
@@ -248,17 +248,17 @@ def recall_curve(rows):
         i, j = np.unravel_index(likelihood.argmax(), likelihood.shape)
         return middles[j], s[i, 0]
 
-    wide = np.linspace(load.min() - 1, load.max() + 1, 200)
+    wide = np.linspace(load.min() - 1, load.max() + 1, 60)
     middle, _ = best(wide)
     step = wide[1] - wide[0]
-    middle, steepness = best(np.linspace(middle - step, middle + step, 41))
+    middle, steepness = best(np.linspace(middle - step, middle + step, 31))
     return math.exp(middle), float(steepness)
 
 
 def plan_rank(rows, length, chance=0.9):
     half, s = recall_curve(rows)
     load = half * (1 / chance - 1) ** (1 / s)
-    return max(1, math.ceil(length / load / (rows[0]["parameters"] / rows[0]["rank"])))
+    return math.ceil(length / load / (rows[0]["parameters"] / rows[0]["rank"]))
 
 
 # --- Stretch tasks --------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def test_rung7_a_cell_and_its_row(mymem, seed):
     generator = drawn(seed)
     number_of = whole(1, 10**6, generator)
     # One cell that is recited, with the objective `plain`; one that is not, with another objective.
-    for rank, length, steps, plain in ((8, whole(2, 3, generator), 20, True), (2, 5, 4, False)):
+    for rank, length, steps, plain in ((8, 2, 14, True), (2, whole(4, 6, generator), 3, False)):
         cell = [rank, length, number_of]
         found = mymem.run(scenarios.cell, MODEL, TOKENIZER, cell, steps, plain)
         what = f"run_cell with rank {rank}, length {length}, {steps} steps"
@@ -71,8 +71,8 @@ def test_rung7_a_cell_and_its_row(mymem, seed):
 
 @rung(7)
 def test_rung7_the_unit_is_taken_out_in_the_end(mymem, seed):
-    cell = [2, 3, whole(1, 10**6, drawn(seed))]
-    found = mymem.run(scenarios.cell, MODEL, TOKENIZER, cell, 2, False)
+    cell = 2, 3, whole(1, 10**6, drawn(seed))
+    found = mymem.run(scenarios.cell_with_error, MODEL, TOKENIZER, *cell, "")
     message = "After run_cell the model still has a unit, so that the next cell would not begin"
     require(found["taken_out"], f"{message} with the base model. Call detach in the end")
 
@@ -80,8 +80,8 @@ def test_rung7_the_unit_is_taken_out_in_the_end(mymem, seed):
 @rung(7)
 def test_rung7_the_unit_is_taken_out_after_an_error(mymem, seed):
     number_of = whole(1, 10**6, drawn(seed))
-    for kill, what in ((False, "an error"), (True, "Ctrl-C, a KeyboardInterrupt,")):
-        found = mymem.run(scenarios.cell_with_error, MODEL, TOKENIZER, 2, 3, number_of, kill)
+    for error, what in (("planned", "an error"), ("kill", "Ctrl-C, a KeyboardInterrupt,")):
+        found = mymem.run(scenarios.cell_with_error, MODEL, TOKENIZER, 2, 3, number_of, error)
         require(found["calls"] > 1, "run_cell did not use the objective that it was given")
         message = f"After {what} in the second step, the model still has the unit. Detach it in a"
         require(found["taken_out"], f"{message} `finally:` block")
@@ -194,7 +194,11 @@ def test_rung7_a_killed_sweep_goes_on(mymem, seed, tmp_path):
 def test_rung7_a_line_that_was_cut_short(mymem, seed, tmp_path):
     sweep = Sweep(mymem, tmp_path / "rows.jsonl", grid_of(seed))
     sweep.call("Before the kill", stop_at=whole(2, 5, drawn(seed)))
-    content = sweep.path.read_bytes().rstrip(b"\n")
+    content = scenarios.text_of(sweep.path).encode().rstrip(b"\n")
+    message = (
+        "When the sweep was killed, no row was in the file. Append each as soon as it is there"
+    )
+    require(content, message)
     start = content.rfind(b"\n") + 1
     last = key(json.loads(content[start:]))
     sweep.path.write_bytes(content[: whole(start + 1, len(content) - 1, drawn(seed + 1))])
