@@ -95,11 +95,8 @@ def show(short: str, hints: dict[str, list[str]], again: bool, folder: Path) -> 
         numbers = range(have, have + 1)
         last = have + 1 == len(texts)
         after = "This was the last one." if last else f"For the next hint, call again: {command}"
-        after += (
-            ""
-            if have
-            else f"\nWhat you take is recorded in {RECORD}, which belongs to your hand-in."
-        )
+        note = f"\nTaken hints are recorded in {RECORD}, which belongs to your hand-in."
+        after += "" if have else note
     else:
         numbers = range(0)
         after = f"You have taken all hints for {what}. To read them again:\n{command} --again"

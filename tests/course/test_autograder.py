@@ -122,6 +122,14 @@ def test_the_zip_file_has_the_grader_and_neither_key_nor_answers(packed):
     assert not any(one.startswith("tinymem") for one in needs)  # the index has another project
 
 
+def test_the_requirements_of_an_installed_tinymem_have_no_extras(tmp_path, monkeypatch):
+    """Where only the folder tutorials/ was copied, there is no pyproject.toml to read."""
+    monkeypatch.setattr(files, "package", lambda: tmp_path / "tinymem")
+    needs = ["torch>=2.4", "numpy>=1.23.5", "matplotlib; extra == 'plot'"]
+    monkeypatch.setattr(files.metadata, "requires", lambda name: needs)
+    assert files.requirements() == needs[:2]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Gradescope runs on Linux")
 def test_setup_installs_torch_without_cuda_and_the_requirements(packed, tmp_path):
     """`python3` only writes down here what it is asked to do."""
