@@ -13,6 +13,7 @@ lesson does not.
 """
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -74,6 +75,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{wanted.out} is ready after {time.perf_counter() - start:.0f} s", file=sys.stderr)
     except (CourseError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        os._exit(130)  # without waiting for lessons that run; their processes end by themselves
 
 
 if __name__ == "__main__":

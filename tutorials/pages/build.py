@@ -38,8 +38,9 @@ class Steps:
         self.costs, self.console = costs, Console(stderr=True)
         columns = TextColumn("{task.description}"), BarColumn(24), TimeRemainingColumn()
         left = TextColumn("[dim]left[/]")
+        look = {"transient": True, "disable": not self.console.is_terminal}
         self.bars = Progress(
-            *columns, left, console=self.console, transient=True, speed_estimate_period=120
+            *columns, left, console=self.console, speed_estimate_period=120, **look
         )
         self.bar = self.bars.add_task("building", total=sum(costs.values()))
         self.shares = dict.fromkeys(costs, 0.0)
@@ -96,27 +97,27 @@ def run_all(
         path.stem: START + seconds.get(path.stem, 10) * (0.3 if fast else 1) for path in notebooks
     }
     costs |= dict.fromkeys(LOOKS if out else (), START)
-    with Steps(costs) as steps, tempfile.TemporaryDirectory() as scratch:
+    with (
+        Steps(costs) as steps,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
+    ):
         copy_rows(Path(scratch))
 
         def one(name: str) -> None:
             if name in LOOKS:
                 steps.follow(name, lambda share: write_look(out, name, fast))
-            else:
-                notebook = next(book for path, book in notebooks.items() if path.stem == name)
-                steps.follow(
-                    name, lambda share: execute(notebook, name, Path(scratch), fast, share)
-                )
-                nbformat.write(portable(notebook), folder / f"{name}.ipynb")
+                return
+            notebook = next(book for path, book in notebooks.items() if path.stem == name)
+            steps.follow(name, lambda share: execute(notebook, name, Path(scratch), fast, share))
+            nbformat.write(portable(notebook), folder / f"{name}.ipynb")
 
         # The longest first, so that the two workers end at about the same time.
-        with ThreadPoolExecutor(min(2, os.cpu_count() or 1) if fast else 1) as pool:
-            order = sorted(costs, key=costs.get, reverse=True) if fast else list(costs)
-            try:
-                list(pool.map(one, order))
-            except CourseError:
-                pool.shutdown(cancel_futures=True)
-                raise
+        order = sorted(costs, key=costs.get, reverse=True) if fast else list(costs)
+        pool = ThreadPoolExecutor(min(2, os.cpu_count() or 1) if fast else 1)
+        try:
+            list(pool.map(one, order))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def command_of(name: str, fast: bool) -> str:
