@@ -1,5 +1,6 @@
 """What the checks of the ladder expect, computed in plain torch from the shipped model alone."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -35,15 +36,18 @@ def some_unit(rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 def all_logits(ids: list[int], A: Tensor | None = None, B: Tensor | None = None) -> Tensor:
     """Logits [T, V] after each of the ids, with a unit in its place or without one."""
     model, _ = load_shipped()
+    x, h = below(tuple(ids))
+    return model.head(model.run(h if A is None else h + x @ A @ B, LAYER + 1))[0]
 
-    def add(part, args, out):
-        return out if A is None else out + args[0] @ A @ B
 
-    hook = model.layers[LAYER].mlp.register_forward_hook(add)
-    try:
-        return model(torch.tensor([ids]))[0]
-    finally:
-        hook.remove()
+@functools.lru_cache(maxsize=64)
+@torch.no_grad()
+def below(ids: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """What a unit reads, and what its layer gives without it [1, T, d]. No unit changes them."""
+    model, _ = load_shipped()
+    layer = model.layers[LAYER]
+    after, x = layer.attend(model.run(model.embed(torch.tensor([ids])), 0, LAYER))
+    return x, after + layer.mlp(x)
 
 
 def target_logits(prompt: list[int], target: list[int], *unit: Tensor) -> Tensor:
@@ -130,7 +134,6 @@ def loop(
         loss = objective(logits, targets, step / steps)
         if prompt_too:
             loss = F.cross_entropy(all_logits(ids[:-1], A, B), torch.tensor(ids[1:]))
-            losses[-1] = loss.item()
         if zero:
             A.grad = B.grad = None
         loss.backward()

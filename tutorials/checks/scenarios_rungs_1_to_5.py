@@ -69,7 +69,7 @@ def deeper(model, layers: int) -> None:
 
 def attach_and_detach(mymem, model, layers: int, rank: int, seed: int, ids: Tensor) -> dict:
     """A unit is attached, changed, and detached again."""
-    deeper(model, layers)
+    deeper(model.requires_grad_(True), layers)
     mlps = [layer.mlp for layer in model.layers]
     names, before = [name for name, _ in model.named_modules()], model(ids)
     unit = mymem.attach(model, rank, seed)

@@ -178,10 +178,11 @@ class Case:
 @rung(4)
 def test_rung4_the_losses_before_each_step(mymem, seed):
     case = Case(mymem, seed, steps=3 + seed % 3)
-    first, (base, second), prompt = case.losses[0], case.loop(2)[0], case.loop(1, prompt_too=True)
+    first, (base, second), ids = case.losses[0], case.loop(2)[0], case.prompt + case.target
+    every = expected.plain(expected.all_logits(ids[:-1]), torch.tensor(ids[1:]))
     hints = {
         "This is the loss after the first step": near(first, second, 1e-3),
-        "This is the loss of the prompt and the target": near(first, prompt[0][0], 1e-3),
+        "This is the loss of the prompt and the target": near(first, float(every), 1e-3),
         "This is the sum over the target": near(first, base * len(case.target), 1e-3),
         "This is in bits": near(first, base / LN2, 1e-3),
     }
@@ -207,8 +208,8 @@ FAULTS = {
         "rate": lambda step, steps: (1 + math.cos(math.pi * step / steps)) / 2
     },
     "AdamW has a weight decay of 0.01 unless it is given weight_decay=0": {"decay": 0.01},
-    "This is plain gradient descent, not AdamW": {"optimizer": expected.Descent},
     "The prompt is trained as well": {"prompt_too": True},
+    "This is plain gradient descent, not AdamW": {"optimizer": expected.Descent},
 }
 
 
@@ -222,17 +223,16 @@ def test_rung4_each_step_is_the_right_one(mymem, seed):
     message = f"The memory was written in {case.steps} steps with a learning rate of {case.lr}."
     message += f" Before step {step}, the loss should be {right[min(step, 13)]:.4f} nats, but yours"
     message += f" is {mine[min(step, 13)]:.4f}"
-    reason = "" if step == case.steps else fault_of(case, mine)
+    reason = "" if step in (0, case.steps) else fault_of(case, mine)
     require(step == case.steps, message + reason, keeps=0.25 if step > 2 else 0)
 
 
 def fault_of(case: Case, mine: list[float]) -> str:
     """The fault whose loop has the student's losses, as a sentence."""
-    few = 8
+    few = 6
     for sentence, fault in FAULTS.items():
         losses = case.loop(few, **fault)[0]
-        same = slice(1, few) if "prompt_too" in fault else slice(few)
-        if all(near(a, b, 1e-4) for a, b in zip(mine[same], losses[same], strict=True)):
+        if all(near(a, b, 1e-4) for a, b in zip(mine[:few], losses, strict=True)):
             return f". {sentence}"
     return ""
 
@@ -269,13 +269,11 @@ def test_rung4_the_objective_is_minimized(mymem, seed):
     case = Case(mymem, seed, steps=4, half=True)
     given, base = case.found["given"], case.loop(1)[0][0]
     require(given, "write never called the objective that it was given")
-    message = f"In 4 steps, the objective was called {len(given)} times instead of 4"
-    require(len(given) == 4, message)
     shape, gradient, targets, _ = given[0]
     require(shape[:-1] == [len(case.target)], f"The objective got logits {shape}, not [N, V]")
     require(targets == case.target, "The objective should get the target tokens as its targets")
     require(gradient, "The objective got logits without a gradient", keeps=0.25)
-    progress = [round(one[3], 4) for one in given]
+    progress = sorted({round(one[3], 4) for one in given})
     message = "In 4 steps, the progress should be 0, 0.25, 0.5 and 0.75, but the objective got"
     require(progress == [0, 0.25, 0.5, 0.75], f"{message} {progress}", keeps=0.5)
 

@@ -1,0 +1,477 @@
+"""Wrong answers to rungs 1 to 5, of the kind that students write. Each makes one mistake."""
+
+import math
+import random
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests import answer_key as key
+from tests.course.wrong import planted
+
+WRONG, wrong, edit = planted()
+
+
+# --- Rung 1: tokens and targets -------------------------------------------------------------------
+
+
+@wrong("rung1", "draw_tokens", "Draw with a generator that has this seed")
+def without_the_seed(plain_ids, count, seed):
+    return random.choices(plain_ids, k=count)
+
+
+@wrong("rung1", "draw_tokens", "gave the same tokens")
+def always_the_same_seed(plain_ids, count, seed):
+    return random.Random(0).choices(plain_ids, k=count)
+
+
+@wrong("rung1", "draw_tokens", "The count should not change what is drawn")
+def longer_draws_are_others(plain_ids, count, seed):
+    return random.Random(seed + count).choices(plain_ids, k=count)
+
+
+@wrong("rung1", "draw_tokens", "These are places in plain_ids, not its ids")
+def places(plain_ids, count, seed):
+    return random.Random(seed).choices(range(len(plain_ids)), k=count)
+
+
+@wrong("rung1", "draw_tokens", "The end of a range may not be part of it")
+def last_id_is_never_drawn(plain_ids, count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(0, len(plain_ids) - 1, (count,), generator=generator)
+    return [plain_ids[i] for i in drawn]
+
+
+@wrong("rung1", "draw_tokens", "That is too even")
+def never_twice_in_a_row(plain_ids, count, seed):
+    rounds, chosen = random.Random(seed), []
+    while len(chosen) < count:
+        chosen += rounds.sample(plain_ids, len(plain_ids))
+    return chosen[:count]
+
+
+@wrong("rung1", "inputs_and_targets", "It has read the token that it should predict")
+def unshifted(prompt_ids, target_ids):
+    ids = prompt_ids + target_ids
+    return ids, list(range(len(prompt_ids), len(ids))), target_ids
+
+
+@wrong("rung1", "inputs_and_targets", "It has read one token too few")
+def one_row_too_early(prompt_ids, target_ids):
+    ids, rows, targets = key.inputs_and_targets(prompt_ids, target_ids)
+    return ids, [max(0, row - 1) for row in rows], targets
+
+
+@wrong("rung1", "inputs_and_targets", "no row for the other prompt tokens")
+def prompt_too(prompt_ids, target_ids):
+    ids = prompt_ids + target_ids
+    return ids[:-1], list(range(len(ids) - 1)), ids[1:]
+
+
+@wrong("rung1", "inputs_and_targets", "it should not be an input")
+def last_token_goes_in(prompt_ids, target_ids):
+    _, rows, targets = key.inputs_and_targets(prompt_ids, target_ids)
+    return prompt_ids + target_ids, rows, targets
+
+
+@wrong("rung1", "inputs_and_targets", "begin with a copy")
+def prompt_grows(prompt_ids, target_ids):
+    first, ids = len(prompt_ids) - 1, prompt_ids
+    ids += target_ids[:-1]
+    return ids, list(range(first, len(ids))), target_ids
+
+
+# --- Rung 2: the memory unit ----------------------------------------------------------------------
+
+
+@wrong("rung2", "LoRA", "With B = 0, x A B is 0 for every A")
+class RandomB(key.LoRA):
+    def __init__(self, part, width, rank, seed):
+        super().__init__(part, width, rank, seed)
+        nn.init.uniform_(self.B, -0.1, 0.1)
+
+
+@wrong("rung2", "LoRA", "neither of them ever changes")
+class BothZero(key.LoRA):
+    def __init__(self, part, width, rank, seed):
+        super().__init__(part, width, rank, seed)
+        nn.init.zeros_(self.A)
+
+
+@wrong("rung2", "LoRA", "Make each of them an nn.Parameter")
+class NoParameter(key.LoRA):
+    def __init__(self, part, width, rank, seed):
+        super().__init__(part, width, rank, seed)
+        A = self.A.detach().requires_grad_()
+        del self.A
+        self.A = A
+
+
+@wrong("rung2", "LoRA", "the bound for the transposed matrix")
+class BoundOfTheWidth(key.LoRA):
+    def __init__(self, part, width, rank, seed):
+        super().__init__(part, width, rank, seed)
+        self.A.data *= (rank / width) ** 0.5
+
+
+@wrong("rung2", "LoRA", "gives only values from 0 to 1")
+class OnlyPositive(key.LoRA):
+    def __init__(self, part, width, rank, seed):
+        super().__init__(part, width, rank, seed)
+        generator = torch.Generator().manual_seed(seed)
+        self.A.data = torch.rand(width, rank, generator=generator) / math.sqrt(rank)
+
+
+@wrong("rung2", "LoRA", "Draw A with a generator that has this seed")
+class WithoutTheSeed(key.LoRA):
+    def __init__(self, part, width, rank, seed):
+        super().__init__(part, width, rank, seed)
+        nn.init.uniform_(self.A, -1 / math.sqrt(rank), 1 / math.sqrt(rank))
+
+
+@wrong("rung2", "LoRA", "Multiply from the left")
+class DenseProduct(key.LoRA):
+    def forward(self, x):
+        return self.part(x) + x @ (self.A @ self.B)
+
+
+@wrong("rung2", "LoRA", "without a factor")
+class AlphaOverRank(key.LoRA):
+    def forward(self, x):
+        return self.part(x) + x @ self.A @ self.B * (16 / self.A.shape[1])
+
+
+@wrong("rung2", "LoRA", "The part itself is missing")
+class WithoutThePart(key.LoRA):
+    def forward(self, x):
+        return x @ self.A @ self.B
+
+
+@wrong("rung2", "LoRA", "The unit should read x, not the output of the part")
+class BehindThePart(key.LoRA):
+    def forward(self, x):
+        out = self.part(x)
+        return out + out @ self.A @ self.B
+
+
+@wrong("rung2", "attach", "Freeze the model before you put the unit in")
+def base_not_frozen(model, rank, seed):
+    layer = model.layers[model.config.num_layers * 2 // 3]
+    layer.mlp = unit = key.LoRA(layer.mlp, model.config.hidden_size, rank, seed)
+    return unit
+
+
+@wrong("rung2", "attach", "not afterwards")
+def frozen_afterwards(model, rank, seed):
+    unit = key.attach(model, rank, seed)
+    model.requires_grad_(False)
+    return unit
+
+
+@wrong("rung2", "attach", "counted from 0. It is in layer")
+def layers_counted_from_one(model, rank, seed):
+    model.requires_grad_(False)
+    layer = model.layers[model.config.num_layers * 2 // 3 - 1]
+    layer.mlp = unit = key.LoRA(layer.mlp, model.config.hidden_size, rank, seed)
+    return unit
+
+
+@wrong("rung2", "attach", "counted from 0. It is in layer")
+def layer_two_of_every_model(model, rank, seed):
+    layer = model.requires_grad_(False).layers[2]
+    layer.mlp = unit = key.LoRA(layer.mlp, model.config.hidden_size, rank, seed)
+    return unit
+
+
+@wrong("rung2", "attach", "attach should return the LoRA that it puts in, not NoneType")
+def attach_returns_nothing(model, rank, seed):
+    key.attach(model, rank, seed)
+
+
+@wrong("rung2", "detach", "it is not the model that it was")
+def detach_only_silences(model, unit):
+    def part_alone(x):
+        return unit.part(x)
+
+    unit.forward = part_alone
+
+
+@wrong("rung2", "detach", "Put the part of the unit back where it was")
+def detach_does_nothing(model, unit):
+    pass
+
+
+@wrong("rung2", "detach", "The unit should keep what it has learned")
+def detach_forgets(model, unit):
+    nn.init.zeros_(unit.B)
+    key.detach(model, unit)
+
+
+# --- Rung 3: the loss of a token ------------------------------------------------------------------
+
+
+@wrong("rung3", "target_logits", "The model has read the token whose logits these are")
+def logits_unshifted(model, prompt_ids, target_ids):
+    return model(torch.tensor([prompt_ids + target_ids]))[0, len(prompt_ids) :]
+
+
+@wrong("rung3", "target_logits", "should have the shape")
+def logits_of_the_prompt_too(model, prompt_ids, target_ids):
+    return model(torch.tensor([prompt_ids + target_ids[:-1]]))[0]
+
+
+@wrong("rung3", "target_logits", "These are log-probabilities")
+def logits_normalized(model, prompt_ids, target_ids):
+    return key.target_logits(model, prompt_ids, target_ids).log_softmax(-1)
+
+
+@wrong("rung3", "target_logits", "one pass is enough")
+def one_pass_a_token(model, prompt_ids, target_ids):
+    rows = [
+        model(torch.tensor([prompt_ids + target_ids[:t]]))[0, -1] for t in range(len(target_ids))
+    ]
+    return torch.stack(rows)
+
+
+@wrong("rung3", "target_logits", "do not use torch.no_grad here")
+@torch.no_grad()
+def logits_without_gradient(model, prompt_ids, target_ids):
+    return key.target_logits(model, prompt_ids, target_ids)
+
+
+@wrong("rung3", "token_losses", "First subtract from each row its own largest logit")
+def no_shift(logits, targets):
+    return logits.exp().sum(-1).log() - logits[torch.arange(len(targets)), targets]
+
+
+@wrong("rung3", "token_losses", "First subtract from each row its own largest logit")
+def one_shift_for_all(logits, targets):
+    shifted = logits - logits.max()
+    return shifted.exp().sum(-1).log() - shifted[torch.arange(len(targets)), targets]
+
+
+@wrong("rung3", "token_losses", "These are bits")
+def bits(logits, targets):
+    return key.token_losses(logits, targets) / math.log(2)
+
+
+@wrong("rung3", "token_losses", "Wrong sign")
+def log_probabilities(logits, targets):
+    return -key.token_losses(logits, targets)
+
+
+@wrong("rung3", "token_losses", "Use exp, log, sum, max and indexing only")
+def losses_by_torch(logits, targets):
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+@wrong("rung3", "token_losses", "Do not detach them")
+def losses_detached(logits, targets):
+    return key.token_losses(logits.detach(), targets)
+
+
+@wrong("rung3", "plain", "This is the sum of the losses")
+def sum_of_the_losses(logits, targets, progress):
+    return key.token_losses(logits, targets).sum()
+
+
+@wrong("rung3", "plain", "a scalar, should be a tensor")
+def mean_as_a_number(logits, targets, progress):
+    return key.token_losses(logits, targets).mean().item()
+
+
+@wrong("rung3", "plain", "plain should not use the progress")
+def less_and_less(logits, targets, progress):
+    return key.token_losses(logits, targets).mean() * (1 - progress)
+
+
+# --- Rung 4: a training loop ----------------------------------------------------------------------
+
+
+MEAN = "token_losses(logits.detach(), targets).mean().item()"
+RATE = "lr * (1 - step / steps)"
+BACKWARD = "objective(logits, targets, step / steps).backward()"
+CLIP = "nn.utils.clip_grad_norm_([unit.A, unit.B], 1.0)"
+PROMPT_TOO = """
+        ids = prompt_ids + target_ids
+        logits, targets = model(torch.tensor([ids[:-1]]))[0], torch.tensor(ids[1:])"""
+
+
+def edit_write(title, says, old, new):
+    edit(title, "rung4", "write", says, old, new)
+
+
+edit_write("no_zero_grad", "set them to zero in each step", "        optimizer.zero_grad()\n", "")
+edit_write("no_clip", "The norm of the gradient is not clipped", CLIP, "pass")
+edit_write(
+    "clipped_one_by_one",
+    "the norm of both together should be at most 1",
+    CLIP,
+    "[nn.utils.clip_grad_norm_([p], 1.0) for p in (unit.A, unit.B)]",
+)
+edit_write("constant_rate", "The learning rate does not fall", RATE, "lr")
+edit_write("rate_one_step_early", "step counts from 0", RATE, "lr * (1 - (step + 1) / steps)")
+edit_write("rate_to_a_tenth", "falls to a tenth, not to 0", RATE, "lr * (1 - 0.9 * step / steps)")
+edit_write(
+    "rate_along_a_cosine",
+    "not in a straight line",
+    RATE,
+    "lr * (1 + math.cos(math.pi * step / steps)) / 2",
+)
+edit_write("decay_left_on", "unless it is given weight_decay=0", ", weight_decay=0", "")
+edit_write(
+    "gradient_descent",
+    "up or down. Yours moved by",
+    "torch.optim.AdamW([unit.A, unit.B], lr, weight_decay=0)",
+    "torch.optim.SGD([unit.A, unit.B], lr)",
+)
+edit_write(
+    "prompt_in_the_loss",
+    "This is the loss of the prompt and the target",
+    "logits = target_logits(model, prompt_ids, target_ids)",
+    PROMPT_TOO.strip(),
+)
+edit_write(
+    "prompt_trained_as_well",
+    "The prompt is trained as well",
+    BACKWARD,
+    """
+        ids = prompt_ids + target_ids
+        F.cross_entropy(model(torch.tensor([ids[:-1]]))[0], torch.tensor(ids[1:])).backward()
+    """.strip(),
+)
+edit_write(
+    "losses_after_the_step",
+    "This is the loss after the first step",
+    "    return means",
+    f"    logits = target_logits(model, prompt_ids, target_ids)\n    return [*means[1:], {MEAN}]",
+)
+edit_write("sum_in_the_list", "This is the sum over the target", MEAN, MEAN.replace("mean", "sum"))
+edit_write(
+    "the_last_loss_too",
+    "should return a list of",
+    "    return means",
+    "    return [*means, means[-1]]",
+)
+edit_write(
+    "no_step_in_the_end",
+    "Make a step after every loss, also the last",
+    "        optimizer.step()",
+    "        if step < steps - 1:\n            optimizer.step()",
+)
+edit_write(
+    "base_trained_as_well",
+    "Give the optimizer only A and B of the unit",
+    "    optimizer = torch.optim.AdamW([unit.A, unit.B], lr, weight_decay=0)",
+    "    model.requires_grad_(True)\n"
+    "    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0)",
+)
+edit_write(
+    "objective_ignored",
+    "never called the objective",
+    BACKWARD,
+    "plain(logits, targets, step / steps).backward()",
+)
+edit_write(
+    "progress_in_steps",
+    "the progress should be 0, 0.25",
+    BACKWARD,
+    BACKWARD.replace(" / steps", ""),
+)
+edit_write(
+    "list_of_the_objective",
+    "whatever the objective is",
+    MEAN,
+    "objective(logits, targets, step / steps).item()",
+)
+
+
+# --- Rung 5: decode and judge ---------------------------------------------------------------------
+
+
+@wrong("rung5", "greedy", "The prompt is not part of the result")
+def with_the_prompt(model, prompt_ids, count):
+    return prompt_ids + key.greedy(model, prompt_ids, count)
+
+
+@wrong("rung5", "greedy", "These are the most probable tokens after the prompt alone")
+@torch.no_grad()
+def all_from_the_prompt(model, prompt_ids, count):
+    return model(torch.tensor([prompt_ids]))[0, -1].topk(count).indices.tolist()
+
+
+@wrong("rung5", "greedy", "Read each token that was written")
+@torch.no_grad()
+def reads_only_the_last_token(model, prompt_ids, count):
+    ids, out = list(prompt_ids), []
+    for _ in range(count):
+        ids = [int(model(torch.tensor([ids]))[0, -1].argmax())]
+        out += ids
+    return out
+
+
+edit("greedy_with_gradients", "rung5", "greedy", "use torch.no_grad()", "@torch.no_grad()\n", "")
+
+
+@wrong("rung5", "greedy", "Begin with a copy")
+@torch.no_grad()
+def greedy_changes_the_prompt(model, prompt_ids, count):
+    out = []
+    for _ in range(count):
+        out.append(int(model(torch.tensor([prompt_ids]))[0, -1].argmax()))
+        prompt_ids.append(out[-1])
+    return out
+
+
+@wrong("rung5", "margins", "Leave the target itself out of the maximum")
+def with_the_target_itself(logits, targets):
+    return logits[torch.arange(len(targets)), targets] - logits.max(-1).values
+
+
+@wrong("rung5", "margins", "A margin is in logits, not in probabilities")
+def of_probabilities(logits, targets):
+    return key.margins(logits.softmax(-1), targets)
+
+
+@wrong("rung5", "margins", "Change a copy of them")
+def logits_overwritten(logits, targets):
+    rows = torch.arange(len(targets))
+    own = logits[rows, targets].clone()
+    logits[rows, targets] = -math.inf
+    return own - logits.max(-1).values
+
+
+def edit_judge(title, says, old, new):
+    edit(title, "rung5", "judge", says, old, new)
+
+
+edit_judge("judge_with_gradients", "judge stored what a gradient needs", "@torch.no_grad()\n", "")
+edit_judge("sum_of_the_target", "This is the sum over the target", "losses.mean()", "losses.sum()")
+edit_judge("mean_p", "This is the mean of p", "exp().min()", "exp().mean()")
+edit_judge("mean_margin", "This is the mean", "targets).min()", "targets).mean()")
+edit_judge(
+    "certified_by_the_mean",
+    "Every p counts, and not their mean",
+    "lowest_p > 0.5",
+    "losses.mean().item() < math.log(2)",
+)
+edit_judge(
+    "recited_only_if_certified",
+    "can be the most probable one with p below one half",
+    "lowest_margin > 0,",
+    "lowest_p > 0.5,",
+)
+edit_judge(
+    "decoded_after_the_true_tokens",
+    "Decoding reads its own",
+    "greedy(model, prompt_ids, len(target_ids))",
+    "logits.argmax(-1).tolist()",
+)
+edit_judge(
+    "no_decoding",
+    "This is the target itself",
+    "greedy(model, prompt_ids, len(target_ids))",
+    "target_ids",
+)
+edit_judge("a_key_is_missing", "has no key decoded", '"decoded":', '"decoding":')
