@@ -3,12 +3,17 @@
 The checks run in this process, and the hand-ins in one other process (conftest.py).
 """
 
-import json
+import importlib
+import inspect
 import re
-import sys
+import warnings
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from checks import ladder
+from checks.hand_in import Computer, HandIn
+from checks.imports import taken_from_tinymem
 from checks.library import RUNGS
 
 from tests.course.conftest import TUTORIALS
@@ -19,50 +24,89 @@ WRONG: dict[str, Wrong] = {**WRONG_1_TO_5}
 POINTS = {1: 4, 2: 6, 3: 5, 4: 6, 5: 6, 6: 6, 7: 8, 8: 6, 9: 6}
 STUBS = (TUTORIALS / "mymem.py").read_text(encoding="utf-8")
 ANSWERS = KEY.read_text(encoding="utf-8")
-ALL = " or ".join(f"rung{n}" for n in RUNGS)
-# The inner pytest does without capturing and without plugins that can run once per process only.
-PLUGINS = ("cacheprovider", "faulthandler", "unraisableexception")
-INNER = ["-s", *(f"-pno:{name}" for name in PLUGINS)]
+
+
+def all_checks() -> dict[str, list]:
+    """The checks of each rung and stretch task: {"rung1": [function, …], …}."""
+    found: dict[str, list] = {}
+    for path in sorted((TUTORIALS / "checks").glob("test_*.py")):
+        for name, check in vars(importlib.import_module(f"checks.{path.stem}")).items():
+            part = re.match(r"test_((?:rung|stretch)\d)_", name)
+            if part:
+                assert part[1] in (mark.name for mark in check.pytestmark)
+                found.setdefault(part[1], []).append(check)
+    return found
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", pytest.PytestUnknownMarkWarning)  # the course registers them
+    CHECKS = all_checks()
+PARTS = sorted({wrong.part for wrong in WRONG.values()})
+PLANTED = [n for n in RUNGS if f"rung{n}" in PARTS]
+
+
+class Result(NamedTuple):
+    check: str
+    points: float
+    of: float
+    reason: str | None
 
 
 @pytest.fixture
-def grade(tmp_path, monkeypatch):
-    """A function that grades a mymem.py, and returns the checks by name: points, of and reason."""
-    monkeypatch.setattr(sys, "path", list(sys.path))  # pytest.main adds entries
-    config = tmp_path / "pytest.ini"
-    config.write_text("[pytest]\n")
-    files = sorted(str(path) for path in (TUTORIALS / "checks").glob("test_*rung*.py"))
+def grade(tmp_path):
+    """A function that runs the checks of some parts on a mymem.py."""
+    computer = Computer(limit=60, memory=1000)
+    runs = 0
 
-    def run(text: str, marks: str, *options: str) -> dict[str, dict]:
-        (tmp_path / "mymem.py").write_text(text, encoding="utf-8")
-        grades = tmp_path / "grades.json"
-        grades.unlink(missing_ok=True)
-        where = ["-c", str(config), f"--rootdir={TUTORIALS}", f"--basetemp={tmp_path / 'inner'}"]
-        hand_in = [f"--answers={tmp_path}", f"--grades={grades}", "-m", marks]
-        pytest.main([*files, *INNER, *where, *hand_in, *options])
-        checks = json.loads(grades.read_text(encoding="utf-8"))["checks"]
-        for check in checks:
-            assert "Traceback" not in str(check["reason"]) and "test_r" not in str(check["reason"])
-        return {check["check"]: check for check in checks}
+    def run(
+        text: str, parts: list[str], seed: int = 0, library: tuple[int, ...] = ()
+    ) -> list[Result]:
+        nonlocal runs
+        runs += 1
+        folder = tmp_path / str(runs)
+        folder.mkdir()
+        (folder / "mymem.py").write_text(text, encoding="utf-8")
+        hand_in = HandIn("rungs", folder, computer, library)
+        broken = hand_in.load()
+        assert broken is None, broken
+        return [one(check, hand_in, seed, folder) for part in parts for check in CHECKS[part]]
 
     return run
 
 
-def reached(checks: dict[str, dict]) -> tuple[float, float]:
+def one(check, hand_in: HandIn, seed: int, folder: Path) -> Result:
+    """Runs a check as pytest would. (A pytest session for each wrong answer would take minutes.)"""
+    name = check.__name__
+    of = next((mark.args[0] for mark in check.pytestmark if mark.name == "points"), 1)
+    fixtures = {"mymem": hand_in, "seed": seed, "tmp_path": folder / name}
+    fixtures = {key: fixtures[key] for key in inspect.signature(check).parameters}
+    (folder / name).mkdir()
+    try:
+        check(**fixtures)
+    except pytest.fail.Exception as failed:
+        reason = str(failed)
+        assert "Traceback" not in reason and "scenarios" not in reason
+        return Result(name, getattr(failed, "keeps", 0.0) * of, of, reason)
+    return Result(name, of, of, None)
+
+
+def reached(results: list[Result]) -> tuple[float, float]:
     """Points reached and points possible."""
-    return sum(c["points"] for c in checks.values()), sum(c["of"] for c in checks.values())
+    return sum(r.points for r in results), sum(r.of for r in results)
 
 
-def reasons(checks: dict[str, dict]) -> list[str]:
-    return [c["reason"] for c in checks.values() if not c["passed"]]
+def reasons(results: list[Result]) -> list[str]:
+    return [r.reason for r in results if r.reason]
 
 
-def test_the_points_of_each_rung(grade):
-    checks = grade("1 / 0", ALL)  # lists all checks without running any
-    points = {n: 0 for n in RUNGS}
-    for check in checks.values():
-        points[check["rung"]] += check["of"]
-        assert check["check"].startswith(f"test_rung{check['rung']}_")
+def test_the_points_of_each_rung():
+    points = {
+        n: sum(
+            next((mark.args[0] for mark in check.pytestmark if mark.name == "points"), 1)
+            for check in CHECKS[f"rung{n}"]
+        )
+        for n in RUNGS
+    }
     assert points == {n: POINTS[n] for n in RUNGS}
 
 
@@ -75,50 +119,47 @@ def test_the_library_has_the_names_of_the_stubs():
 
 
 def test_stubs_get_nothing(grade):
-    checks = grade(STUBS, ALL)
-    assert reached(checks)[0] == 0
-    for check in checks.values():
-        assert check["reason"].startswith(f"not done yet: Rung {check['rung']}: ")
+    for part in PARTS:
+        results = grade(STUBS, [part])
+        assert reached(results)[0] == 0
+        title = re.sub(r"(\d)", r" \1", part).capitalize()
+        assert all(reason.startswith(f"not done yet: {title}: ") for reason in reasons(results))
 
 
 @pytest.mark.parametrize("seed", [0, 7, 4711])
 def test_the_key_gets_everything(grade, seed):
-    checks = grade(ANSWERS, ALL, f"--seed={seed}")
-    assert not reasons(checks) and reached(checks)[0] == reached(checks)[1] > 0
+    assert not reasons(grade(ANSWERS, PARTS, seed))
 
 
-@pytest.mark.parametrize("number", [n for n in RUNGS if n > 1])
+@pytest.mark.parametrize("number", [n for n in PLANTED if n > 1])
 def test_a_rung_alone_with_the_library_below_it(grade, number):
     """The functions of all other rungs are missing."""
     others = [name for n, names in RUNGS.items() if n != number for name in names]
     text = f"{ANSWERS}{BETWEEN}\ndel {', '.join(others)}\n"
-    checks = grade(text, f"rung{number}", "--from-library", f"1-{number - 1}")
-    assert not reasons(checks) and reached(checks)[0] == POINTS[number]
+    assert not reasons(grade(text, [f"rung{number}"], library=tuple(range(1, number))))
 
 
-def graded(grade, name: str, known: dict[str, dict] = {}) -> dict:  # noqa: B006, a cache
-    if name not in known:
-        known[name] = grade(WRONG[name].hand_in, WRONG[name].part)
-    return known[name]
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_answer_is_told_why_and_keeps_what_works(grade, name):
-    checks = graded(grade, name)
-    points, of = reached(checks)
-    assert any(WRONG[name].says in reason for reason in reasons(checks)), reasons(checks)
-    assert 0 < points < of
-
-
-def test_every_check_is_failed_by_a_wrong_answer(grade):
-    failed = {c["check"] for name in WRONG for c in graded(grade, name).values() if c["reason"]}
-    assert failed == set(grade("1 / 0", ALL))
+@pytest.mark.parametrize("part", PARTS)
+def test_wrong_answers_are_told_why_and_keep_what_works(grade, part):
+    """And each check is failed by one of them."""
+    failed, not_told = set(), {}
+    for name, wrong in WRONG.items():
+        if wrong.part == part:
+            results = grade(wrong.hand_in, [part])
+            failed |= {r.check for r in results if r.reason}
+            points, of = reached(results)
+            told = any(wrong.says in reason for reason in reasons(results))
+            if not (told and 0 < points < of):
+                not_told[name] = (wrong.says, points, reasons(results))
+    assert not not_told
+    assert failed == {check.__name__ for check in CHECKS[part]}
 
 
 def test_each_rung_has_three_wrong_answers_and_every_function_one():
     parts = [wrong.part for wrong in WRONG.values()]
-    assert all(parts.count(f"rung{n}") >= 3 for n in RUNGS)
-    assert {wrong.name for wrong in WRONG.values()} >= ladder.OF_RUNGS
+    assert all(parts.count(f"rung{n}") >= 3 for n in PLANTED)
+    names = {name for n in PLANTED for name in RUNGS[n]}
+    assert {wrong.name for wrong in WRONG.values()} >= names
 
 
 @pytest.mark.parametrize(
@@ -130,5 +171,69 @@ def test_each_rung_has_three_wrong_answers_and_every_function_one():
 )
 def test_an_answer_of_the_wrong_kind_gets_a_sentence(grade, value):
     stubs = "".join(f"def {name}(*_):\n    return {value}\n" for name in ladder.OF_RUNGS)
-    checks = grade(f"import torch\n{stubs}", ALL)
-    assert len(reasons(checks)) == len(checks)
+    results = grade(f"import torch\n{stubs}", PARTS)
+    assert len(reasons(results)) == len(results)
+
+
+# --- Lower rungs, and what is taken from tinymem --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "lower"),
+    [
+        ("one_row_too_early", "rung3", 1),
+        ("bits", "rung4", 3),
+        ("logits_unshifted", "rung5", 3),
+        ("of_probabilities", "rung5", None),
+    ],
+)
+def test_a_faulty_lower_rung_is_named_and_costs_no_points(grade, name, part, lower):
+    results = grade(WRONG[name].hand_in, [part])
+    points, of = reached(results)
+    if lower is None:  # the fault is of the rung itself
+        assert points < of and not any("--from-library" in reason for reason in reasons(results))
+        return
+    assert points == of and reasons(results)
+    says = f"{part[:4].capitalize()} {part[4:]} passes with the library's rung {lower}, but not"
+    for reason in reasons(results):
+        assert reason.startswith(says) and reason.endswith(f"try --from-library {lower}")
+    assert not reasons(grade(WRONG[name].hand_in, [part], library=(lower,)))
+
+
+def test_a_lower_rung_that_is_not_written_is_named(grade):
+    text = f"{ANSWERS}\ndef token_losses(logits, targets):\n"
+    text += '    raise NotImplementedError("Rung 3: token_losses")\n'
+    (reason,) = set(reasons(grade(text, ["rung4"])))
+    assert "not done yet: Rung 3: token_losses. Mend yours first, or try --from-library 3" in reason
+
+
+def test_answers_from_the_library_are_refused(grade):
+    body = "from tinymem.training.margin import margins as theirs\nmargins = theirs"
+    results = grade(f"{ANSWERS}\n{body}\n", ["rung5"])
+    (reason,) = reasons(results)
+    begin = "margins takes tinymem.training.margin.margins from the library. Write it yourself"
+    assert reason.startswith(begin)
+    assert reached(results) == (5, 6)  # judge uses margins, and is the student's own
+
+
+@pytest.mark.parametrize(
+    ("source", "taken"),
+    [
+        ("import tinymem as tm\ndef f(): return tm.load('tiny')", []),
+        ("from tinymem import load, Model\ndef f(m: Model): return load('tiny')", []),
+        ("import tinymem as tm\ndef g(): tm.judge\ndef f(): return 1", []),
+        ("import tinymem as tm\ndef g(): tm.judge\ndef f(): return g()", ["tinymem.judge"]),
+        ("import tinymem as tm\ndef other(): tm.judge\ndef f(): return other()", []),
+        ("import tinymem as tm\nf = tm.greedy", ["tinymem.greedy"]),
+        ("import tinymem as tm\nlib = tm\ndef f(): lib.judge", ["tinymem"]),
+        ("import tinymem\ndef f(): tinymem.unit.lora", ["tinymem.unit"]),
+        ("from tinymem.unit import lora as x\ndef f(): x.LoRA", ["tinymem.unit.lora.LoRA"]),
+        ("def f():\n from tinymem import judge\n return judge", ["tinymem.judge"]),
+        ("import importlib\ndef f(): importlib.import_module('tinymem.law')", ["tinymem.law"]),
+        ("if 1:\n from tinymem.law.power import fit_law as f", ["tinymem.law.power.fit_law"]),
+        ("from tinymem.law.power import *\ndef f(): fit_law", ["tinymem.law.power.*"]),
+        ("from tinymem.unit.lora import LoRA\nclass f(LoRA): pass", ["tinymem.unit.lora.LoRA"]),
+    ],
+)
+def test_what_a_function_takes_from_tinymem(source, taken):
+    assert taken_from_tinymem(source, ["f"], ["other"]) == taken

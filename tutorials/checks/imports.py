@@ -1,7 +1,7 @@
 """Reads the source of a hand-in: what do its functions use, above all of tinymem?"""
 
 import ast
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 ALLOWED = {"tinymem.load", "tinymem.Model"}
 
@@ -16,11 +16,12 @@ def taken_from_tinymem(source: str, names: Collection[str], others: Collection[s
         for name in names_of(node):
             bound.setdefault(name, []).append(node)
     imports = imported([node for nodes in bound.values() for node in nodes])
-    taken: dict[str, None] = {}
+    taken = {imports["*"]: None} if is_taken(imports.get("*", "")) else {}
     known, waiting = {*others, *names}, list(names)
     while waiting:
-        for node in bound.get(waiting.pop(), ()):
-            used = list(paths(node, imports | imported(ast.walk(node))))
+        name = waiting.pop()
+        for node in bound.get(name, ()):
+            used = [imports.get(name, name), *paths(node, imports | imported(ast.walk(node)))]
             taken |= dict.fromkeys(path for path in used if is_taken(path))
             new = {path for path in used if path not in known}
             known |= new
@@ -47,15 +48,14 @@ def names_of(node: ast.AST) -> list[str]:
     return [n.id for n in stored if isinstance(n.ctx, ast.Store)]
 
 
-def imported(nodes) -> dict[str, str]:
+def imported(nodes: Iterable[ast.AST]) -> dict[str, str]:
     """{"tm": "tinymem", "judge": "tinymem.judge", …}: what imports give to names."""
     found = {}
     for node in nodes:
         if isinstance(node, ast.Import):
             for a in node.names:
-                found[a.asname or a.name.partition(".")[0]] = (
-                    a.name if a.asname else a.name.partition(".")[0]
-                )
+                first = a.name.partition(".")[0]
+                found[a.asname or first] = a.name if a.asname else first
         elif isinstance(node, ast.ImportFrom):
             for a in node.names:
                 found[a.asname or a.name] = f"{node.module}.{a.name}"
@@ -64,8 +64,6 @@ def imported(nodes) -> dict[str, str]:
 
 def paths(node: ast.AST, imports: dict[str, str]) -> Iterator[str]:
     """The names that a statement uses. A name of tinymem is given in full."""
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return
     inside = set()
     for part in ast.walk(node):  # an attribute comes before the name that it belongs to
         if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):

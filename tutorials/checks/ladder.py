@@ -52,7 +52,7 @@ class Rung:
     def require_own_work(self, used: Collection[str]) -> None:
         """Fails if one of these functions takes from tinymem what the student should write."""
         for name in set(self.names) & set(used):
-            taken = taken_by(self.hand_in.source, name, frozenset(OF_RUNGS - set(self.names)))
+            taken = taken_by(self.hand_in.source, name, frozenset(OF_RUNGS - {name}))
             message = f"{name} takes {', '.join(taken)} from the library. Write it yourself:"
             require(not taken, f"{message} mymem.py takes nothing of tinymem but tm.load")
 

@@ -85,8 +85,7 @@ def test_rung1_each_token_is_drawn_equally_often(mymem, seed):
     require(abs(twice - each) < 110, message, keeps=0.5)
 
 
-@pytest.fixture
-def pairs(seed) -> list[tuple[list[int], list[int]]]:
+def pairs(seed: int) -> list[tuple[list[int], list[int]]]:
     """Prompts and targets."""
     generator = drawn(seed)
     sizes = [(2, 3), (1, 1), (1, 4)]
@@ -111,8 +110,8 @@ def split(
 
 
 @rung(1)
-def test_rung1_each_target_token_is_predicted_from_all_that_is_before_it(mymem, pairs):
-    for prompt, target in pairs:
+def test_rung1_each_target_token_is_predicted_from_all_that_is_before_it(mymem, seed):
+    for prompt, target in pairs(seed):
         ids, rows, targets, case = split(mymem, prompt, target)
         message = f"{case}. There should be one row for each of the {len(target)} target tokens and"
         message += f" no row for the other prompt tokens, but there are {len(rows)} rows"
@@ -134,8 +133,8 @@ def test_rung1_each_target_token_is_predicted_from_all_that_is_before_it(mymem, 
 
 
 @rung(1)
-def test_rung1_no_input_is_unnecessary(mymem, pairs):
-    for prompt, target in pairs:
+def test_rung1_no_input_is_unnecessary(mymem, seed):
+    for prompt, target in pairs(seed):
         ids, rows, _, case = split(mymem, prompt, target)
         last, end = max(rows, default=None), len(ids) - 1
         message = f"{case}. The last row is {last}, but the last position of ids is {end}. Nothing"
