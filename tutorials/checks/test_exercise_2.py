@@ -1,0 +1,160 @@
+"""The checks of exercise 2: one head of causal attention, and rotary positions."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from checks.drawn import NUMBERS, draw_text
+from checks.expected import drawn, whole
+from checks.grading import apart, first_of, require, require_close, rounded, tensor
+from checks.imports import names_used
+
+points = pytest.mark.points
+READY = {"scaled_dot_product_attention", "multi_head_attention_forward", "MultiheadAttention"}
+
+
+# --- Attention ------------------------------------------------------------------------------------
+
+
+def head(answers, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The student's attention, which should not be torch's."""
+    used = READY & names_used(answers.source, "attention")
+    message = f"attention uses torch's {', '.join(used)}. Write it with products, exp and sums"
+    require(not used, message)
+    out = tensor(answers.call("attention", q, k, v), v.shape, "The result of attention, [T, D],")
+    message = "The result of attention has numbers that are not finite. A position sees itself as"
+    message += " well, so each position sees at least one, also the first"
+    require(out.isfinite().all(), message)
+    return out
+
+
+def weights(answers, generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(q, k, the weights of the student's attention): the values are the identity matrix."""
+    q, k = torch.randn(2, count, count, generator=generator)
+    return q, k, head(answers, q, k, torch.eye(count))
+
+
+@pytest.mark.ex2
+@points(0.5)
+def test_ex2_the_weights_of_a_position_sum_to_one(answers, generator):
+    *_, found = weights(answers, generator, whole(5, 9, generator))
+    sums = found.sum(1)
+    message = f"The weights of each position should sum to 1, but the sums are {rounded(sums)}"
+    columns = apart(found.sum(0), torch.ones(len(found))) < 1e-4
+    zeros = bool((found.triu(1) == 0).all() and (sums < 1).any())
+    hints = {
+        "The softmax goes over the positions that are seen: the last dimension": columns,
+        "Later positions have to be excluded before the softmax, with a score of −∞": zeros,
+    }
+    right = bool((found >= 0).all()) and apart(sums, torch.ones(len(found))) < 1e-4
+    require(right, message + first_of(hints))
+
+
+@pytest.mark.ex2
+def test_ex2_no_position_reads_a_later_one(answers, generator):
+    count = whole(5, 9, generator)
+    q, k, found = weights(answers, generator, count)
+    t, s = divmod(int(found.triu(1).abs().argmax()), count)
+    message = f"Position {t} reads position {s}, which is later: its weight is {found[t, s]:.3f}"
+    require(found[t, s] == 0, message)
+    message = "Position {} should read itself and all earlier positions, but its weights are {}"
+    for t, row in enumerate(found):
+        require((row[: t + 1] > 0).all(), message.format(t, rounded(row)))
+    changed = k.clone()
+    changed[-1] += 3
+    after = head(answers, q, changed, torch.eye(count))
+    message = f"With another key at position {count - 1}, the results at earlier positions should"
+    message += " stay the same. Exclude later positions before the softmax, not after it"
+    require_close(after[:-1], found[:-1], message)
+
+
+@pytest.mark.ex2
+@points(0.5)
+def test_ex2_the_scores_are_divided_by_the_root_of_d(answers, generator):
+    count = whole(5, 9, generator)
+    q, k, found = weights(answers, generator, count)
+    last = found[-1].clamp_min(1e-30).log()
+    scale = ((last - last[0]) @ (k - k[0]) @ q[-1]) / ((k - k[0]) @ q[-1]).square().sum()
+    message = f"With D = {count}, the scores should be q · k / √D = {count**-0.5:.3f} q · k, but"
+    message += f" the weights of the last position belong to {scale:.3f} q · k"
+    hints = {
+        "The division by √D is missing": abs(scale - 1) < 1e-3,
+        "You divided by D": abs(scale - 1 / count) < 1e-3,
+    }
+    require(abs(scale - count**-0.5) < 1e-3, message + first_of(hints))
+
+
+@pytest.mark.ex2
+def test_ex2_the_attention_of_the_shipped_model(answers, tiny, seed, generator):
+    model, tokenizer = tiny
+    layer = whole(0, model.config.num_layers - 1, generator)
+    text = draw_text(NUMBERS[seed % len(NUMBERS)], tokenizer)
+    ids = torch.tensor([tokenizer.encode(text)[: whole(20, 40, generator)]])
+    block = model.layers[layer]
+    with torch.no_grad():
+        x = block.input_layernorm(model.run(model.embed(ids), stop=layer))
+        expected = block.self_attn(x)[0]
+        q, k, v = (one[0] for one in block.self_attn.project(x))  # each [T, heads, D]
+        heads = [head(answers, q[:, n], k[:, n], v[:, n]) for n in range(q.shape[1])]
+        found = block.self_attn.o_proj(torch.cat(heads, -1))
+    message = f"The {len(heads)} heads of layer {layer} of the shipped model read {ids.shape[1]}"
+    message += " tokens. Put together from your attention, their output is another one than the"
+    require_close(found, expected, f"{message} model's own", 1e-3)
+
+
+# --- Rotary positions -----------------------------------------------------------------------------
+
+
+def turned(answers, x: Tensor, positions: list[int], theta: float = 10_000.0) -> Tensor:
+    out = answers.call("rotate", x, torch.tensor(positions), theta)
+    return tensor(out, x.shape, "The result of rotate, [T, D],")
+
+
+@pytest.mark.ex2
+@points(0.5)
+def test_ex2_rotate_by_hand(answers, seed):
+    p, theta = whole(2, 6, drawn(seed)), 10_000.0
+    x = torch.tensor([[1.0, 0.0, 0.0, 2.0]] * 2)
+    out = turned(answers, x, [0, p], theta)
+    require_close(out[0], x[0], "At position 0 the angle is 0, so x should not change")
+
+    def by(angle: float) -> Tensor:
+        return torch.tensor([math.cos(p), -2 * math.sin(angle), math.sin(p), 2 * math.cos(angle)])
+
+    other_way = by(p / 100) * torch.tensor([1, -1, -1, 1])
+    hints = {
+        "Yours rotates in the other direction. Check the signs of the sines": (
+            apart(out[1], other_way) < 1e-4
+        ),
+        "The angle of component i is p · theta^(−2i/D), with a factor of 2": (
+            apart(out[1], by(p / 10)) < 1e-4
+        ),
+        "Component 0 and component D/2 form a pair. Pairs of neighbours such as 0 and 1 are another"
+        " form": out[1, 1].abs() > 1e-6 and apart(out[1, ::3], by(p / 100)[::3]) > 1e-3,
+    }
+    message = f"At position {p}, x = (1, 0, 0, 2) became {rounded(out[1])}. The pair (x0, x2) ="
+    message += f" (1, 0) should be rotated by {p} radians, to (cos {p}, sin {p}). The pair (x1, x3)"
+    message += f" = (0, 2) should be rotated by {p} · 10000^(−2/4) = {p / 100}, to"
+    message += f" (−2 sin {p / 100}, 2 cos {p / 100})"
+    require_close(out[1], by(p / 100), message + first_of(hints))
+
+
+@pytest.mark.ex2
+@points(0.5)
+def test_ex2_only_the_distance_counts(answers, generator):
+    size, far = 2 * whole(2, 8, generator), whole(3, 9, generator)
+    q, k = torch.randn(2, 1, size, generator=generator)
+    scores = []
+    for start in (0, 5, 90):
+        ends = turned(answers, q, [start]), turned(answers, k, [start + far])
+        for one, end in zip((q, k), ends, strict=True):
+            message = "A rotation should not change the length of a vector"
+            require_close(end.norm(), one.norm(), message, 1e-3)
+        scores.append((ends[0] * ends[1]).sum())
+    message = f"q · k should be the same for positions that are {far} apart: 0 and {far}, 5 and"
+    message += f" {5 + far}, 90 and {90 + far}"
+    require_close(torch.stack(scores), scores[0].expand(3), message, 1e-3)
+    same = torch.allclose(turned(answers, q, [90]), q)
+    require(not same, "At position 90, x was not rotated at all")
