@@ -48,13 +48,13 @@ def recalled_below_one_half(model, memory) -> dict:
     """Options with which this memory is recited although one of its tokens has p ≤ ½.
 
     The memory is a tinymem.Memory of 16 to 32 random tokens, and the model is the shipped one.
-    Several memories are drawn when this is graded, and no fixed options work for all of them: write
-    a search. With the options that you return, for example {"rank": 2, "steps": 150},
+    Four memories are drawn when this is graded, and no fixed options work for all lengths: write a
+    search. With the options that you return, for example {"rank": 2, "steps": 150},
     `tinymem.memorize(model, memory, **options)` writes the memory in at most 400 steps, so that
     greedy decoding recites it completely (`recall_exact` in the report) but `min_probability` is at
-    most one half. The memory is trained again when it is graded, so leave a little room on both
-    sides: the lowest margin should be above 0.01, and the lowest p below 0.49. One search may train
-    about ten units.
+    most one half. The options may be rank, steps, lr and seed. The memory is trained again when it
+    is graded, and another machine rounds differently, so leave a little room: a `min_margin` above
+    0.01 and a `min_probability` below 0.49.
     """
     raise NotImplementedError("Exercise 5: recalled_below_one_half")
 
@@ -66,16 +66,18 @@ def check_sweep(sweep, folder) -> None:
     """A test of a sweep, written as for pytest: raises AssertionError if the sweep has a bug.
 
     `sweep(folder, ranks, lengths, seeds)` trains each combination that is not in the folder yet
-    (for one step, in this exercise). It returns the rows of all combinations, in any order. Each
-    row is a dict with at least `rank`, `length`, `seed`, `base_loss`, `final_loss` and
-    `wall_seconds`. When it is called again with the same folder, it continues where it stopped.
-    Each seed has its own memory. With the same seed, a longer memory begins with the shorter one.
+    (for one step, in this exercise). It returns the rows of exactly these combinations, in any
+    order. Each row is a dict with at least `rank`, `length`, `seed`, `base_loss` (without a unit),
+    `final_loss` and `wall_seconds`. When it is called again with the same folder, with the same
+    grid or with another, it trains only what is new. Each seed has its own memory. With the same
+    seed, a longer memory begins with the shorter one.
 
     Your test must pass for a sweep that works, and fail for each of several sweeps with a bug.
-    Consider what can go wrong when a sweep is started again, when it has several seeds, and when
-    only a part of the grid is run. A cell that is trained twice has the same losses both times, but
-    not the same `wall_seconds`. `folder` is an empty directory (a pathlib.Path) that you may use.
-    Keep the grids small.
+    The bugs are drawn from a list that you do not see. Consider what can go wrong when a sweep is
+    started again with another grid, when it has several seeds, and when only a part of the grid is
+    run. A cell that is trained twice has the same losses both times, but not the same
+    `wall_seconds`. `folder` is an empty directory (a pathlib.Path); a sweep may use any folder in
+    it. Keep the grids small.
     """
     raise NotImplementedError("Exercise 7: check_sweep")
 

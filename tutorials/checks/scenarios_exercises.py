@@ -1,0 +1,23 @@
+"""Scenarios of the exercises: they run on the student's exercises.py, and return plain values."""
+
+import torch
+from torch import Tensor
+
+import tinymem as tm
+
+
+def below_one_half(exercises, model, prompt_ids: list[int], target_ids: list[int]) -> object:
+    """What the search for a counter-example finds for this memory."""
+    return exercises.recalled_below_one_half(model, tm.Memory(prompt_ids, target_ids))
+
+
+@torch.no_grad()
+def logits_and_layers(
+    exercises, model, layer: int, h: Tensor, x: Tensor, A: Tensor, B: Tensor
+) -> tuple[object, list[int]]:
+    """What logits_from_cache returns, and the layers of which something was computed."""
+    ran: list[int] = []
+    for n, block in enumerate(model.layers):
+        for part in (block, block.self_attn, block.mlp):
+            part.register_forward_hook(lambda *_, n=n: ran.append(n))
+    return exercises.logits_from_cache(model, layer, h, x, A, B), sorted(set(ran))

@@ -1,0 +1,50 @@
+"""The checks of exercise 7: the student's test of a sweep is tried on sweeps with planted bugs."""
+
+import functools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from checks.grading import require
+from checks.hand_in import HandIn
+from checks.sweeps import BUGS, Sweeps
+from checks.values import Raised
+
+DRAWN = 5
+
+
+def complaint(answers: HandIn, sweep: Callable) -> Raised | None:
+    """What the student's test raises for this sweep: any exception, as in pytest."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        # An anonymous function, so that its name says nothing about the bug.
+        out = answers.call("check_sweep", lambda *grid: sweep(*grid), Path(folder), catch=True)
+    return out if isinstance(out, Raised) else None
+
+
+@functools.lru_cache(maxsize=1)  # the answer is the same for each bug
+def complaint_about_good(answers: HandIn) -> Raised | None:
+    return complaint(answers, Sweeps().good)
+
+
+def require_that_good_passes(answers: HandIn) -> None:
+    error = complaint_about_good(answers)
+    require(error is None, f"Your test fails for a sweep that works: {error and error.text}")
+
+
+@pytest.mark.ex7
+def test_ex7_a_sweep_that_works_passes(answers):
+    require_that_good_passes(answers)
+
+
+@pytest.mark.ex7
+@pytest.mark.parametrize("bug", range(DRAWN))
+def test_ex7_a_bug_is_caught(answers, seed, bug):
+    # A test that fails for every sweep would catch every bug, so it has to pass for a good one.
+    require_that_good_passes(answers)
+    name = np.random.default_rng(seed).permutation(BUGS)[bug]
+    broken = getattr(Sweeps(), name)
+    caught = complaint(answers, broken)
+    require(caught, f"Your test passes for a sweep that {broken.__doc__}")
