@@ -20,12 +20,14 @@ from torch import Tensor
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """One head of causal attention: queries, keys and values [T, D] -> [T, D].
+    """One head of causal attention: queries [S, D], keys and values [T, D] -> [S, D].
 
-    The score of position s for position t is q_t · k_s / √D. Position t sees the positions s ≤ t
-    only: there its weights are the softmax of the scores, and at later positions they are 0. The
-    result at t is the sum of the values, each multiplied by its weight. Write it without
-    torch's scaled_dot_product_attention.
+    The queries are those of the last S of T positions. S = T when a text is read in one pass, and
+    S = 1 when one more token is decoded and the earlier keys and values have been kept. The score
+    of position j for position i is q_i · k_j / √D. Position i sees the positions j ≤ i only: there
+    its weights are the softmax of the scores, and at later positions they are 0. The result at i is
+    the sum of the values, each multiplied by its weight. Write it without torch's
+    scaled_dot_product_attention.
     """
     raise NotImplementedError("Exercise 2: attention")
 

@@ -23,49 +23,60 @@ def head(answers, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     used = READY & names_used(answers.source, "attention")
     message = f"attention uses torch's {', '.join(used)}. Write it with products, exp and sums"
     require(not used, message)
-    out = tensor(answers.call("attention", q, k, v), v.shape, "The result of attention, [T, D],")
+    shape = (len(q), v.shape[1])
+    out = tensor(answers.call("attention", q, k, v), shape, "The result of attention, [S, D],")
     message = "The result of attention has numbers that are not finite. A position sees itself as"
     message += " well, so each position sees at least one, also the first"
     require(out.isfinite().all(), message)
     return out
 
 
-def weights(answers, generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(q, k, the weights of the student's attention): the values are the identity matrix."""
+def drawn_queries(generator) -> tuple[Tensor, Tensor]:
+    """q [S, T] and k [T, T], with S < T."""
+    count = whole(6, 9, generator)
     q, k = torch.randn(2, count, count, generator=generator)
-    return q, k, head(answers, q, k, torch.eye(count))
+    return q[whole(2, count - 3, generator) :], k
+
+
+def weights(answers, q: Tensor, k: Tensor) -> Tensor:
+    """The weights [S, T] of the student's attention: the values are the identity matrix."""
+    return head(answers, q, k, torch.eye(len(k)))
 
 
 @pytest.mark.ex2
 @points(0.5)
 def test_ex2_the_weights_of_a_position_sum_to_one(answers, generator):
-    *_, found = weights(answers, generator, whole(5, 9, generator))
-    sums = found.sum(1)
+    found = weights(answers, *drawn_queries(generator))
+    sums, ones = found.sum(1), torch.ones(len(found))
     message = f"The weights of each position should sum to 1, but the sums are {rounded(sums)}"
-    columns = apart(found.sum(0), torch.ones(len(found))) < 1e-4
-    zeros = bool((found.triu(1) == 0).all() and (sums < 1).any())
+    zeros = bool((found == 0).any() and (sums < 1).any())
     hints = {
-        "The softmax goes over the positions that are seen: the last dimension": columns,
+        "The softmax goes over the positions that are seen: the last dimension": (
+            not zeros or bool((sums > 1.001).any())
+        ),
         "Later positions have to be excluded before the softmax, with a score of −∞": zeros,
     }
-    right = bool((found >= 0).all()) and apart(sums, torch.ones(len(found))) < 1e-4
+    right = bool((found >= 0).all()) and apart(sums, ones) < 1e-4
     require(right, message + first_of(hints))
 
 
 @pytest.mark.ex2
 def test_ex2_no_position_reads_a_later_one(answers, generator):
-    count = whole(5, 9, generator)
-    q, k, found = weights(answers, generator, count)
-    t, s = divmod(int(found.triu(1).abs().argmax()), count)
-    message = f"Position {t} reads position {s}, which is later: its weight is {found[t, s]:.3f}"
-    require(found[t, s] == 0, message)
-    message = "Position {} should read itself and all earlier positions, but its weights are {}"
-    for t, row in enumerate(found):
-        require((row[: t + 1] > 0).all(), message.format(t, rounded(row)))
+    q, k = drawn_queries(generator)
+    found, before = weights(answers, q, k), len(k) - len(q)
+    case = f"The {len(q)} queries belong to the positions {before} to {len(k) - 1}. Position"
+    for t, row in enumerate(found, start=before):
+        later = row[t + 1 :].abs()
+        if later.any():
+            s = t + 1 + int(later.argmax())
+            message = f"{case} {t} reads position {s}, which is later: its weight is {row[s]:.3f}"
+            require(False, message)
+        message = f"{case} {t} should read itself and all earlier positions, but its weights are"
+        require((row[: t + 1] > 0).all(), f"{message} {rounded(row)}")
     changed = k.clone()
     changed[-1] += 3
-    after = head(answers, q, changed, torch.eye(count))
-    message = f"With another key at position {count - 1}, the results at earlier positions should"
+    after = weights(answers, q, changed)
+    message = f"With another key at position {len(k) - 1}, the results at earlier positions should"
     message += " stay the same. Exclude later positions before the softmax, not after it"
     require_close(after[:-1], found[:-1], message)
 
@@ -73,10 +84,10 @@ def test_ex2_no_position_reads_a_later_one(answers, generator):
 @pytest.mark.ex2
 @points(0.5)
 def test_ex2_the_scores_are_divided_by_the_root_of_d(answers, generator):
-    count = whole(5, 9, generator)
-    q, k, found = weights(answers, generator, count)
-    last = found[-1].clamp_min(1e-30).log()
-    scale = ((last - last[0]) @ (k - k[0]) @ q[-1]) / ((k - k[0]) @ q[-1]).square().sum()
+    q, k = drawn_queries(generator)
+    last, count = weights(answers, q, k)[-1].clamp_min(1e-30).log(), len(k)
+    products = (k - k[0]) @ q[-1]
+    scale = float((last - last[0]) @ products / products.square().sum())
     message = f"With D = {count}, the scores should be q · k / √D = {count**-0.5:.3f} q · k, but"
     message += f" the weights of the last position belong to {scale:.3f} q · k"
     hints = {
