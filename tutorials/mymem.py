@@ -13,8 +13,8 @@ measures a law and a recall curve with your file alone, and tutorials/00_the_who
 way to have written it.
 
 Shapes are in brackets: N target tokens, V tokens in the vocabulary, T positions, width d, rank r.
-Losses are in nats per token. Keep the names and the order of the arguments; add functions of your
-own wherever you like.
+Losses are in nats per token. Keep the names and the order of the arguments. A function does not
+change the lists and tensors that it is given. Add functions of your own wherever you like.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ import tinymem as tm
 
 
 def draw_tokens(plain_ids: list[int], count: int, seed: int) -> list[int]:
-    """`count` token ids, each drawn uniformly from plain_ids.
+    """`count` token ids, each drawn uniformly from plain_ids, independently of the others.
 
     The same seed always gives the same ids, other seeds give others, and a longer draw begins with
     the shorter one of the same seed.
@@ -36,14 +36,12 @@ def draw_tokens(plain_ids: list[int], count: int, seed: int) -> list[int]:
     raise NotImplementedError("Rung 1: draw_tokens")
 
 
-def inputs_and_targets(
-    prompt_ids: list[int], target_ids: list[int]
-) -> tuple[list[int], list[int], list[int]]:
+def inputs_and_targets(prompt_ids: list[int], target_ids: list[int]) -> tuple[list, list, list]:
     """(ids, rows, targets): the input of the model, and the positions that predict the target.
 
-    The output at position t depends on ids[0], …, ids[t]. `rows` has one position for each target
-    token, and `targets` the token to be predicted there. ids has no token that nothing is predicted
-    from.
+    The model's output at position t depends on ids[0], …, ids[t], and predicts the token after
+    them. `rows` has one position in ids for each target token, and `targets` has the token to be
+    predicted there. ids ends at the last of these positions.
     """
     raise NotImplementedError("Rung 1: inputs_and_targets")
 
@@ -54,8 +52,9 @@ def inputs_and_targets(
 class LoRA(nn.Module):
     """A frozen part of the model with a unit of rank r beside it: part(x) + x A B.
 
-    `A` [d, r] and `B` [r, d] are parameters; `part` is the part. A is drawn uniformly between
-    −1/√r and 1/√r with a generator of this seed. A new unit does not change the output.
+    Its attributes are the parameters `A` [d, r] and `B` [r, d], and `part`. A starts at values that
+    are drawn uniformly between −1/√r and 1/√r, with a generator of this seed. B starts so that a
+    new unit does not change the output.
     """
 
     def __init__(self, part: nn.Module, width: int, rank: int, seed: int):
@@ -70,14 +69,14 @@ class LoRA(nn.Module):
 def attach(model: tm.Model, rank: int, seed: int) -> LoRA:
     """Freezes the model, puts a new unit beside the MLP of one layer, and returns the unit.
 
-    The layer is number `num_layers * 2 // 3`, counted from 0. Afterwards the only parameters with a
-    gradient are A and B. `model.layers[k].mlp` may be assigned; `model.config.hidden_size` is d.
+    Of model.layers, take number `model.config.num_layers * 2 // 3`, counted from 0, and assign its
+    `mlp`. Afterwards only A and B require a gradient. `model.config.hidden_size` is the width d.
     """
     raise NotImplementedError("Rung 2: attach")
 
 
 def detach(model: tm.Model, unit: LoRA) -> None:
-    """Takes the unit out again. The model is then exactly what it was."""
+    """Takes the unit out again, and puts back what was in its place. The unit keeps A and B."""
     raise NotImplementedError("Rung 2: detach")
 
 
@@ -87,7 +86,7 @@ def detach(model: tm.Model, unit: LoRA) -> None:
 def target_logits(model: tm.Model, prompt_ids: list[int], target_ids: list[int]) -> Tensor:
     """Logits [N, V] of the target tokens, each given the true tokens before it, in one pass.
 
-    model(ids [1, T]) returns logits [1, T, V].
+    model(ids [1, T]) returns logits [1, T, V]. Training needs their gradient.
     """
     raise NotImplementedError("Rung 3: target_logits")
 
@@ -122,11 +121,12 @@ def write(
     lr: float = 0.1,
     objective=plain,
 ) -> list[float]:
-    """Writes the memory into the attached unit. Returns the mean loss before each step.
+    """Writes the memory into the attached unit: only A and B change.
 
-    Each step minimizes objective(logits, targets, step / steps) with AdamW without weight decay.
-    The norm of the gradient of A and B together is clipped to 1. The learning rate falls in a
-    straight line: it is lr · (1 − step / steps) in step 0, 1, …, steps − 1.
+    Returns the mean loss of the target before each step, whatever the objective is. Each step
+    minimizes objective(logits, targets, step / steps) with torch's AdamW, without weight decay. The
+    norm of the gradient of A and B together is clipped to 1. The learning rate falls in a straight
+    line: it is lr · (1 − step / steps) in step 0, 1, …, steps − 1.
     """
     raise NotImplementedError("Rung 4: write")
 
@@ -135,7 +135,7 @@ def write(
 
 
 def greedy(model: tm.Model, prompt_ids: list[int], count: int) -> list[int]:
-    """`count` tokens after the prompt: always the most probable one, which is then read as well."""
+    """`count` tokens, each the most probable one after all before it. No gradient is stored."""
     raise NotImplementedError("Rung 5: greedy")
 
 
@@ -145,11 +145,11 @@ def margins(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def judge(model: tm.Model, prompt_ids: list[int], target_ids: list[int]) -> dict:
-    """What one teacher-forced pass proves, and what decoding gives.
+    """What one pass over the true tokens proves, and what decoding gives. No gradient is stored.
 
     The keys: `loss`, the mean loss (nats per token); `lowest_p`, the lowest probability of a target
-    token; `certified`, every p > ½; `lowest_margin`; `recited`, the proof from the same pass that
-    greedy decoding gives the target; `decoded`, the tokens that decoding gives.
+    token; `certified`, is every p above ½?; `lowest_margin`; `recited`, does the same pass prove
+    that greedy decoding gives the target?; `decoded`, the tokens that decoding gives.
     """
     raise NotImplementedError("Rung 5: judge")
 

@@ -60,6 +60,7 @@ def tensor(value: object, shape: Sequence[int], what: str) -> torch.Tensor:
 def whole_numbers(value: object, what: str) -> list[int]:
     listed = value.tolist() if isinstance(value, (torch.Tensor, np.ndarray)) else value
     listed = list(listed) if isinstance(listed, (list, tuple, range)) else [None]
+    listed = [i.item() if getattr(i, "ndim", None) == 0 else i for i in listed]
     fits = all(isinstance(i, (int, np.integer)) for i in listed)
     require(fits, f"{what} should be a list of integers, not {kind_of(value)}")
     return [int(i) for i in listed]
