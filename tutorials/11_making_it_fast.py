@@ -1,31 +1,41 @@
-"""Lesson 11. Making it fast
-
-You need       lesson 4, and `python tutorials/11_making_it_fast.py`
-You will see   a prediction of the speedup, made by counting multiplications, and the measured one;
-               which layers a step still computes; eight units trained as one batch; and that every
-               shortcut keeps the losses the same
-Explains       tinymem/training/prefix.py, tinymem/training/loss.py, tinymem/training/trainer.py
-Time           20 seconds to run, 60 minutes with the exercise
-"""
-
-# %% Idea
-# The base model is frozen, so the layers below the unit give the same numbers in every step. It is
-# enough to compute them once. The output of layer k without the unit, where k is the layer of the
-# unit, is also the same in every step. A step then consists of
+# %% [markdown]
+# # 11. Making it fast
 #
-#     h + x A B, with h and x from the cache
-#     the forward pass through the layers above k and the head
-#     the backward pass through the same, for activations only: frozen weights need no gradient
+# **Which parts of a training step are the same in every step, and how much time do they cost?**
+#
+# ![Layers 0 to 2 are computed once, and each step begins with what was kept of them](pictures/ideas/11.svg)
+#
+# The base model is frozen, so the layers below the unit give the same numbers in every step. They
+# are computed once, and the step begins where the unit adds $x A B$. Gradients flow back to the
+# unit and no further.
+#
+# - **You need:** [lesson 4](04_writing_a_memory.py)
+# - **Time:** 20 seconds to run, 60 minutes with the practice
+# - **Reads:** tinymem/training/prefix.py, tinymem/training/loss.py, tinymem/training/trainer.py
+
+# %% [markdown]
+# ## Idea
+#
+# Let $k$ be the layer of the unit. Its output *without* the unit is also the same in every step. A
+# step then consists of
+#
+# - $h + x A B$, with $h$ and $x$ from the cache;
+# - the forward pass through the layers above $k$ and the head;
+# - the backward pass through the same, for activations only: frozen weights need no gradient.
 #
 # Several runs of one length can share these layers. Their hidden states are stacked, so that each
 # matrix product becomes a larger one, which a processor computes more efficiently. A shortcut is
 # only allowed if the losses stay the same.
+#
+# ## Shapes
+#
+# | symbol | shape | meaning |
+# |---|---|---|
+# | $h$ | [1, T, d] | the output of layer $k$ without the unit |
+# | $x$ | [1, T, d] | the input of the MLP of layer $k$ |
+# | $h$, $A$, $B$ of $K$ units | [K, T, d], [K, d, r], [K, r, d] | trained together |
 
-# %% Shapes
-#   h [1, T, d]   output of layer k without the unit      x [1, T, d]   input of its MLP
-#   K units trained together: h [K, T, d], A [K, d, r], B [K, r, d]
-
-# %% Code
+# %%
 import os
 import time
 
@@ -46,9 +56,13 @@ model, tokenizer = tm.load("tiny")
 memory = tm.random_memory(tokenizer, 256)
 layer, count = default_layer(model), model.config.num_layers
 
-# %% Run: a prediction
+# %% [markdown]
+# ## A prediction
+#
 # The forward pass takes one multiplication per weight and position. Above the unit, the backward
 # pass takes one more, for the gradient of the layer's input.
+
+# %%
 sizes = [sum(m.weight.numel() for m in b.modules() if isinstance(m, Linear)) for b in model.layers]
 head, above = model.lm_head.weight.numel(), sum(sizes[layer + 1 :])
 whole, cached = sum(sizes) + head + above + head, 2 * (above + head)
@@ -56,7 +70,13 @@ print(f"the unit is in layer {layer} of layers 0 to {count - 1}; multiplications
 print(f"  the plain step     {whole:10,}")
 print(f"  with the cache     {cached:10,}   predicted speedup: {whole / cached:.2f}")
 
-# %% Run: the plain step and the library's step
+# %% [markdown]
+# ## The plain step and the library's step
+#
+# A hook on each layer writes down which layers are computed. The three kinds of training start from
+# the same unit, so their losses must agree.
+
+# %%
 ids = torch.tensor([memory.prompt_ids + memory.target_ids])
 first, targets = len(memory.prompt_ids) - 1, torch.tensor(memory.target_ids)
 computed: list[int] = []
@@ -105,7 +125,8 @@ runs = {"plain": Plain(), "cached": Cached(1), together: Cached(UNITS)}
 losses, layers = {}, {}
 for name, run in runs.items():
     computed.clear()
-    losses[name] = [run.step() for _ in range(STEPS)]
+    with tm.bars() as bars:
+        losses[name] = [run.step() for _ in bars.track(range(STEPS), name)]
     layers[name] = sorted(set(computed))
     apart = max(abs(a - b) for a, b in zip(losses["plain"], losses[name], strict=True))
     print(f"{name:16} computes the layers {layers[name]};", end=" ")
@@ -113,16 +134,21 @@ for name, run in runs.items():
     assert apart < 1e-3
 assert layers["plain"] == list(range(count)) and layers["cached"] == list(range(layer + 1, count))
 
-# %% Run: the measured speedup
+# %% [markdown]
+# ## The measured speedup
+#
 # The three take turns, so that a change in the speed of the machine affects all of them. The median
 # of the rounds is reported.
+
+# %%
 times: dict[str, list[float]] = {name: [] for name in runs}
-for _ in range(ROUNDS):
-    for name, run in runs.items():
-        start = time.perf_counter()
-        for _ in range(CALLS):
-            run.step()
-        times[name].append(1000 * (time.perf_counter() - start) / CALLS)
+with tm.bars() as bars:
+    for _ in bars.track(range(ROUNDS), "rounds"):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                run.step()
+            times[name].append(1000 * (time.perf_counter() - start) / CALLS)
 each = {name: sorted(taken)[ROUNDS // 2] for name, taken in times.items()}
 each[together] /= UNITS
 for name, ms in each.items():
@@ -135,25 +161,59 @@ ax.set(xlabel="time for one step of one unit (ms), 256 tokens", xlim=(0, 1.3 * e
 ax.invert_yaxis()
 fig.savefig("11_making_it_fast.png", dpi=110)
 
-# %% Run: memft-ot needs fewer gradients when tokens are above the threshold
+# %% [markdown]
+# ## MemFT needs fewer gradients when tokens are above the threshold
+#
 # A token of weight 0 needs no backward pass through the head. (When all tokens are above one half,
 # they all have weight 1 again: lesson 6.)
-result = tm.memorize(model, memory, rank=16, method="memft-ot", steps=60 if FAST else 300)
+
+# %%
+steps = 60 if FAST else 300
+with tm.bars() as bars:
+    result = tm.memorize(model, memory, rank=16, method="memft-ot", steps=steps, progress=bars)
 rows = [1 - share if share < 1 else 1.0 for share in result.training.certified]
 print(f"memft-ot: {rows[0]:.0%} of the tokens need a backward pass through the head", end=" ")
 print(f"in the first step, and {sum(rows) / len(rows):.0%} on average")
 assert rows[0] == 1 and sum(rows) / len(rows) < (1 if FAST else 0.6)
 
-# %% What you should see
-# The plain step computes layers 0 to 3, and the cached step computes layer 3 only. The losses are
-# the same except for rounding errors. The measured speedup is close to the predicted one, sometimes
-# above and sometimes below it. The prediction does not count norms, activation functions, the
-# products inside attention and the softmax, neither in the part that is saved nor in the part that
-# remains. Eight units of 256 tokens trained together take a seventh less time than one after
-# another. The gain is larger for short memories, where a step consists mostly of overhead. To
-# compare tinymem with other tools, run `python -m tests.benchmarks`.
-
-# %% Exercise
-# Write `logits_from_cache(model, layer, h, x, A, B)`. Then:
+# %% [markdown]
+# ## What you should see
 #
-#     pytest tutorials -m ex11
+# The plain step computes layers 0 to 3, and the cached step computes layer 3 only. The losses are
+# the same except for rounding errors. The measured speedup is close to the predicted one of 1.83,
+# sometimes above and sometimes below it. The prediction does not count norms, activation functions,
+# the products inside attention and the softmax, neither in the part that is saved nor in the part
+# that remains. Units that are trained together take less time each than one after another. The gain
+# is larger for short memories, where a step consists mostly of overhead.
+#
+# To compare tinymem with other tools, run `python -m tests.benchmarks`.
+#
+# ## In three sentences
+#
+# Everything below a unit is the same in every step, so it is computed once and kept. What remains
+# can be predicted by counting multiplications, and it can be shared by several units that are
+# trained as one batch. A shortcut is only right if the losses of every step stay the same.
+#
+# ## The paper's claim
+#
+# | claim of the paper | where in tinymem | our number |
+# |---|---|---|
+# | The base model is frozen, and only the unit is trained (Figure 1) | tinymem/training/prefix.py | of layers 0 to 3, a step computes layer 3 only; predicted speedup 1.83 |
+# | MemFT gives no weight to tokens above the threshold (Eq. 9) | tinymem/training/loss.py | 38% of the tokens need a backward pass through the head on average |
+#
+# ## Practice
+#
+# **Exercise 11**: write `logits_from_cache` in `tutorials/exercises.py`.
+#
+# ```sh
+# pytest tutorials -m ex11
+# python tutorials/hint.py ex11
+# ```
+#
+# ## Further reading
+#
+# - [Chen et al. 2016](https://arxiv.org/abs/1604.06174): the opposite trade, where activations are
+#   computed again to save memory
+# - [Autograd mechanics](https://docs.pytorch.org/docs/stable/notes/autograd.html): what torch keeps
+#   for the backward pass, and what frozen weights save
+# - [What tinymem's shortcuts gain](reproduction/speed.md), measured for several models
