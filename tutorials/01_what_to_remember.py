@@ -112,7 +112,8 @@ print(f"{len(ids)} positions are read, and {len(rows)} of them predict a token o
 # %% [markdown]
 # ## Random tokens
 #
-# To measure how much a unit can hold, we need targets that the model can neither know nor guess.
+# A *unit* is the small set of parameters that this course trains (lesson 3). To measure how much it
+# can hold, we need targets that the model can neither know nor guess.
 # The cleanest choice is tokens drawn uniformly at random. How uncertain such a draw is, is measured
 # by the *entropy*, the smallest mean loss that anybody can reach who does not know the target. For
 # $n$ equally probable tokens each has $p = 1/n$, so it is

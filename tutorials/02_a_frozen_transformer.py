@@ -6,8 +6,8 @@
 # ![Tokens pass a stack of layers, each with attention and an MLP; layer 2 of 4 is marked](pictures/ideas/02.svg)
 #
 # Each token becomes a vector, and a stack of layers adds to it. Attention mixes in earlier
-# positions, and the MLP works at each position alone. Everything in the picture is frozen: training
-# never changes it. The memories of this course are written beside the MLP of the marked layer.
+# positions, and the MLP, a small network of two matrices, works at each position alone. All of it
+# is frozen: training never changes it. Memories are written beside the MLP of the marked layer.
 #
 # - **You need:** [lesson 1](01_what_to_remember.py)
 # - **Time:** 5 seconds to run, 75 minutes with the practice
@@ -132,7 +132,7 @@ assert change[:5].max() == 0 and change[5:].min() > 0
 # %% [markdown]
 # ## A loader that refuses an incomplete checkpoint
 #
-# A loader that ignored a missing tensor would spoil an experiment without a warning.
+# The weights come from a file, the checkpoint. If one were missing, results would be nonsense.
 
 # %%
 with tempfile.TemporaryDirectory() as work:

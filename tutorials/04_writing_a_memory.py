@@ -6,7 +6,8 @@
 # ![The losses of three tokens fall below ln 2 at different steps; their mean does not show it](pictures/ideas/04.svg)
 #
 # Training lowers the mean loss of the target. Behind the mean, each token has a curve of its own,
-# and some are late. A token whose loss has fallen below ln 2 has a probability above one half.
+# and some are late: *stubborn* tokens. A token whose loss has fallen below ln 2 has a probability
+# above one half.
 #
 # - **You need:** [lesson 3](03_the_memory_unit.py)
 # - **Time:** 10 seconds to run, 90 minutes with the practice

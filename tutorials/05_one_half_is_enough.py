@@ -46,7 +46,7 @@
 # |---|---|---|
 # | $p$ | [ℓ] | probability of each target token given the true prefix |
 # | $m$ | [ℓ] | margin of each target token, in logits, from the same pass |
-# | predicted | [ℓ] | the most probable token given the true prefix |
+# | predicted | [ℓ] | the most probable token, the *argmax*, given the true prefix |
 # | decoded | [ℓ] | the output of greedy decoding |
 #
 # certified (all $p_t > \frac{1}{2}$) implies recited (all $m_t > 0$), and recited means that
@@ -66,7 +66,7 @@ RANKS, SEEDS, LENGTH = (2, 3, 4, 8), (0, 1), 48
 model, tokenizer = tm.load("tiny")
 cells = [(rank, seed) for rank in RANKS for seed in SEEDS]
 memories = [tm.random_memory(tokenizer, LENGTH, seed=seed) for _, seed in cells]
-recipes = [tm.Recipe(rank=rank, seed=seed, steps=120 if FAST else 300) for rank, seed in cells]
+recipes = [tm.Recipe(rank=rank, seed=seed, steps=80 if FAST else 300) for rank, seed in cells]
 
 # %% [markdown]
 # ## Eight units
@@ -123,9 +123,10 @@ assert certified and failed and (without or FAST)
 
 # %%
 unit, (memory, *_) = certified[0].unit, certified[0].memories
-prompt, target = torch.tensor([memory.prompt_ids]), torch.tensor(memory.target_ids)
+ids = torch.tensor([memory.prompt_ids + memory.target_ids]).to(model.device)
+prompt, target = ids[:, : -memory.length], ids[0, -memory.length :]
 with torch.no_grad(), unit.attached(model):
-    logits = model(torch.tensor([memory.prompt_ids + memory.target_ids[:-1]]))[0]
+    logits = model(ids[:, :-1])[0]
     p = logits[prompt.shape[1] - 1 :].softmax(-1).gather(-1, target[:, None])
     decoded = tm.greedy(model, prompt, memory.length)[0]
 print(f"by hand: the lowest p is {p.min():.3f}, and decoding gives", end=" ")
@@ -189,8 +190,7 @@ fig.savefig("05_one_half_is_enough.png", dpi=110)
 # | The condition is sufficient; the paper does not call it necessary | tinymem/experiment/recall.py, `Verdict.verbatim` | 2 units recite without a certificate |
 # | The mean loss hides stubborn tokens, and these decide about recall | tinymem/experiment/recall.py, `Verdict.stubborn` | 46 of 48 are correct given the true prefix, and 21 in decoding |
 #
-# The same claims over all recorded runs are in
-# [reproduction/paper.md](reproduction/paper.md#the-threshold).
+# [All recorded runs](reproduction/paper.md#the-threshold) were checked for the same claims.
 #
 # ## Practice
 #

@@ -85,7 +85,7 @@ assert losses.grad.tolist() == [0.5, 0, 0.5, 0]
 model, tokenizer = tm.load("tiny")
 memory = tm.random_memory(tokenizer, 128)
 cells = [(rank, method) for rank in (ENOUGH, SCARCE, SHORT) for method in METHODS]
-steps = 100 if FAST else 600
+steps = 40 if FAST else 600
 recipes = [tm.Recipe(rank=rank, method=method, steps=steps) for rank, method in cells]
 with tm.bars() as bars:
     found = tm.memorize_together(model, [memory] * len(cells), recipes, progress=bars)
