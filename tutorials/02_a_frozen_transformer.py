@@ -207,7 +207,7 @@ fig.savefig("02_a_frozen_transformer.png", dpi=110)
 #
 # ## Practice
 #
-# **Exercise 2**: write Llama's rotation, `rotate`, in `tutorials/exercises.py`.
+# **Exercise 2**: write `attention` and Llama's `rotate` in `tutorials/exercises.py`.
 #
 # ```sh
 # pytest tutorials -m ex2

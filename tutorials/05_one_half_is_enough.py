@@ -201,9 +201,8 @@ fig.savefig("05_one_half_is_enough.png", dpi=110)
 # python tutorials/hint.py rung5
 # ```
 #
-# **Exercise 5**: write `certified` and `verbatim` in `tutorials/exercises.py`, and find a
-# counter-example with `recalled_below_one_half`, a memory that is recalled although one $p$ is at
-# most one half.
+# **Exercise 5**: write `recalled_below_one_half` in `tutorials/exercises.py`, a search for options
+# with which a memory is recited although one $p$ is at most one half.
 #
 # ```sh
 # pytest tutorials -m ex5

@@ -137,6 +137,10 @@ def test_a_lesson_gives_the_commands_of_its_practice(path):
     assert lesson.practice == wanted
     hints = re.findall(r"^python tutorials/hint\.py (\w+)", practice, re.MULTILINE)
     assert hints == wanted
+    files = (COURSE / name for name in ("mymem.py", "exercises.py"))
+    written = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    names = re.findall(r"`(\w+)`", practice)
+    assert all(re.search(rf"^(def|class) {name}\b", written, re.MULTILINE) for name in names), names
 
 
 @each_new
@@ -185,7 +189,7 @@ def test_every_picture_belongs_to_a_lesson():
     pictures = {path.name for path in (COURSE / "pictures").iterdir()}
     assert pictures == {f"{path.stem}.png" for path in LESSONS} | {"ideas"}
     numbers_of = {path.stem[:2] for path in LESSONS}
-    assert {path.stem for path in IDEAS.iterdir()} <= numbers_of
+    assert {path.stem for path in IDEAS.iterdir()} == numbers_of
     assert {path.suffix for path in IDEAS.iterdir()} == {".svg"}
 
 
