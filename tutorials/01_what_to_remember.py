@@ -9,7 +9,8 @@
 # position, the token that comes next. Only the predictions of the target count.
 #
 # - **You need:** Python 3.10 or newer, and a copy of the project. In its folder, run
-#   `pip install -e ".[plot]" pytest` and then `python tutorials/01_what_to_remember.py`.
+#   `pip install -e ".[plot]" pytest` and then `python tutorials/01_what_to_remember.py`. Each
+#   lesson saves its picture in the current folder.
 # - **Time:** 5 seconds to run, 45 minutes with the practice
 # - **Reads:** tinymem/data/memory.py, tinymem/data/batch.py, tinymem/base/tokenizer.py
 #
