@@ -148,6 +148,63 @@ PAGES = {
     name: (TUTORIALS / name).read_text(encoding="utf-8")
     for name in ("for-teachers.md", "problem-sets.md")
 }
+SETS = PAGES["problem-sets.md"].split("\n## ")[1:]
+PART = r"(rung|exercise) (\d+)"
+
+
+def table_rows(text: str) -> list[list[str]]:
+    rows = re.findall(r"^\| *(.*?) *\|$", text, re.MULTILINE)
+    return [[cell.strip() for cell in row.split("|")] for row in rows if not row.startswith("---")]
+
+
+def points_in(text: str) -> dict[str, float]:
+    """Part: points, from the rows of a table that have a part in the second column."""
+    rows = [row for row in table_rows(text) if len(row) > 3 and re.fullmatch(PART, row[1])]
+    column = 3 if "what the student writes" in text else 2
+    return {row[1]: float(row[column]) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory) -> dict[str, float]:
+    """Part: points, as the grader counts them."""
+    folder = tmp_path_factory.mktemp("points")
+    (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    where = ["-c", str(folder / "pytest.ini"), f"--rootdir={TUTORIALS}", "--collect-only", "-qqq"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", list(sys.path))
+        pytest.main([str(TUTORIALS), *INNER, *where, f"--grades={folder / 'grades.json'}"])
+    grades = json.loads((folder / "grades.json").read_text(encoding="utf-8"))
+    return {
+        f"{kind} {number}": one["of"]
+        for key, kind in (("rungs", "rung"), ("exercises", "exercise"))
+        for number, one in grades[key].items()
+    }
+
+
+def test_the_table_of_the_course_has_the_points_of_the_grader(points):
+    page = PAGES["for-teachers.md"]
+    assert points_in(page) == points
+    rungs = sum(of for part, of in points.items() if part.startswith("rung"))
+    total = sum(points.values())
+    assert f"There are {total} points: {rungs} for the rungs and {total - rungs} for" in page
+
+
+@pytest.mark.parametrize("text", SETS, ids=["set 1", "set 2"])
+def test_a_problem_set_has_the_points_that_its_command_grades(text, points):
+    (selected,) = re.findall(r'-- -m "(.+)"', text)
+    parts = [
+        mark.replace("ex", "exercise ").replace("rung", "rung ") for mark in selected.split(" or ")
+    ]
+    assert points_in(text) == {part: points[part] for part in parts}
+    graded = sum(points[part] for part in parts)
+    (by_hand,) = re.findall(r"^\*\*7\. .+ \((\d+) points\)", text, re.MULTILINE)
+    rubric = re.findall(r"^\| [^|]+, (\d+) \|", text.partition("rubric")[2], re.MULTILINE)
+    assert sum(map(int, rubric)) == int(by_hand)
+    rows = table_rows(PAGES["problem-sets.md"])
+    overview = next(row for row in rows if row[0].startswith(f"[{text[4]}. "))  # "Set 1: …"
+    assert overview[2:5] == [f"{graded:g}", by_hand, f"{graded + int(by_hand):g}"]
+    hours = sum(float(row[3]) for row in table_rows(text) if re.fullmatch(PART, row[1]))
+    assert hours <= float(overview[5]) <= hours + 2
 
 
 def test_all_options_and_fields_are_explained(grade):
