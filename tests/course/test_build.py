@@ -113,7 +113,7 @@ def test_a_notebook_is_valid_and_has_the_code_of_its_lesson(site, path):
 def test_an_executed_notebook_prints_what_the_script_prints(site):
     notebook = nbformat.read(site / "notebooks" / f"{RUN[1]}.ipynb", as_version=4)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    said = "".join(o.text for o in outputs if o.get("name") == "stdout")
+    said = "".join(output.text for output in outputs if output.get("name") == "stdout")
     shown = course.printed(README)[RUN[1]]
     assert re.sub(r"[\d.,]+", "n", said) == re.sub(r"[\d.,]+", "n", shown)
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 1
@@ -149,6 +149,15 @@ def test_a_lesson_that_fails_is_named_with_its_cell_in_one_line(tmp_path):
         notebooks.execute(notebook, "05_a_lesson", tmp_path, True, shares.append)
     assert str(failed.value) == "05_a_lesson, cell 3 (Run): AssertionError: not"
     assert shares == [0, 0.25, 0.5]
+
+
+def test_what_a_cell_prints_is_one_output_and_bars_leave_nothing(tmp_path):
+    loop = "for n in range(3): print(n, flush=True); time.sleep(0.2)"
+    bars = "with tm.bars() as bars: list(bars.track(range(3), 'trying'))"
+    notebook = cells_of(f"import time\nimport tinymem as tm\n{loop}\n{bars}\n{loop}")
+    notebooks.execute(notebook, "lesson", tmp_path, False, lambda share: None)
+    (output,) = notebook.cells[1].outputs
+    assert output.text == "0\n1\n2\n" * 2
 
 
 def error(capsys, *arguments: object) -> str:

@@ -113,7 +113,24 @@ def execute(
         raise CourseError(f"{name}, {place(notebook, at)}: longer than {LONGEST} s") from error
     except DeadKernelError as error:
         raise CourseError(f"{name}, {place(notebook, at)}: the Python process died") from error
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = joined(cell.outputs)
     done(1.0)
+
+
+def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Without the bars of progress, which are empty in the end, and with prints in one piece."""
+    kept: list[NotebookNode] = []
+    for output in outputs:
+        if output.get("data", {}).get("text/html") == "":
+            continue
+        before = kept[-1] if kept else None
+        if before and before.get("name", "") == output.get("name"):
+            before.text += output.text
+        else:
+            kept.append(output)
+    return kept
 
 
 def place(notebook: NotebookNode, at: int) -> str:
