@@ -75,7 +75,7 @@ def last_token_goes_in(prompt_ids, target_ids):
     return prompt_ids + target_ids, rows, targets
 
 
-@wrong("rung1", "inputs_and_targets", "begin with a copy")
+@wrong("rung1", "inputs_and_targets", "Begin with a copy")
 def prompt_grows(prompt_ids, target_ids):
     first, ids = len(prompt_ids) - 1, prompt_ids
     ids += target_ids[:-1]

@@ -51,7 +51,7 @@ def first_values(mymem, width: int, rank: int, seed: int) -> tuple[Tensor, Tenso
 
 def output(mymem, x: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, int]:
     """The output of a unit with these matrices beside tanh, and the size of the largest tensor."""
-    unit = mymem.LoRA(nn.Tanh(), *A.shape, 0).to(A.dtype)
+    unit = mymem.LoRA(nn.Tanh(), *A.shape, 0)
     with torch.no_grad():
         unit.A.copy_(A), unit.B.copy_(B)
         with Watch() as watch:
@@ -78,7 +78,6 @@ def attach_and_detach(mymem, model, layers: int, rank: int, seed: int, ids: Tens
         "is LoRA": isinstance(unit, mymem.LoRA),
         "layers": [n for n, layer in enumerate(model.layers) if layer.mlp is not mlps[n]],
         "holds the unit": [n for n, layer in enumerate(model.layers) if layer.mlp is unit],
-        "new": model(ids),
         "before": before,
         "trainable": [name for name, p in model.named_parameters() if p.requires_grad],
     }
@@ -89,9 +88,11 @@ def attach_and_detach(mymem, model, layers: int, rank: int, seed: int, ids: Tens
         for name, p in model.named_parameters()
         if p is unit.A or p is unit.B
     }
-    found["A"], found["drawn"] = unit.A, mymem.LoRA(nn.Identity(), len(unit.A), rank, seed).A
+    drawn = [mymem.LoRA(nn.Identity(), len(unit.A), rank, seed).A for _ in range(2)]
+    found["drawn alike"] = torch.equal(unit.A, drawn[0]) or not torch.equal(*drawn)
     with torch.no_grad():
-        unit.B.fill_(0.1)
+        unit.B.copy_(torch.linspace(-1, 1, unit.B.numel()).sin().view_as(unit.B))
+    found["B"] = unit.B.detach().clone()
     found["changed"] = model(ids)
     mymem.detach(model, unit)
     found["after"] = model(ids)
@@ -143,13 +144,16 @@ def losses_of(mymem, logits: Tensor, targets: Tensor) -> tuple[object, list[str]
     return losses, sorted(watch.names), logits.grad
 
 
-def objective(mymem, logits: Tensor, targets: Tensor, progress: float) -> tuple[object, object]:
-    """The value of `plain`, and its gradient."""
+def objective(
+    mymem, logits: Tensor, targets: Tensor, progress: float
+) -> tuple[object, object, object]:
+    """The value of `plain`, its gradient, and the losses that it is the mean of."""
     logits = logits.requires_grad_()
+    losses = mymem.token_losses(logits, targets)
     value = mymem.plain(logits, targets, progress)
     if isinstance(value, Tensor) and value.requires_grad:
         value.backward()
-    return value, logits.grad
+    return value, logits.grad, losses
 
 
 # --- Rung 4: a training loop ----------------------------------------------------------------------

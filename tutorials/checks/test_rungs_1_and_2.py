@@ -54,8 +54,8 @@ def test_rung1_the_seed_decides_the_draw(mymem, seed):
     require(draw(mymem, plain_ids, 60, number + 1) != long, message)
     for count in (1, 7, 20, 59):
         short = draw(mymem, plain_ids, count, number)
-        message = f"With the seed {number}, a draw of {count} tokens is {short[:8]}, but a draw of"
-        message += f" 60 begins with {long[:8]}. The count should not change what is drawn"
+        message = f"With the seed {number}, a draw of length {count} is {short[:8]}, but a draw of"
+        message += f" length 60 begins with {long[:8]}. The count should not change what is drawn"
         require(short == long[:count], message, keeps=0.5)
 
 
@@ -97,22 +97,20 @@ def pairs(seed: int) -> list[tuple[list[int], list[int]]]:
 
 def split(
     mymem, prompt: list[int], target: list[int]
-) -> tuple[list[int], list[int], list[int], str]:
-    """The ids, rows and targets of the answer, and the case in words."""
+) -> tuple[list[int], list[int], list[int], str, bool]:
+    """The ids, rows and targets of the answer; the case in words; are the given lists the same?"""
     out, *after = mymem.run(scenarios.split, prompt, target)
     ids, rows, targets = several(out, 3, "(ids, rows, targets)")
     ids, rows = whole_numbers(ids, "ids"), whole_numbers(rows, "rows")
     targets = whole_numbers(targets, "targets")
-    message = "inputs_and_targets has changed the list that it was given"
-    require(after == [prompt, target], f"{message}: begin with a copy, as prompt + target does")
     case = f"The prompt {prompt} and the target {target} gave the ids {ids} and the rows {rows}"
-    return ids, rows, targets, case
+    return ids, rows, targets, case, after == [prompt, target]
 
 
 @rung(1)
 def test_rung1_each_target_token_is_predicted_from_all_that_is_before_it(mymem, seed):
     for prompt, target in pairs(seed):
-        ids, rows, targets, case = split(mymem, prompt, target)
+        ids, rows, targets, case, same = split(mymem, prompt, target)
         message = f"{case}. There should be one row for each of the {len(target)} target tokens and"
         message += f" no row for the other prompt tokens, but there are {len(rows)} rows"
         require(len(rows) == len(target), message)
@@ -130,16 +128,19 @@ def test_rung1_each_target_token_is_predicted_from_all_that_is_before_it(mymem, 
             message += f" has read {seen}. It should have read the prompt and the target tokens"
             message += f" before this one, {before}"
             require(seen == before, message + first_of(hints))
+        message = "inputs_and_targets has changed a list that it was given. Begin with a copy, as"
+        require(same, f"{message} prompt_ids + target_ids does", keeps=0.5)
 
 
 @rung(1)
 def test_rung1_no_input_is_unnecessary(mymem, seed):
     for prompt, target in pairs(seed):
-        ids, rows, _, case = split(mymem, prompt, target)
+        ids, rows, _, case, _ = split(mymem, prompt, target)
         last, end = max(rows, default=None), len(ids) - 1
+        short = len(ids) < len(prompt) + len(target)
         message = f"{case}. The last row is {last}, but the last position of ids is {end}. Nothing"
         message += " is predicted from the last target token, so it should not be an input"
-        require(last == end, message)
+        require(last == end or short, message)
 
 
 # --- Rung 2: the memory unit ----------------------------------------------------------------------
@@ -204,17 +205,17 @@ def test_rung2_the_output(mymem, seed):
     generator = drawn(seed)
     width, rank = sizes(generator)
     shapes = ((2, 7, width), (width, rank), (rank, width))
-    x, A, B = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
+    x, A, B = (torch.randn(s, generator=generator) for s in shapes)
     out, _ = mymem.run(scenarios.output, x, A, B)
     out, right = tensor(out, x.shape, "The output of a unit, [..., d],"), x.tanh() + x @ A @ B
     hints = {
-        "The part itself is missing": apart(out, x @ A @ B) < 1e-9,
+        "The part itself is missing": apart(out, x @ A @ B) < 1e-4,
         "The unit should read x, not the output of the part": (
-            apart(out, x.tanh() + x.tanh() @ A @ B) < 1e-9
+            apart(out, x.tanh() + x.tanh() @ A @ B) < 1e-4
         ),
     }
     message = "The output should be part(x) + x A B, without a factor"
-    require_close(out, right, message + first_of(hints), 1e-9)
+    require_close(out, right, message + first_of(hints), 1e-4)
 
 
 @rung(2)
@@ -247,26 +248,21 @@ def test_rung2_attach(mymem, seed):
     at = found["holds the unit"]
     message = f"{found['case']}. It is in layer {at[0] if at else 'none'}"
     require(at == found["layers"] == [layer], message)
-    drawn_alike = torch.equal(found["A"], found["drawn"])
     message = "attach should make a LoRA of this rank and this seed, but its A is another one"
-    require(drawn_alike, message, keeps=0.5)
+    require(found["drawn alike"], message, keeps=0.5)
     free = [name for name in found["trainable"] if name not in found["names"]]
     message = f"After attach, {len(free)} parameters of the base model have a gradient as well, for"
     message += f" example {', '.join(free[:1])}. Freeze the model before you put the unit in"
     require(not free, message, keeps=0.5)
     message = "After attach, A and B of the unit should have a gradient. Freeze the model before"
-    require(len(found["trainable"]) == 2, f"{message} you put the unit in, not afterwards", 0.5)
-    far = apart(found["new"], found["before"])
-    require(far == 0, f"A new unit changes the logits by up to {far:.3g}, but B is 0", keeps=0.5)
-    message = "The logits do not change when B is changed. The unit has to take the place of"
-    message += " model.layers[k].mlp"
-    require(apart(found["changed"], found["before"]) > 0, message, keeps=0.5)
+    message += " you put the unit in, not afterwards"
+    require(len(found["trainable"]) == len(found["names"]), message, keeps=0.5)
 
 
 @rung(2)
 def test_rung2_detach(mymem, seed):
     found, _ = attached(mymem, seed)
-    require(apart(found["changed"], found["before"]) > 0, "attach did not put the unit in")
+    require(found["holds the unit"], "attach did not put the unit in, so nothing can be taken out")
     far = apart(found["after"], found["before"])
     message = f"After detach, the logits differ by up to {far:.3g} from those before attach"
     require(far == 0, f"{message}. Put the part of the unit back where it was")
@@ -274,4 +270,4 @@ def test_rung2_detach(mymem, seed):
     message += f" it still has {', '.join(found['new names'][:3]) or 'another MLP'}"
     require(found["same parts"] and not found["new names"], message, keeps=0.5)
     message = "detach has changed B. The unit should keep what it has learned"
-    require((found["B after"] - 0.1).abs().max() < 1e-6, message, keeps=0.5)
+    require(torch.equal(found["B after"], found["B"]), message, keeps=0.5)

@@ -1,0 +1,141 @@
+"""The checks of rung 3: the loss of a token.
+
+All inputs are drawn from --seed. What is expected is computed in plain torch (expected.py).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from checks import expected, scenarios_rungs_1_to_5 as scenarios
+from checks.expected import drawn, token_ids, whole
+from checks.grading import (
+    apart,
+    first_of,
+    near,
+    require,
+    require_close,
+    rounded,
+    tensor,
+)
+from checks.ladder import rung
+from checks.values import MODEL
+
+LN2 = math.log(2)
+
+
+@rung(3)
+def test_rung3_the_logits_of_the_target(mymem, seed):
+    generator = drawn(seed)
+    unit = expected.some_unit(2, generator)
+    for sizes in ((3, 1), (whole(2, 9, generator), whole(4, 12, generator))):
+        prompt, target = (token_ids(n, generator) for n in sizes)
+        with torch.no_grad():
+            every = expected.all_logits(prompt + target, *unit)
+        found = mymem.run(scenarios.logits_of, MODEL, prompt, target, *unit)
+        case = f"For a prompt of length {len(prompt)} and a target of length {len(target)},"
+        case += " target_logits"
+        logits = tensor(found["logits"], (len(target), every.shape[1]), f"{case}, [N, V],")
+        right = every[len(prompt) - 1 : -1]
+        hints = {
+            "The model has read the token whose logits these are": (
+                apart(logits, every[len(prompt) :]) < 1e-3
+            ),
+            "These are log-probabilities": apart(logits, right.log_softmax(-1)) < 1e-3,
+            "These are probabilities": apart(logits, right.softmax(-1)) < 1e-3,
+        }
+        message = f"{case} should be the logits at the positions that predict the target"
+        require_close(logits, right, message + first_of(hints), 1e-3)
+
+
+@rung(3)
+def test_rung3_one_pass_with_a_gradient(mymem, seed):
+    generator = drawn(seed)
+    prompt, target = token_ids(4, generator), token_ids(6, generator)
+    unit = expected.some_unit(2, generator)
+    found = mymem.run(scenarios.logits_of, MODEL, prompt, target, *unit)
+    message = "The logits have no gradient with respect to A and B, so a unit could not be trained"
+    hint = "Do not detach them, and do not use torch.no_grad here"
+    require(found["gradient"], f"{message}. {hint}")
+    message = f"The model was called {found['passes']} times for 6 target tokens. It gives the"
+    message += " logits after every position at once, so one pass is enough"
+    require(found["passes"] == 1, message, keeps=0.5)
+
+
+def losses_of(mymem, logits: Tensor, targets: Tensor) -> tuple[Tensor, list[str], object]:
+    losses, names, gradient = mymem.run(scenarios.losses_of, logits, targets)
+    losses = tensor(losses, targets.shape, "The losses, [N], one for each token,")
+    return losses, names, gradient
+
+
+def scored(seed: int) -> tuple[Tensor, Tensor]:
+    """Logits [N, V] and targets [N]."""
+    generator = drawn(seed)
+    n, v = whole(5, 30, generator), whole(3, 30, generator)
+    logits = 4 * torch.randn(n, v, generator=generator)
+    return logits, torch.randint(v, (n,), generator=generator)
+
+
+@rung(3)
+def test_rung3_the_loss_of_each_token(mymem, seed):
+    logits = torch.tensor([[0.0, 0.0], [0.0, math.log(3)], [math.log(3), 0.0]])
+    losses, _, _ = losses_of(mymem, logits, torch.tensor([0, 0, 0]))
+    right = torch.tensor([LN2, math.log(4), math.log(4 / 3)])
+    hints = {
+        "These are bits. Use log instead of log2": apart(losses, right / LN2) < 1e-3,
+        "Wrong sign: a loss is −ln p, which is never negative": apart(-losses, right) < 1e-3,
+        "These are probabilities. The loss is −ln p": apart(losses, (-right).exp()) < 1e-3,
+        "This is their mean for every token": apart(losses, right.mean().expand(3)) < 1e-3,
+    }
+    message = "The probabilities ½, ¼ and ¾ have losses of ln 2 = 0.693, ln 4 = 1.386 and ln 4/3 ="
+    message += f" 0.288 nats, not {rounded(losses)}"
+    require_close(losses, right, message + first_of(hints))
+    logits, targets = scored(seed)
+    losses, names, gradient = losses_of(mymem, logits, targets)
+    right = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    message = "The losses should be equal to those of torch's cross_entropy"
+    require_close(losses, right, message, 1e-4)
+    message = "The losses have no gradient with respect to the logits. Do not detach them"
+    require(isinstance(gradient, Tensor), message, keeps=0.5)
+    found = {name.strip("_") for name in names if "softmax" in name or "logsumexp" in name}
+    message = f"token_losses uses torch's {', '.join(sorted(found))}. Use exp, log, sum, max and"
+    require(not found, f"{message} indexing only", keeps=0.5)
+
+
+@rung(3)
+def test_rung3_large_logits(mymem, seed):
+    logits, targets = scored(seed)
+    plain, first = losses_of(mymem, logits, targets)[0], torch.zeros(len(logits), 1)
+    first[0] = 1000.0
+    shifts = {
+        "Adding 1000 to all logits": 1000.0,
+        "Subtracting 1000 from all logits": -1000.0,
+        "Adding 1000 to the logits of the first token": first,
+    }
+    for what, shift in shifts.items():
+        losses, _, _ = losses_of(mymem, logits + shift, targets)
+        odd = losses[~losses.isfinite()][:1].tolist()
+        message = f"{what} gave a loss of {odd}. In float32, e^1000 overflows, and ln 0 is not"
+        message += " finite either. First subtract from each row its own largest logit"
+        require(not odd, message)
+        require_close(losses, plain, f"{what} should not change the losses", 1e-3)
+
+
+@rung(3)
+def test_rung3_plain_is_the_mean(mymem, seed):
+    logits, targets = scored(seed)
+    for progress in (0.0, 0.7):
+        value, gradient, own = mymem.run(scenarios.objective, logits, targets, progress)
+        value = tensor(value, (), "The value of plain, a scalar,")
+        losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        if isinstance(own, Tensor) and own.shape == losses.shape:
+            losses = own  # another check is about the losses themselves
+        hints = {
+            "This is the sum of the losses": near(float(value), float(losses.sum()), 1e-4),
+            "plain should not use the progress": progress > 0,
+        }
+        message = f"plain should be the mean loss, {losses.mean():.4f}, not {value:.4f}"
+        require(near(float(value), float(losses.mean()), 1e-4), message + first_of(hints))
+        message = "plain has no gradient with respect to the logits, so nothing would be trained"
+        require(isinstance(gradient, Tensor), f"{message}. Return a tensor, not a number", 0.5)
