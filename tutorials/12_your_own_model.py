@@ -1,37 +1,45 @@
-"""Lesson 12. Your own model, your own text
-
-You need       lessons 1 to 9. Another model needs a network connection or the folder of a
-               checkpoint; a large model needs a GPU.
-You will see   the whole course as one experiment: a small grid, a law, the predicted rank for a
-               text, and the measured one; how to do the same with GPT-2, SmolLM2, Llama or Qwen3
-Explains       tinymem/experiment/probe.py, tinymem/law/plan.py, tinymem/base/hub.py,
-               tinymem/cli/app.py
-Time           45 seconds to run with the shipped model; an afternoon for the capstone
-"""
-
-# %% Idea
-# A law is useful if it predicts the result of an experiment that has not been done yet. So we
-# measure short pieces of a text at small ranks, fit the law, and write down which rank the whole
-# text needs. Only then do we measure. There are two predictions, which differ in kind:
+# %% [markdown]
+# # 12. Your own model, your own text
 #
-#     the rank at which the mean loss is ln 2       by the law, although the text is longer than the
-#                                                   pieces
-#     the rank at which every token is certified    by another fit: the law was not fitted to such
-#                                                   low losses, and the token with the lowest p
-#                                                   alone decides. The plan looks for the rank at
-#                                                   which the log-odds ln(p / (1 − p)) of that token
-#                                                   pass 0
+# **Which rank does a text need that nobody has trained yet?**
 #
-# A prediction for a single run has to allow for scatter. Of the ranks that fresh runs may need, the
-# plan names the one that is enough for 90 % of them.
+# ![Four steps in order: predict, write down, measure, compare](pictures/ideas/12.svg)
+#
+# A curve is useful if it predicts an experiment that has not been done yet. The prediction is
+# written down before anyone knows the answer, with an interval. Then the experiment is done once,
+# and the difference is explained with facts and not with excuses.
+#
+# - **You need:** [lesson 10](10_recall_at_half_the_rank.py)
+# - **Time:** 40 seconds to run; an afternoon for the capstone
+# - **Reads:** tinymem/law/recite.py, tinymem/experiment/probe.py, tinymem/base/hub.py,
+#   tinymem/cli/app.py
 
-# %% Shapes
-#   grid: ranks × lengths of one text, one row per cell
-#   plan: (rows, length) → the rank at which 90 % of fresh runs get there
+# %% [markdown]
+# ## Idea
+#
+# The recall curve of lesson 10 comes from runs of other memories. For a text of $\ell$ tokens and
+# a unit of $P$ parameters it gives the chance that a run recites:
+#
+# $$P(\text{recited}) = \frac{1}{1 + (\text{load} / \text{load}_{50})^s}
+# \qquad \text{load} = \ell / P$$
+#
+# A prediction has three parts: a rank, an interval, and what is counted as the answer. Here a rank
+# is *sufficient* if two of three seeds recite the whole text with the method `margin` in 300 steps,
+# and the answer is the smallest sufficient rank. The interval should contain it with a probability
+# of 90 %. An interval from 1 to 100 is never wrong, and it says nothing.
+#
+# ## Shapes
+#
+# | symbol | value | meaning |
+# |---|---|---|
+# | $\ell$ | tokens | the length of the text |
+# | $P$ | $2 d r$ | parameters of the unit, 512 for each rank of `tiny` |
+# | load | tokens per parameter | falls as the rank grows |
 
-# %% Code
-import math
+# %%
+import json
 import os
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -39,109 +47,175 @@ import numpy as np
 import tinymem as tm
 
 FAST = "TINYMEM_FAST" in os.environ  # fewer steps, for a quick look; the results are less precise
-STEPS = 60 if FAST else 300
-
-# Or "gpt2", "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen3-0.6B", or the folder of a checkpoint.
-MODEL = "tiny"
+STEPS, SEEDS = 60 if FAST else 300, (0, 1, 2)
 TEXT = """Four score and seven years ago our fathers brought forth on this continent a new nation,
 conceived in liberty, and dedicated to the proposition that all men are created equal. Now we are
 engaged in a great civil war, testing whether that nation, or any nation so conceived and so
 dedicated, can long endure. We are met on a great battle-field of that war. We have come to dedicate
-a portion of that field, as a final resting place for those who here gave their lives that that
-nation might live. It is altogether fitting and proper that we should do this.""".replace("\n", " ")
+a portion of that field, as a final resting place for those who here gave their lives."""
 
-model, tokenizer = tm.load(MODEL)  # on a GPU if there is one
-whole = tm.text_memory(tokenizer, TEXT)
-depth, width = model.config.num_layers, model.config.hidden_size
-print(f"{model.name}: {depth} layers of width {width}, on {model.device}")
-print(f"the text has {whole.length} tokens")
+ROWS = next((top for top in (Path(), Path("tutorials")) if (top / "reproduction").is_dir()), None)
+if ROWS is None:
+    raise SystemExit("no recorded rows here: start this from the folder that contains tutorials/")
+model, tokenizer = tm.load("tiny")
+text = tm.text_memory(tokenizer, TEXT.replace("\n", " "), length=24 if FAST else None)
+print(f"the text has {text.length} tokens")
 
-# %% Run: a small grid of pieces
-RANKS, PARTS = ((1, 2, 3), (0.3, 0.4, 0.5)) if FAST else ((1, 2, 3, 4, 6, 8), (0.3, 0.5, 0.75))
-rows = []
-print("\nfinal loss, nats per token (* certified)")
-print("length \\ rank" + "".join(f"{rank:8}" for rank in RANKS))
-for length in [round(whole.length * part) for part in PARTS]:
-    piece = tm.text_memory(tokenizer, TEXT, length=length)
-    recipes = [tm.Recipe(rank=rank, steps=STEPS) for rank in RANKS]
-    line = [result.report for result in tm.memorize_together(model, [piece] * len(RANKS), recipes)]
-    shown = [f"{row['final_loss']:7.2f}{'*' if row['certified'] else ' '}" for row in line]
-    print(f"{length:13}" + "".join(shown))
-    rows += line
+# %% [markdown]
+# ## Predict
+#
+# The runs of lesson 10 recited random tokens, at ranks 1 to 8 and with 600 steps. `recite_rank`
+# gives the smallest rank whose chance is at least the one that is asked for. One half gives the
+# rank itself, 5 % and 95 % the ends of the interval.
 
-# %% Run: predict
-(fit, *_), _ = tm.fit_rows(rows, offset=False)
-law = fit.law
-print(f"\nΔL = {law.C:.1f} · r^{law.alpha:.2f} · ℓ^(−{law.beta:.2f})", end=" ")
-print(f"(R² {law.r2:.3f}, {law.n} cells)")
-halfway = tm.plan_rank(fit, whole.length, loss=math.log(2))
-plan = tm.plan_rank(fit, whole.length)  # without a loss: the rank that certifies
+# %%
+path = ROWS / "reproduction" / "rows" / "tiny-recall.jsonl"
+rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+(fit, *_), _ = tm.fit_rows([row for row in rows if row["method"] == "margin"])
+low, middle, high = (tm.recite_rank(fit, text.length, chance).rank for chance in (0.05, 0.5, 0.95))
+chances = {}
+for rank in range(1, 7):
+    load = text.length / (512 * rank)
+    chances[rank] = float(fit.recall.chance(load, 512 * rank))
+    print(f"rank {rank}: {load:.3f} tokens per parameter, chance {chances[rank]:.0%}")
 
-for name, asked in {"a mean loss of ln 2": halfway, "a certificate": plan}.items():
-    low, high = asked.interval
-    print(f"planned for {name}: rank {asked.rank}, in {asked.probability:.0%}", end="")
-    print(f" of fresh runs (95 % of them need rank {low} to {high})")
-assert halfway.rank is not None and plan.rank is not None
+# %% [markdown]
+# ## Write it down
+#
+# From here on the prediction must not change.
 
-# %% Run: measure
-factors = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5)
-tried = sorted({max(1, round(plan.rank * factor)) for factor in factors})
-recipes = [tm.Recipe(rank=rank, steps=STEPS) for rank in tried]
-measured = [result.report for result in tm.memorize_together(model, [whole] * len(tried), recipes)]
-for row in measured:
-    print(f"rank {row['rank']:3}: loss {row['final_loss']:.2f},", end=" ")
-    print(f"{row['certified_fraction']:.1%} of the tokens above one half")
-below = next((row["rank"] for row in measured if row["final_loss"] <= math.log(2)), None)
-holds = next((row["rank"] for row in measured if row["certified"]), None)
-print(f"mean loss of ln 2: predicted rank {halfway.rank}, smallest measured rank {below}")
-print(f"certificate: predicted rank {plan.rank}, smallest measured rank {holds}")
+# %%
+PREDICTION = {"rank": middle, "low": low, "high": high}
+print("predicted: rank {rank}, between rank {low} and rank {high}".format(**PREDICTION))
+assert low <= middle <= high <= 2 * low
 
+# %% [markdown]
+# ## Measure
+#
+# The predicted rank, and all ranks down to the one below the interval, with three seeds each.
+
+# %%
+cells = [(rank, seed) for rank in range(max(1, low - 1), middle + 1) for seed in SEEDS]
+
+
+def write(memories: list, cells: list) -> dict:
+    """The verdict of each cell, a rank and a seed: what decoding gives, and every margin."""
+    recipes = [tm.Recipe(rank=r, seed=s, method="margin", steps=STEPS) for r, s in cells]
+    with tm.bars() as bars:
+        results = tm.memorize_together(model, memories, recipes, progress=bars)
+    return {cell: result.verdict for cell, result in zip(cells, results, strict=True)}
+
+
+verdicts = write([text] * len(cells), cells)
+measured = {r: sum(verdicts[r, s].recall_exact for s in SEEDS) for r, _ in cells}
+for rank, count in measured.items():
+    print(f"measured at rank {rank}: {count} of 3 runs recite")
+answer = min((rank for rank, count in measured.items() if count >= 2), default=None)
+print(f"the smallest sufficient rank is {answer}")
+
+# %% [markdown]
+# ## Compare, and explain the difference
+#
+# Which facts can explain a miss? The curve is about random tokens, and this is English text. Its
+# base loss says how much of it the model expects already. The *control* writes as many random
+# tokens at the answer: if they are recited as well, the kind of tokens explains nothing. The
+# weakest token is the one with the lowest margin, one rank below the answer.
+
+# %%
+rank = answer or middle
+randoms = [tm.random_memory(tokenizer, text.length, seed=seed) for seed in SEEDS]
+control = write(randoms, [(rank, seed) for seed in SEEDS])
+recited = sum(verdict.recall_exact for verdict in control.values())
+print(f"the prediction is {middle / rank:.2f} times the answer, and the answer is", end=" ")
+print(f"{'inside' if low <= rank <= high else 'outside'} the interval")
+losses = [tm.judge(model, memory).loss for memory in (text, randoms[0])]
+print("base loss: text {:.2f} and random tokens {:.2f} nats per token".format(*losses))
+print(f"control: {recited} of 3 memories of random tokens are recited at rank {rank}")
+below = verdicts[max(rank - 1, cells[0][0]), 0]
+weakest = int(np.argmin(below.margins))
+print(f"weakest token: position {weakest}, margin {below.margins[weakest]:.2f}")
+if not FAST:
+    assert answer is not None and low <= answer <= high  # the prediction was right
+    assert measured[answer - 1] < 2 and recited < 2 and losses[0] < losses[1] / 2
+
+# %% [markdown]
+# ## The picture
+
+# %%
 fig, ax = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
-line = np.linspace(1, max(tried), 60)
-predicted = np.maximum(0, halfway.base_loss - law.predict(line, whole.length))
-ax.plot(line, predicted, color="#666666", label="the law, fitted to the pieces")
-for certified, fill in ((True, "#0072B2"), (False, "none")):
-    some = [row for row in measured if row["certified"] == certified]
-    points = [row["rank"] for row in some], [row["final_loss"] for row in some]
-    label = f"measured, {'certified' if certified else 'not certified'}"
-    ax.plot(*points, "o", color="#0072B2", mfc=fill, label=label)
-ax.axhline(math.log(2), color="black", ls="--", lw=1, label="ln 2")
-ax.axvline(halfway.rank, color="#009E73", ls=":", label=f"predicted for ln 2: {halfway.rank}")
-ax.axvline(plan.rank, color="#E69F00", ls=":", label=f"predicted for a certificate: {plan.rank}")
-ax.set(xlabel="rank r", ylabel="final loss (nats per token)", ylim=(0, None))
-ax.set_title(f"{whole.length} tokens on {model.name}, {STEPS} steps", fontsize=10)
-ax.legend(fontsize=8)
+ax.plot(chances.keys(), chances.values(), color="#666666", label="predicted for random tokens")
+ax.axvspan(low - 0.5, high + 0.5, color="#E69F00", alpha=0.15, label="interval of the prediction")
+points = {rank: count / len(SEEDS) for rank, count in measured.items()}
+ax.plot(points.keys(), points.values(), "o", color="#0072B2", label="measured, the text")
+ax.plot(rank, recited / len(SEEDS), "x", color="#D55E00", ms=9, label="measured, random tokens")
+ax.set(xlabel="rank r", ylabel="share of runs that recite", ylim=(-0.05, 1.05))
+ax.set_title(f"{text.length} tokens, margin, {STEPS} steps", fontsize=10)
+ax.legend(fontsize=8, loc="lower right")
 fig.savefig("12_your_own_model.png", dpi=110)
 
-# %% What you should see
-# With the shipped model the mean loss reaches ln 2 at rank 6, and every token is certified at rank
-# 9. Both were planned, from pieces of at most three quarters of the text. The line of the law
-# crosses ln 2 already at rank 4.3: it keeps falling, while the measured losses level off. The
-# scatter of the pieces around the law says that a single run may need up to rank 6. From the law
-# alone, a certificate would seem to need rank 6 too. Report your predictions as they are, together
-# with their probabilities, the model, the layer, the steps and the seed.
-if MODEL == "tiny" and not FAST:
-    assert below is not None and below <= halfway.rank
-    assert holds is not None and abs(holds - plan.rank) <= 1
-
-# %% The same on the command line, and with other models
-#     tinymem probe --model gpt2 --rank 8                           # 124M parameters, runs on a CPU
-#     tinymem probe --model HuggingFaceTB/SmolLM2-135M --text poem.txt --out run
-#     tinymem recall run                                            # recite it in a new process
-#     tinymem probe --model Qwen/Qwen3-8B --rank 64 --length 2000   # uses a GPU if there is one
-#     tinymem sweep --text poem.txt --ranks 1,2,3,4,6,8 --lengths 50,85,130 --steps 300 --out grid
-#     tinymem fit grid --no-offset
-#     tinymem plan grid --no-offset --text poem.txt
+# %% [markdown]
+# ## What you should see
+#
+# The curve gives rank 4, between 3 and 5. At rank 3 all 3 runs recite the text, and at rank 2 none
+# does. So the answer is rank 3: it is inside the interval, and the prediction is 1.33 times as
+# high. These facts belong to an explanation:
+#
+# - The control recites 0 of 3 memories at rank 3, so it matters that the curve is about random
+#   tokens. The model expects much of an English text: 4.60 nats per token instead of 12.51.
+# - The recorded runs had more steps than these. This works in the other direction: more steps do
+#   not make a text harder.
+# - One prediction that came true, with an interval of 3 ranks, is weak evidence for the curve.
+#   [What was measured](reproduction/README.md#tiny-plans-what-plans-promise) has many plans.
+#
+# Pieces of the text are a better source for a prediction than random tokens, because they are of
+# its kind. The *whole* text must not be trained before the prediction is written down.
+#
+# ## Other models, on the command line
+#
+# The curve belongs to `tiny`. For another model, measure a curve of its own. The name of a model is
+# downloaded from the Hugging Face hub; the folder of a checkpoint needs no network.
+#
+# ```sh
+# tinymem sweep --model gpt2 --text poem.txt --methods margin --ranks 1,2,3 --lengths 32,64,96 \
+#     --seeds 0,1,2 --steps 300 --out grid
+# tinymem plan grid --length 200 --recite 0.9                   # the rank that recites 200 tokens
+# tinymem probe --model gpt2 --text poem.txt --method margin --rank 4 --out run
+# tinymem recall run                                            # recite it in a new process
+# tinymem probe --model HuggingFaceTB/SmolLM2-135M --text poem.txt --rank 4
+# tinymem probe --model Qwen/Qwen3-8B --rank 64 --length 2000   # uses a GPU if there is one
+# ```
 #
 # The paper uses layer 24 of 36 of Qwen3-8B, 2,000 steps and a learning rate of 1e-2. At that depth
-# and width these are tinymem's defaults. tutorials/reproduction has the grids of this project
-# together with their commands. You can start from these, but measure the exponents of your own
-# model: they differ between models.
-
-# %% Exercise: the capstone
-# Choose a text of 40 to 200 tokens (MY_TEXT). From sweeps of *other* memories or of pieces of the
-# text, predict the smallest rank that certifies it in 300 steps on the shipped model (MY_RANK). The
-# prediction should be within a factor of 1.5. Hand in both, with a page that explains the
-# prediction. Then:
+# and width these are tinymem's defaults.
 #
-#     pytest tutorials -m ex12
+# ## In three sentences
+#
+# A prediction names a rank, an interval and what counts as the answer, and it is written down
+# before the experiment. The recall curve of other memories predicted the rank of a text within one
+# rank. The difference is explained by facts that can be measured, such as a control with random
+# tokens.
+#
+# ## The paper's claim
+#
+# | claim of the paper | where in tinymem | our number |
+# |---|---|---|
+# | none: the paper fits laws and plans no run with them | tinymem/law/recite.py, `recite_rank` | predicted rank 4, between 3 and 5; the smallest sufficient rank is 3 |
+#
+# ## Practice
+#
+# **Exercise 12**, the capstone: your number draws a text for you. Predict the rank that it needs,
+# measure it, and explain the miss with facts, as in this lesson.
+#
+# ```sh
+# python tutorials/my_text.py 17                 # your number instead of 17
+# pytest tutorials -m ex12
+# python tutorials/hint.py ex12
+# ```
+#
+# ## Further reading
+#
+# - [Nosek et al. 2018](https://doi.org/10.1073/pnas.1708274114): why predictions are registered
+#   before the data are seen
+# - [Gneiting and Raftery 2007](https://doi.org/10.1198/016214506000001437): how predictions with
+#   probabilities are scored
+# - [Carlini et al. 2022](https://arxiv.org/abs/2202.07646): how much text large models recite
