@@ -10,9 +10,8 @@
 # and the difference is explained with facts and not with excuses.
 #
 # - **You need:** [lesson 10](10_recall_at_half_the_rank.py)
-# - **Time:** 40 seconds to run; an afternoon for the capstone
-# - **Reads:** tinymem/law/recite.py, tinymem/experiment/probe.py, tinymem/base/hub.py,
-#   tinymem/cli/app.py
+# - **Time:** 35 seconds to run; an afternoon for the capstone
+# - **Reads:** tinymem/law/recite.py, tinymem/experiment/probe.py, tinymem/base/hub.py
 
 # %% [markdown]
 # ## Idea
@@ -154,22 +153,6 @@ ax.legend(fontsize=8, loc="lower right")
 fig.savefig("12_your_own_model.png", dpi=110)
 
 # %% [markdown]
-# ## What you should see
-#
-# The curve gives rank 4, between 3 and 5. At rank 3 all 3 runs recite the text, and at rank 2 none
-# does. So the answer is rank 3: it is inside the interval, and the prediction is 1.33 times as
-# high. These facts belong to an explanation:
-#
-# - The control recites 0 of 3 memories at rank 3, so it matters that the curve is about random
-#   tokens. The model expects much of an English text: 4.60 nats per token instead of 12.51.
-# - The recorded runs had more steps than these. This works in the other direction: more steps do
-#   not make a text harder.
-# - One prediction that came true, with an interval of 3 ranks, is weak evidence for the curve.
-#   [What was measured](reproduction/README.md#tiny-plans-what-plans-promise) has many plans.
-#
-# Pieces of the text are a better source for a prediction than random tokens, because they are of
-# its kind. The *whole* text must not be trained before the prediction is written down.
-#
 # ## Other models, on the command line
 #
 # The curve belongs to `tiny`. For another model, measure a curve of its own. The name of a model is
@@ -187,6 +170,22 @@ fig.savefig("12_your_own_model.png", dpi=110)
 #
 # The paper uses layer 24 of 36 of Qwen3-8B, 2,000 steps and a learning rate of 1e-2. At that depth
 # and width these are tinymem's defaults.
+#
+# ## What you should see
+#
+# The curve gives rank 4, between 3 and 5. At rank 3 all 3 runs recite the text, and at rank 2 none
+# does. So the answer is rank 3: it is inside the interval, and the prediction is 1.33 times as
+# high. These facts belong to an explanation:
+#
+# - The control recites 0 of 3 memories at rank 3, so it matters that the curve is about random
+#   tokens. The model expects much of an English text: 4.60 nats per token instead of 12.51.
+# - The recorded runs had more steps than these. This works in the other direction: more steps do
+#   not make a text harder.
+# - One prediction that came true, with an interval of 3 ranks, is weak evidence for the curve.
+#   [What was measured](reproduction/README.md#tiny-plans-what-plans-promise) has many plans.
+#
+# Pieces of the text are a better source for a prediction than random tokens, because they are of
+# its kind. The *whole* text must not be trained before the prediction is written down.
 #
 # ## In three sentences
 #
