@@ -1,6 +1,7 @@
-"""The grading of the exercises: stubs get no points, the key all points, wrong answers a reason.
+"""The grading of the exercises: stubs get nothing, the key everything, wrong answers a reason.
 
-The checks run in this process through `pytest.main`, so that torch and the model are loaded once.
+The grader runs in this process through `pytest.main`, so that torch and the model are loaded once,
+and what it trains for one hand-in is there for the next one.
 """
 
 import json
@@ -12,13 +13,18 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 import pytest
+from checks.points import EXERCISES
 
-from tests.course.wrong_exercises import WRONG
+from tests.course.conftest import TUTORIALS
+from tests.course.wrong import BETWEEN, KEY
+from tests.course.wrong_exercises import NOTHING, WRONG
 
-ROOT = Path(__file__).parents[2]
-TUTORIALS, KEY = ROOT / "tutorials", ROOT / "tests" / "answer_key.py"
+CHECKS = TUTORIALS / "checks"
 STUBS = (TUTORIALS / "exercises.py").read_text(encoding="utf-8")
+ANSWERS = KEY.read_text(encoding="utf-8")
 NAMES = re.findall(r"^def (\w+)", STUBS, re.MULTILINE)
+VALUES = re.findall(r"^(MY_\w+) = ", STUBS, re.MULTILINE)
+POINTS = {2: 4, 5: 4, 7: 6, 9: 3, 11: 3, 12: 8}
 # The inner pytest does without capturing and without plugins that can run once per process only.
 PLUGINS = ("cacheprovider", "faulthandler", "unraisableexception")
 INNER = ["-s", *(f"-pno:{name}" for name in PLUGINS)]
@@ -39,7 +45,8 @@ def grade(tmp_path, monkeypatch):
         grades.unlink(missing_ok=True)
         where = ["-c", str(config), f"--rootdir={TUTORIALS}", f"--basetemp={tmp_path / 'inner'}"]
         hand_in = [f"--answers={answers}", f"--grades={grades}"]
-        run.code = pytest.main([str(TUTORIALS), *INNER, *where, *hand_in, *options])
+        checks = map(str, sorted(CHECKS.glob("test_exercise*.py")))
+        run.code = pytest.main([*checks, *INNER, *where, *hand_in, *options])
         return json.loads(grades.read_text(encoding="utf-8")) if grades.exists() else {}
 
     return run
@@ -49,132 +56,119 @@ def reasons(grades: dict) -> list[str]:
     """The reasons of the failed checks. None of them may contain a traceback."""
     found = [check["reason"] for check in grades["checks"] if not check["passed"]]
     for reason in found:
-        assert "test_exercises" not in reason and "Traceback" not in reason, reason
+        assert "test_exercise" not in reason and "Traceback" not in reason, reason
     return found
 
 
-def key_but(**changes: str) -> str:
-    """A hand-in: the key, with other values for some names."""
-    lines = ["from tests.answer_key import *", "from tests.course import wrong_exercises"]
-    return "\n".join([*lines, *(f"{name} = {value}" for name, value in changes.items()), ""])
+def name_of(check: dict) -> str:
+    """Without the parameter."""
+    return check["check"].partition("[")[0]
 
 
 def test_stubs_score_nothing(grade):
-    grades = grade(TUTORIALS / "exercises.py")
-    assert list(grades["exercises"]) == [str(n) for n in range(1, 12)]
-    assert grades["points"] == 0 and all(one["of"] >= 3 for one in grades["exercises"].values())
+    grades = grade(TUTORIALS)
+    assert {int(n): one["of"] for n, one in grades["exercises"].items()} == POINTS
+    assert grades["points"] == 0 and grades["of"] == sum(POINTS.values()) == 28
     assert all(reason.startswith("not done yet: ") for reason in reasons(grades))
 
 
 @pytest.mark.parametrize("seed", [0, 2026])
 def test_the_key_gets_everything(grade, seed):
-    part = ["-m", "not ex11"] if seed else []  # exercise 11 has no random inputs
-    grades = grade(KEY, f"--seed={seed}", *part)
-    assert grades["points"] == grades["of"] > 0 and grades["finished"] and grades["seed"] == seed
+    grades = grade(KEY, f"--seed={seed}")
     assert not reasons(grades)
+    assert grades["points"] == grades["of"] == 28 and grades["finished"] and grades["seed"] == seed
 
 
-def graded(grade, name: str, known: dict[str, dict] = {}) -> dict:  # noqa: B006, a cache
-    """The grades, in one exercise, of the key with one wrong answer in it."""
-    if name not in known:
-        hand_in = key_but(**{WRONG[name].name: f"wrong_exercises.{name}"})
-        known[name] = grade(hand_in, "-m", f"ex{WRONG[name].exercise}")
-    return known[name]
+@pytest.mark.parametrize("number", EXERCISES)
+def test_wrong_answers_are_told_why_and_keep_what_works(grade, number):
+    """And each check is failed by one of them."""
+    failed, every, not_told = set(), set(), {}
+    for title, wrong in WRONG.items():
+        if wrong.part == f"ex{number}":
+            grades = grade(wrong.hand_in, "-m", wrong.part)
+            every |= {name_of(check) for check in grades["checks"]}
+            failed |= {name_of(check) for check in grades["checks"] if not check["passed"]}
+            told = any(wrong.says in reason for reason in reasons(grades))
+            nothing = title in NOTHING
+            if not told or grades["points"] == grades["of"] or (grades["points"] == 0) != nothing:
+                not_told[title] = (wrong.says, grades["points"], reasons(grades))
+    assert not not_told
+    assert failed == every
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_answer_is_told_why(grade, name):
-    grades = graded(grade, name)
-    assert grades["points"] < grades["of"]
-    assert any(WRONG[name].says in reason for reason in reasons(grades)), reasons(grades)
-
-
-def test_every_check_is_failed_by_a_wrong_answer(grade):
-    checks = [check for name in WRONG for check in graded(grade, name)["checks"]]
-    cannot_be_imported = grade("1 / 0")  # lists all checks without running any
-    every = {check["check"] for check in cannot_be_imported["checks"]}
-    assert every == {check["check"] for check in checks if not check["passed"]}
-
-
-def test_each_exercise_has_two_wrong_answers_and_every_name_of_the_stubs_one():
-    exercises = [wrong.exercise for wrong in WRONG.values()]
-    assert all(exercises.count(n) >= 2 for n in range(1, 12))
-    assert {wrong.name for wrong in WRONG.values()} == {*NAMES, "MY_TEXT", "MY_RANK"}
+def test_each_exercise_has_two_wrong_answers_and_every_name_one():
+    parts = [wrong.part for wrong in WRONG.values()]
+    assert all(parts.count(f"ex{n}") >= 2 for n in EXERCISES)
+    assert {wrong.name for wrong in WRONG.values()} == {*NAMES, *VALUES}
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        *("None", "(None, None, None)", "[]", "[1.5, 'a']", "'text'"),
+        *("None", "(None, None, None)", "[]", "[1.5, 'a']", "'text'", "{'rank': 'low'}"),
         *("torch.tensor(0.5)", "torch.tensor([[2j]])", "1e999"),
     ],
 )
 def test_an_answer_of_the_wrong_kind_gets_a_sentence(grade, value):
-    names = [name for name in NAMES if name != "check_sweep"]
-    stubs = "".join(f"def {name}(*_):\n    return {value}\n" for name in names)
-    grades = grade(f"import torch\nMY_TEXT = MY_RANK = {value}\n{stubs}", "-m", "not ex7")
+    stubs = "".join(f"def {name}(*_):\n    return {value}\n" for name in NAMES)
+    stubs += "".join(f"{name} = {value}\n" for name in VALUES)
+    grades = grade(f"import torch\n{stubs}", "-m", "not ex7")
+    # An exercise may ask for None: what nobody knows.
     assert len(reasons(grades)) == len(grades["checks"])
 
 
-@pytest.mark.parametrize(
-    ("body", "says"),
-    [
-        ("return rotate(x, positions, theta)", "RecursionError: maximum recursion depth exceeded"),
-        (
-            "return x.nothing",
-            "AttributeError: 'Tensor' object has no attribute 'nothing' (line 2: return x.nothing)",
-        ),
-        ("raise SystemExit", "SystemExit (line 2: raise SystemExit)"),
-        ("import pytest; pytest.skip('later')", "rotate raised Skipped: later"),
-        ("raise NotImplementedError", "rotate raised NotImplementedError"),
-        ("while True: pass", "rotate was stopped after 1 s. Is there an endless loop?"),
-    ],
-)
-def test_an_answer_that_raises_or_never_ends(grade, body, says):
-    grades = grade(f"def rotate(x, positions, theta):\n    {body}\n", "-m", "ex2", "--limit", "1")
-    assert len(reasons(grades)) == 3 and all(says in reason for reason in reasons(grades))
-    assert grades["finished"]
+# --- What should not count ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        (
-            "def rotate(x)\n",
-            "handin.py cannot be imported: SyntaxError: expected ':' (line 1: def rotate(x))",
-        ),
-        (
-            "import torch\n1 / 0\n",
-            "handin.py cannot be imported: ZeroDivisionError: division by zero (line 2: 1 / 0)",
-        ),
-        (
-            "import no_such_module\n",
-            "ModuleNotFoundError: No module named 'no_such_module' (line 1",
-        ),
-        ("exit()\n", "SystemExit"),
-        (
-            "while True: pass\n",
-            "handin.py cannot be imported: the import did not end within 1 s",
-        ),
-        ("x = '\0'\n", "null bytes"),
-    ],
-)
-def test_a_file_that_cannot_be_imported(grade, capsys, text, says):
-    grades = grade(text, "--limit", "1")
-    assert grade.code == 1 and grades["points"] == 0 and grades["of"] == 48 and grades["finished"]
-    assert all(says in reason for reason in reasons(grades)) and len(grades["checks"]) == 34
-    shown = capsys.readouterr().out
-    assert shown.count(says) == 1 and "0 of 48" in shown
+def test_the_capstone_of_another_student_is_refused(grade):
+    grades = grade(KEY, "-m", "ex12", "--student=6")
+    assert grades["points"] == 0
+    says = "MY_NUMBER is 5, but this is the hand-in of student 6. The answers are those to another"
+    assert all(says in reason for reason in reasons(grades))
+    assert not reasons(grade(KEY, "-m", "ex12", "--student=5"))
+
+
+def test_all_sweeps_with_a_bug_differ_from_the_one_that_works_and_are_caught(tmp_path):
+    from checks.sweeps import BUGS, Sweeps
+
+    from tests.answer_key import check_sweep
+
+    assert len(BUGS) >= 9
+    check_sweep(Sweeps().good, tmp_path / "good")
+    for bug in BUGS:
+        with pytest.raises(AssertionError):
+            check_sweep(getattr(Sweeps(), bug), tmp_path / bug)
+
+
+def test_fixed_options_do_not_work_for_all_memories(grade):
+    """Rank 3 has room for the longest memory, and then certifies the shortest one."""
+    for steps in (50, 150, 300):
+        text = f"def recalled_below_one_half(*_):\n    return {{'rank': 3, 'steps': {steps}}}\n"
+        grades = grade(text, "-m", "ex5")
+        assert grades["points"] <= 2 and reasons(grades)
+
+
+def test_texts_differ_and_have_the_promised_length():
+    from checks.drawn import KINDS, draw_text
+    from checks.server import load_shipped
+
+    _, tokenizer = load_shipped()
+    texts = [draw_text(number, tokenizer) for number in range(1, 200)]
+    assert len(set(texts)) == len(texts) and {text.isascii() for text in texts} == {True}
+    lengths = [len(tokenizer.encode(text, special=False)) for text in texts]
+    assert min(lengths) >= 60 and max(lengths) <= 150
+    assert len({text.split()[0] for text in texts}) == len(KINDS)
+
+
+# --- How it is reported ---------------------------------------------------------------------------
 
 
 def test_a_missing_function_and_a_changed_world(grade):
     text = "import torch\ntorch.set_default_dtype(torch.float64)\ntorch.set_grad_enabled(False)\n"
-    grades = grade(text + key_but(new_unit="None"), "-m", "ex3 or ex6 or ex8")
-    assert set(reasons(grades)) == {
-        "handin.py has no function new_unit. Do not rename the functions"
-    }
+    grades = grade(f"{text}{ANSWERS}{BETWEEN}\nrotate = None\n", "-m", "ex2 or ex9 or ex11")
+    assert set(reasons(grades)) == {"handin.py has no function rotate. Do not rename the functions"}
     points = {number: (one["points"], one["of"]) for number, one in grades["exercises"].items()}
-    assert points == {"3": (3, 5), "6": (4, 4), "8": (4, 4)}
+    assert points == {"2": (3, 4), "9": (3, 3), "11": (3, 3)}
 
 
 def test_what_is_wrong_with_the_options_is_one_line(grade, tmp_path, capsys):
@@ -185,43 +179,34 @@ def test_what_is_wrong_with_the_options_is_one_line(grade, tmp_path, capsys):
         (["--answers", "nobody.py"], "--answers nobody.py: no such file"),
         (["--seed", "-1"], "--seed -1: expected an integer from 0 to 2^31 − 1"),
     ):
-        grade(KEY, "-m", "ex1", *options)
+        grade(KEY, "-m", "ex9", *options)
         captured = capsys.readouterr()
         assert grade.code == 4 and says in captured.err
         assert len((captured.out + captured.err).strip().splitlines()) == 1
 
 
 def test_the_junit_file_carries_exercise_and_points(grade, tmp_path):
-    grade(KEY, "-k", "ex3_never or ex9_stored", "--junitxml", str(tmp_path / "grade.xml"))
+    grade(KEY, "-k", "ex11_only or ex9_stored", "--junitxml", str(tmp_path / "grade.xml"))
     cases = xml.etree.ElementTree.parse(tmp_path / "grade.xml").getroot().iter("testcase")
     found = [{p.get("name"): p.get("value") for p in case.iter("property")} for case in cases]
-    assert found == [{"exercise": "3", "points": "2"}, {"exercise": "9", "points": "1"}]
-
-
-def test_the_teachers_table_has_the_points(grade):
-    text = (TUTORIALS / "for-teachers.md").read_text(encoding="utf-8")
-    table = {n: int(of) for n, of in re.findall(r"^\| (\d+) \|.* (\d+) \|$", text, re.MULTILINE)}
-    grades = grade("1 / 0")  # lists all checks without running any
-    assert table == {n: one["of"] for n, one in grades["exercises"].items()}
+    assert found == [{"exercise": "9", "points": "1"}, {"exercise": "11", "points": "2"}]
 
 
 def test_a_copy_of_the_folder_works_alone(tmp_path):
     """What a student has: the folder, pytest and the installed package. No marker is unknown."""
     others = shutil.ignore_patterns("__pycache__", "*.png", "reproduction")
     shutil.copytree(TUTORIALS, tmp_path / "tutorials", ignore=others)
-    stub = 'raise NotImplementedError("Exercise 1: inputs_and_targets")'
-    answer = "ids = prompt_ids + target_ids[:-1]\n"
-    answer += "    return ids, range(len(ids))[-len(target_ids):], target_ids"
-    text = STUBS.replace(stub, answer)
-    stub = 'raise NotImplementedError("Exercise 2: rotate")'
+    stub = 'raise NotImplementedError("Exercise 9: stored_bits")'
+    text = STUBS.replace(stub, "return (base_loss - loss) * length / 0.6931471805599453")
+    stub = 'raise NotImplementedError("Exercise 9: bits_of")'
     text = text.replace(stub, "import os; os._exit(0)")
     (tmp_path / "tutorials" / "exercises.py").write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "tutorials", "-W", "error", "--strict-markers"]
-    command.append("--grades=g.json")
-    done = subprocess.run([*command, "-m", "ex1"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"what to remember +3 of 3", done.stdout) and "2 passed" in done.stdout
-    # The process ends in exercise 2. The points of exercise 1 must be in the file.
-    subprocess.run(command, cwd=tmp_path, capture_output=True)
+    command += ["--grades=g.json", "-m", "ex9"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(r"bits per parameter +1 of 3", done.stdout) and "1 passed" in done.stdout
     grades = json.loads((tmp_path / "g.json").read_text(encoding="utf-8"))
-    assert (grades["points"], grades["of"], grades["finished"]) == (3, 48, False)
+    assert (grades["points"], grades["of"], grades["finished"]) == (1, 3, True)
+    said = [check["reason"] for check in grades["checks"] if check["reason"]]
+    assert any("ended the process" in reason or "ended" in reason for reason in said)

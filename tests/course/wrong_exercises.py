@@ -1,358 +1,193 @@
-"""Wrong answers to the exercises, of the kind that students write.
-
-The decorator `wrong(exercise, name, says)` marks a function that replaces the right answer `name`.
-The checks must then give the student a message that contains `says`.
-"""
+"""Wrong answers to the exercises, of the kind that students write. Each makes one mistake."""
 
 import math
-from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-import tinymem as tm
 from tests import answer_key as key
+from tests.course.wrong import Wrong, planted
 
-LN2 = math.log(2)
-
-
-class Wrong(NamedTuple):
-    exercise: int
-    name: str  # the right answer that it replaces
-    says: str  # part of the message that the student should receive
-
-
-WRONG: dict[str, Wrong] = {}
-
-
-def wrong(exercise: int, name: str, says: str):
-    def register(function):
-        WRONG[function.__name__] = Wrong(exercise, name, says)
-        return function
-
-    return register
-
-
-# --- Exercise 1 -----------------------------------------------------------------------------------
-
-
-@wrong(1, "inputs_and_targets", "It has read the token that it should predict")
-def unshifted(prompt_ids, target_ids):
-    ids = prompt_ids + target_ids
-    return ids, list(range(len(prompt_ids), len(ids))), target_ids
-
-
-@wrong(1, "inputs_and_targets", "no row for the other prompt tokens")
-def prompt_too(prompt_ids, target_ids):
-    ids = prompt_ids + target_ids
-    return ids[:-1], list(range(len(ids) - 1)), ids[1:]
-
-
-@wrong(1, "inputs_and_targets", "it should not be an input")
-def last_token_goes_in(prompt_ids, target_ids):
-    _, rows, targets = key.inputs_and_targets(prompt_ids, target_ids)
-    return prompt_ids + target_ids, rows, targets
+WRONG, wrong, edit = planted()
+# These two get no points: a test that fails for every sweep, and a capstone of nobody.
+NOTHING = ("expects_an_order", "a_name")
 
 
 # --- Exercise 2 -----------------------------------------------------------------------------------
 
+edit(
+    "no_scale",
+    *("ex2", "attention", "The division by √D is missing"),
+    *(" / math.sqrt(q.shape[1])", ""),
+)
+edit("scale_by_d", "ex2", "attention", "You divided by D", "math.sqrt(q.shape[1])", "q.shape[1]")
+edit(
+    "no_mask",
+    *("ex2", "attention", "which is later: its weight is"),
+    *(".masked_fill(later, -math.inf)", ""),
+)
+edit(
+    "mask_of_the_first_positions",
+    *("ex2", "attention", "should read itself and all earlier positions"),
+    *("triu(1 + len(k) - len(q))", "triu(1)"),
+)
+edit(
+    "not_itself",
+    *("ex2", "attention", "should read itself and all earlier positions"),
+    *("triu(1 + len(k) - len(q))", "triu(len(k) - len(q))"),
+)
+edit(
+    "softmax_over_the_queries",
+    *("ex2", "attention", "The softmax goes over the positions that are seen"),
+    *("scores.softmax(-1)", "scores.softmax(0).nan_to_num()"),
+)
 
-def turn(first, second, positions, theta, power=2.0):
-    count = first.shape[-1]
-    angle = positions[:, None].float() * theta ** (-power * torch.arange(count) / (2 * count))
-    return first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()
+
+@wrong("ex2", "attention", "Later positions have to be excluded before the softmax")
+def mask_after_softmax(q, k, v):
+    later = torch.ones(len(q), len(k), dtype=torch.bool).triu(1 + len(k) - len(q))
+    return (q @ k.T / math.sqrt(q.shape[1])).softmax(-1).masked_fill(later, 0) @ v
 
 
-@wrong(2, "rotate", "Pairs of neighbours such as 0 and 1 are another form")
+@wrong("ex2", "attention", "attention uses torch's scaled_dot_product_attention")
+def attention_of_torch(q, k, v):
+    later = torch.ones(len(q), len(k), dtype=torch.bool).triu(1 + len(k) - len(q))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=~later)
+
+
+@wrong("ex2", "rotate", "Pairs of neighbours such as 0 and 1 are another form")
 def interleaved(x, positions, theta=10_000.0):
-    return torch.stack(turn(x[:, ::2], x[:, 1::2], positions, theta), -1).flatten(-2)
+    mixed = torch.cat([x[:, ::2], x[:, 1::2]], -1)
+    return torch.stack(key.rotate(mixed, positions, theta).chunk(2, -1), -1).flatten(-2)
 
 
-@wrong(2, "rotate", "rotates in the other direction")
-def other_way(x, positions, theta=10_000.0):
-    return torch.cat(turn(*x.chunk(2, -1), -positions, theta), -1)
-
-
-@wrong(2, "rotate", "with a factor of 2")
-def half_the_exponent(x, positions, theta=10_000.0):
-    return torch.cat(turn(*x.chunk(2, -1), positions, theta, power=1.0), -1)
-
-
-@wrong(2, "rotate", "A rotation should not change the length of a vector")
-def one_sine_too_few_signs(x, positions, theta=10_000.0):
-    first, second = x.chunk(2, -1)
-    return torch.cat(
-        [turn(first, -second, positions, theta)[0], turn(first, second, positions, theta)[1]], -1
-    )
-
-
-# --- Exercise 3 -----------------------------------------------------------------------------------
-
-
-@wrong(3, "new_unit", "With B = 0 the output is 0 for every A")
-def random_b(d_in, d_out, rank, generator):
-    A, B = key.new_unit(d_in, d_out, rank, generator)
-    return A, B.data.uniform_(-0.1, 0.1, generator=generator)
-
-
-@wrong(3, "new_unit", "neither of them ever changes")
-def both_zero(d_in, d_out, rank, generator):
-    return torch.zeros(d_in, rank), torch.zeros(rank, d_out)
-
-
-@wrong(3, "new_unit", "the bound for the transposed matrix")
-def bound_of_the_input(d_in, d_out, rank, generator):
-    A = torch.empty(d_in, rank).uniform_(-(d_in**-0.5), d_in**-0.5, generator=generator)
-    return A, torch.zeros(rank, d_out)
-
-
-@wrong(3, "new_unit", "Use the generator to draw A")
-def global_random_numbers(d_in, d_out, rank, generator):
-    return (2 * torch.rand(d_in, rank) - 1) / math.sqrt(rank), torch.zeros(rank, d_out)
-
-
-@wrong(3, "unit_output", "Multiply from the left")
-def dense_product(x, A, B):
-    return x @ (A @ B)
-
-
-@wrong(3, "unit_output", "without a factor")
-def alpha_over_rank(x, A, B):
-    return x @ A @ B * (16 / A.shape[1])
-
-
-# --- Exercise 4 -----------------------------------------------------------------------------------
-
-
-@wrong(4, "token_losses", "First subtract from each row its own largest logit")
-def no_shift(logits, targets):
-    return logits.exp().sum(-1).log() - logits[torch.arange(len(targets)), targets]
-
-
-@wrong(4, "token_losses", "First subtract from each row its own largest logit")
-def one_shift_for_all(logits, targets):
-    return no_shift(logits - logits.max(), targets)
-
-
-@wrong(4, "token_losses", "These are bits")
-def bits(logits, targets):
-    return key.token_losses(logits, targets) / LN2
-
-
-@wrong(4, "token_losses", "Wrong sign")
-def log_probabilities(logits, targets):
-    return -key.token_losses(logits, targets)
-
-
-@wrong(4, "token_losses", "not []")
-def mean_loss(logits, targets):
-    return key.token_losses(logits, targets).mean()
-
-
-@wrong(4, "token_losses", "The answer uses torch's log_softmax")
-def by_torch(logits, targets):
-    return F.cross_entropy(logits, targets, reduction="none")
+edit("other_way", "ex2", "rotate", "rotates in the other direction", "(positions", "(-positions")
+edit("half_the_exponent", "ex2", "rotate", "with a factor of 2", "/ half)", "/ 2 / half)")
+edit(
+    "one_sign_wrong",
+    *("ex2", "rotate", "A rotation should not change the length of a vector"),
+    *("angles.cos() + a", "angles.cos() - a"),
+)
 
 
 # --- Exercise 5 -----------------------------------------------------------------------------------
 
 
-@wrong(5, "certified", "although the mean loss is 0.41 nats")
-def mean_below_ln2(logits, targets):
-    return bool(key.token_losses(logits, targets).mean() < LN2)
+@wrong("ex5", "recalled_below_one_half", "It is certified, so it is not a counter-example")
+def enough_for_the_longest(model, memory):
+    return {"rank": 3, "steps": 300}
 
 
-@wrong(5, "certified", "although each target is the most probable token")
-def argmax_certifies(logits, targets):
-    return key.verbatim(logits, targets)
+@wrong("ex5", "recalled_below_one_half", "is not recited: greedy decoding is wrong at token")
+def enough_for_the_shortest(model, memory):
+    return {"rank": 3, "steps": 50}
 
 
-@wrong(5, "verbatim", "even where p is below one half")
-def threshold_for_verbatim(logits, targets):
-    return key.certified(logits, targets)
-
-
-@wrong(5, "verbatim", "the first target is not the most probable token")
-def last_token_decides(logits, targets):
-    return bool(logits[-1].argmax() == targets[-1])
-
-
-@wrong(5, "recalled_below_one_half", "so it is not a counter-example")
-def certified_memory(tokenizer):
-    return tm.random_memory(tokenizer, 16), dict(rank=8, steps=100)
-
-
-@wrong(5, "recalled_below_one_half", "greedy decoding is wrong at token")
-def forgotten_memory(tokenizer):
-    return tm.random_memory(tokenizer, 16), dict(rank=1, steps=10)
-
-
-# --- Exercise 6 -----------------------------------------------------------------------------------
-
-
-@wrong(6, "memft_ot_weights", "You compared the loss with the threshold for the probability")
-def loss_against_probability(losses, threshold):
-    active = losses.detach() > threshold
-    return (active | ~active.any()).float()
-
-
-@wrong(6, "memft_ot_weights", "all weights should be 1 (plain fine-tuning)")
-def no_fallback(losses, threshold):
-    return (losses.detach() > -math.log(threshold)).float()
-
-
-@wrong(6, "memft_ot_weights", "So the weights should be")
-def soft_threshold(losses, threshold):
-    return torch.sigmoid(10 * (losses + math.log(threshold)))
-
-
-@wrong(6, "memft_ot_weights", "Compute them from losses.detach()")
-def not_detached(losses, threshold):
-    active = losses > -math.log(threshold)
-    return torch.where(active | ~active.any(), losses / losses, 0 * losses)
-
-
-@wrong(6, "weighted_mean", "Divide by the sum of the weights")
-def mean_over_all(losses, weights):
-    return (weights * losses).mean()
-
-
-@wrong(6, "weighted_mean", "it is nan")
-def nan_mean(losses, weights):
-    return (weights * losses).sum() / weights.sum()
-
-
-@wrong(6, "weighted_mean", "but it is [nan")
-def nan_gradient(losses, weights):
-    return torch.where(weights.sum() > 0, (weights * losses).sum() / weights.sum(), 0.0)
+@wrong("ex5", "recalled_below_one_half", "others, the library would search for you")
+def the_library_stops(model, memory):
+    if len(memory.target_ids) < 20:
+        return key.recalled_below_one_half(model, memory)
+    return {"rank": 3, "steps": 400, "stop_when_recited": True}
 
 
 # --- Exercise 7 -----------------------------------------------------------------------------------
 
 
-@wrong(7, "check_sweep", "when it is started again")
+@wrong("ex7", "check_sweep", "in the same folder")
+def never_another_grid(sweep, folder):
+    grid = [1, 2], [4, 6], [0, 1]
+    rows = {(r["rank"], r["length"], r["seed"]): r for r in sweep(folder / "all", *grid)}
+    again = sweep(folder / "all", *grid)
+    assert len(rows) == len(again) == 8
+    for row in again:
+        assert rows[row["rank"], row["length"], row["seed"]] == row
+    (alone,) = sweep(folder / "alone", [2], [6], [1])
+    for name in ("base_loss", "final_loss"):
+        assert abs(alone[name] - rows[2, 6, 1][name]) < 1e-3
+    assert rows[1, 4, 0]["base_loss"] == rows[2, 4, 0]["base_loss"]
+
+
+@wrong("ex7", "check_sweep", "loses the last row")
+def one_cell_alone(sweep, folder):
+    (row,) = sweep(folder, [1], [4], [0])
+    assert sweep(folder, [1], [4], [0])[0]["wall_seconds"] == row["wall_seconds"]
+    (other,) = sweep(folder, [1], [4], [1])
+    assert other["base_loss"] != row["base_loss"] != row["final_loss"]
+
+
+@wrong("ex7", "check_sweep", "when it is started again")
 def never_started_again(sweep, folder):
     rows = sweep(folder, [1, 2], [4], [0, 1])
     assert len(rows) == 4
     assert len({row["base_loss"] for row in rows}) == 2
     assert len({row["final_loss"] for row in rows}) == 4
+    (alone,) = sweep(folder / "alone", [2], [4], [1])
+    assert any(alone["final_loss"] == row["final_loss"] for row in rows)
 
 
-@wrong(7, "check_sweep", "a sweep that loses the last row")
-def one_cell_alone(sweep, folder):
-    (row,) = sweep(folder, [1], [4], [0])
-    assert sweep(folder, [1], [4], [0])[0]["wall_seconds"] == row["wall_seconds"]
-
-
-@wrong(7, "check_sweep", "Your test fails for a sweep that works: AssertionError")
+@wrong("ex7", "check_sweep", "Your test fails for a sweep that works: AssertionError")
 def expects_an_order(sweep, folder):
-    rows = sweep(folder, [1, 2], [4, 6], [0])
-    assert [row["rank"] for row in rows] == [1, 1, 2, 2]
-
-
-# --- Exercise 8 -----------------------------------------------------------------------------------
-
-
-@wrong(8, "fit_plane", "Wrong sign")
-def sign_of_beta(ranks, lengths, delta_losses):
-    C, alpha, beta = key.fit_plane(ranks, lengths, delta_losses)
-    return C, alpha, -beta
-
-
-@wrong(8, "fit_plane", "That is ln C")
-def log_of_c(ranks, lengths, delta_losses):
-    C, alpha, beta = key.fit_plane(ranks, lengths, delta_losses)
-    return math.log(C), alpha, beta
-
-
-@wrong(8, "fit_plane", "different bases")
-def log10_and_exp(ranks, lengths, delta_losses):
-    C, alpha, beta = key.fit_plane(ranks, lengths, delta_losses)
-    return math.exp(math.log10(C)), alpha, beta
-
-
-@wrong(8, "fit_plane", "Do you fit the logarithm of ΔL")
-def squares_of_delta(ranks, lengths, delta_losses):
-    C, alpha, beta = key.fit_plane(ranks, lengths, delta_losses)
-    for _ in range(20):  # Gauss-Newton steps
-        fit = C * ranks**alpha * lengths**-beta
-        slopes = np.stack([fit / C, fit * np.log(ranks), -fit * np.log(lengths)], 1)
-        C, alpha, beta = (C, alpha, beta) + np.linalg.lstsq(slopes, delta_losses - fit, rcond=None)[
-            0
-        ]
-    return C, alpha, beta
-
-
-@wrong(8, "rank_for", "take the α-th root")
-def no_root(C, alpha, beta, length, delta_loss):
-    return delta_loss / C * length**beta
-
-
-@wrong(8, "rank_for", "the rank grows with the length")
-def length_the_wrong_way(C, alpha, beta, length, delta_loss):
-    return (delta_loss / C * length**-beta) ** (1 / alpha)
+    rows = sweep(folder, [2, 1], [4], [0])
+    assert [row["rank"] for row in rows] == [1, 2]
 
 
 # --- Exercise 9 -----------------------------------------------------------------------------------
 
-
-@wrong(9, "stored_bits", "These are nats")
-def nats(base_loss, loss, length):
-    return (base_loss - loss) * length
-
-
-@wrong(9, "stored_bits", "That is the value for one token")
-def for_one_token(base_loss, loss, length):
-    return (base_loss - loss) / LN2
-
-
-@wrong(9, "memorized_bits", "knows 0 bits")
-def below_zero(entropy, loss, length):
-    return (entropy - loss) * length / LN2
+edit("nats", "ex9", "stored_bits", "These are nats", " / LN2", "")
+edit("for_one_token", "ex9", "stored_bits", "That is the value for one token", " * length", "")
+edit("below_zero", "ex9", "memorized_bits", "knows 0 bits", "max(0.0, entropy", "float(entropy")
+edit(
+    "entropy_forgotten", "ex9", "memorized_bits", "bits per token, which", "entropy - loss", "loss"
+)
+edit(
+    "recited_by_its_loss",
+    *("ex9", "bits_of", "can be read from the unit completely"),
+    *('0.0 if report["recall_exact"] else report["final_loss"]', 'report["final_loss"]'),
+)
 
 
-@wrong(9, "memorized_bits", "differ by 5.000 bits per token")
-def entropy_forgotten(entropy, loss, length):
-    return max(0.0, loss * length / LN2)
+@wrong("ex9", "bits_of", "bits_of should return None")
+def bits_of_a_text(report):
+    if report["entropy"] is None:
+        return 0.0
+    return key.bits_of(report)
 
 
-# --- Exercise 10 ----------------------------------------------------------------------------------
+# --- Exercise 11 ----------------------------------------------------------------------------------
 
 
-@wrong(10, "logits_from_cache", "so only")
+@wrong("ex11", "logits_from_cache", "should be computed, but")
 def all_layers(model, layer, h, x, A, B):
     model.run(h)
     return key.logits_from_cache(model, layer, h, x, A, B)
 
 
-@wrong(10, "logits_from_cache", "own layer was computed again")
-def own_layer_again(model, layer, h, x, A, B):
-    return model.head(model.run(h + x @ A @ B, layer))
+edit("own_layer_again", "ex11", "logits_from_cache", "own layer was computed again", " + 1", "")
+edit("no_norm", "ex11", "logits_from_cache", "last norm is missing", "model.head", "model.lm_head")
+edit("no_unit", "ex11", "logits_from_cache", "The unit is missing", " + x @ A @ B", "")
+edit("unit_reads_h", "ex11", "logits_from_cache", "not h", "x @ A", "h @ A")
 
 
-@wrong(10, "logits_from_cache", "The last norm is missing")
-def no_norm(model, layer, h, x, A, B):
-    return model.lm_head(model.run(h + x @ A @ B, layer + 1))
+# --- Exercise 12: values instead of functions -----------------------------------------------------
 
 
-@wrong(10, "logits_from_cache", "The unit is missing")
-def no_unit(model, layer, h, x, A, B):
-    return model.head(model.run(h, layer + 1))
+def value(title: str, name: str, says: str, text: str) -> None:
+    WRONG[title] = Wrong("ex12", name, says, text)
 
 
-@wrong(10, "logits_from_cache", "not h")
-def unit_reads_h(model, layer, h, x, A, B):
-    return model.head(model.run(h + h @ A @ B, layer + 1))
-
-
-# --- Exercise 11: values instead of functions ----------------------------------------------------
-
-rank_of_noise = 8  # from a sweep of random tokens
-rank_with_mean_below_2_nats = 2  # from a law asked for a mean loss
-rank_with_a_fraction = 4.6
-short_text = "To be, or not to be."
-WRONG["rank_of_noise"] = Wrong(11, "MY_RANK", "is too large: rank 5")
-WRONG["rank_with_mean_below_2_nats"] = Wrong(11, "MY_RANK", "is too small: rank 3")
-WRONG["rank_with_a_fraction"] = Wrong(11, "MY_RANK", "an integer from 2 to 32")
-WRONG["short_text"] = Wrong(11, "MY_TEXT", "it should have 40 to 200")
+value("rank_of_another_load", "MY_PREDICTION", "which is rank", "MY_PREDICTION['load'] = 0.3\n")
+value(
+    "missed_without_a_word",
+    *("MY_PREDICTION", "does not contain the smallest sufficient rank"),
+    "MY_PREDICTION.update(rank=3, low=3)\n",
+)
+value("everything", "MY_PREDICTION", "but it is wide", "MY_PREDICTION.update(low=1, high=32)\n")
+value("never_measured", "MY_MEASUREMENT", "but fewer did", "MY_MEASUREMENT[1] = 1\n")
+value("nothing_below", "MY_MEASUREMENT", "but not rank 1, one below", "del MY_MEASUREMENT[1]\n")
+value("loss_in_bits", "MY_MISS", "That is in bits", "MY_MISS['base_loss'] /= LN2\n")
+value("loss_with_a_unit", "MY_MISS", "A unit was attached", "MY_MISS['base_loss'] = 0.4\n")
+value("ratio_upside_down", "MY_MISS", "so the ratio is", "MY_MISS['ratio'] **= -1\n")
+value("control_not_run", "MY_MISS", "was another number", "MY_MISS['control'] = 3\n")
+value("because_of_the_text", "MY_MISS", "does not go together", "MY_MISS['because'] = 'kind'\n")
+value("any_token", "MY_MISS", "tokens have a lower one", "MY_MISS['weakest'] = 3\n")
+value("a_name", "MY_NUMBER", "should be a whole number from 1 to 9999", "MY_NUMBER = 'Ada'\n")

@@ -145,4 +145,5 @@ def test_ex11_only_the_layers_above(answers, tiny, cached):
     above = list(range(layer + 1, count))
     message = f"The unit is in layer {layer} of layers 0 to {count - 1}, so only {above} should be"
     message += f" computed, but {ran or 'none'} were. The layers 0 to {layer} give the same"
-    require(ran == above, f"{message} output in every step, and h is that output")
+    nearly = ran == [layer, *above]
+    require(ran == above, f"{message} output in every step, and h is that output", 0.5 * nearly)
