@@ -262,7 +262,7 @@ def draw(
     right.set_xticks([t for t in ticks if t < right.get_xlim()[1]])
     right.minorticks_off()
     right.xaxis.set_major_formatter("{x:g}")
-    right.legend()
+    right.legend(loc="center left")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -19,8 +19,9 @@ from checks.library import RUNGS
 from tests.course.conftest import TUTORIALS
 from tests.course.wrong import BETWEEN, KEY, Wrong
 from tests.course.wrong_rungs_1_to_5 import WRONG as WRONG_1_TO_5
+from tests.course.wrong_rungs_6_to_9 import WRONG as WRONG_6_TO_9
 
-WRONG: dict[str, Wrong] = {**WRONG_1_TO_5}
+WRONG: dict[str, Wrong] = {**WRONG_1_TO_5, **WRONG_6_TO_9}
 POINTS = {1: 4, 2: 6, 3: 5, 4: 6, 5: 6, 6: 6, 7: 8, 8: 6, 9: 6}
 STUBS = (TUTORIALS / "mymem.py").read_text(encoding="utf-8")
 ANSWERS = KEY.read_text(encoding="utf-8")

@@ -202,7 +202,7 @@ def attention(
     mymem, model, tokenizer, rank: int, seed: int, A: Tensor, B: Tensor, ids: Tensor
 ) -> dict:
     """A new unit beside attention, the same with these A and B, and the losses of a training."""
-    unit = mymem.attach_attention(model, rank, seed)
+    unit = mymem.attach_attention(model.requires_grad_(True), rank, seed)
     new = about(model, unit, ids)
     target = mymem.draw_tokens(tokenizer.plain_ids, 6, seed)
     means = mymem.write(model, unit, tokenizer.encode(PROMPT), target, 8)

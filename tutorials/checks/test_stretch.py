@@ -199,7 +199,7 @@ def test_stretch3_more_tokens_are_right(mymem, seed):
     message += f" {FEW_STEPS} steps. With your schedule {100 * share:.1f} % of the tokens are the"
     message += f" argmax, and {new} memories are recited; with the schedule of rungs 4 and 6"
     message += f" {100 * was:.1f} % and {old}. Bring {100 * POINTS:.0f} % more tokens right"
-    require(share >= was + POINTS, message, keeps=0.5 if share > was else 0.0)
+    require(share >= was + POINTS, message, keeps=0.5 if share >= was else 0.0)
 
 
 # --- Stretch 4: sites in attention ----------------------------------------------------------------
@@ -210,16 +210,17 @@ def test_stretch4_a_unit_beside_the_projection(mymem, seed):
     found, ids, _ = beside_attention(mymem, seed)
     require_unit(found["new"], f"layers.{LAYER}.self_attn.o_proj")
     message = "A new unit should not change the output of the model"
-    require(apart(found["new"]["logits"], expected.all_logits(ids)) < 1e-4, message, keeps=0.5)
+    require(apart(found["new"]["logits"], expected.all_logits(ids)) < 1e-3, message, keeps=0.5)
 
 
 @stretch(4)
 def test_stretch4_it_adds_its_product_and_learns(mymem, seed):
     found, ids, (A, B) = beside_attention(mymem, seed)
-    part = load_shipped()[0].layers[LAYER].self_attn.o_proj
+    model, _ = load_shipped()
+    part = model.layers[LAYER].self_attn.o_proj
     hook = part.register_forward_hook(lambda _, args, out: out + args[0] @ A @ B)
     try:
-        right = expected.all_logits(ids)
+        right = model(torch.tensor([ids]))[0]
     finally:
         hook.remove()
     off = apart(found["changed"]["logits"], right)
