@@ -144,7 +144,8 @@ def hand_ins(folder: Path) -> dict[str, Path]:
 def grade_class(options: argparse.Namespace, others: list[str]) -> int:
     found, roster = hand_ins(options.hand_ins), files.read_roster(options.roster)
     folder = options.out.with_suffix("")
-    if options.out == folder or options.out.resolve().parent == options.hand_ins.resolve():
+    inside = options.hand_ins.resolve() in (folder.resolve(), folder.resolve().parent)
+    if options.out == folder or inside:
         raise Refused("--out: expected a name such as grades.csv, outside the folder of hand-ins")
     folder.mkdir(exist_ok=True)
     rows: dict[str, Graded] = {}

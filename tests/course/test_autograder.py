@@ -277,6 +277,7 @@ def test_each_student_is_graded_and_the_table_has_a_row_for_each(
         (["grade", "twice"], "two hand-ins have the name anna"),
         (["grade", "one", "--out=table"], "a name such as grades.csv"),
         (["grade", "one", "--out=one/table.csv"], "outside the folder"),
+        (["grade", "one", "--out=one.csv"], "outside the folder"),
         (["grade", "one", "--out=missing/g.csv"], "missing"),
         (["grade", "one", "--roster=missing.csv"], "missing.csv: No such file"),
         (["grade", "one", "--roster=no-number.csv"], "the columns name and number"),
