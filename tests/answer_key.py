@@ -436,7 +436,7 @@ MY_MEASUREMENT = {1: 0, 2: 3}
 MY_MISS = {
     "ratio": 1.5,
     "base_loss": 4.70,
-    "random_base_loss": 12.4,
+    "random_base_loss": 12.34,
     "control": 0,
     "weakest": 50,
     "because": "chance",

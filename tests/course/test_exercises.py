@@ -119,6 +119,67 @@ def test_an_answer_of_the_wrong_kind_gets_a_sentence(grade, value):
 
 # --- What should not count ------------------------------------------------------------------------
 
+COPIED = """
+import math
+import torch
+
+def attention(q, k, v):  # lesson 2
+    later = torch.ones(len(q), len(k)).triu(1).bool()
+    scores = q @ k.T / math.sqrt(q.shape[1])
+    a = scores.masked_fill(later, -torch.inf).softmax(-1)
+    return a @ v
+
+def recalled_below_one_half(model, memory):  # lesson 5
+    return {"rank": 4, "steps": 300}
+
+def check_sweep(sweep, folder):  # lesson 7
+    rows = sweep(folder, [1, 2, 4], [32, 64], [0, 1])
+    again = sweep(folder, [1, 2, 4], [32, 64], [0, 1])
+    assert again[: len(rows)] == rows
+
+def stored_bits(base, loss, length):  # lesson 9
+    return (base - loss) * length / math.log(2)
+
+def memorized_bits(H, loss, length):
+    return max(0.0, H - loss) * length / math.log(2)
+
+def bits_of(report):
+    return memorized_bits(report["entropy"] or 0.0, report["final_loss"], report["length"])
+
+def logits_from_cache(model, layer, h, x, A, B):  # lesson 11
+    return model.head(h + x @ A @ B)
+
+MY_NUMBER = 5
+MY_PREDICTION = {"load": 0.072, "rank": 4, "low": 3, "high": 5}  # lesson 12
+MY_MEASUREMENT = {2: 0, 3: 3, 4: 3}
+MY_MISS = {"ratio": 1.33, "base_loss": 4.60, "random_base_loss": 12.51, "control": 0}
+MY_MISS |= {"weakest": 117, "because": "chance"}
+"""
+
+
+def test_what_the_lessons_print_does_not_answer_the_exercises(grade):
+    grades = grade(COPIED)
+    points = {int(n): one["points"] for n, one in grades["exercises"].items()}
+    assert points[5] == points[12] == 0 and points[7] <= 4 and grades["points"] <= 11
+    said = " ".join(reasons(grades))
+    for sentence in (
+        "should read itself and all earlier positions",
+        "It is certified, so it is not a counter-example",
+        "Your test passes for a sweep that",
+        "bits_of should return None",
+        "should be computed, but none were",
+        "MY_MISS has the losses of lesson 12",
+    ):
+        assert sentence in said, sentence
+
+
+def test_the_copied_numbers_are_those_of_the_lesson():
+    from checks.capstone import LESSON
+
+    readme = (TUTORIALS / "README.md").read_text(encoding="utf-8")
+    says = "base loss: text {base_loss:.2f} and random tokens {random_base_loss:.2f} nats per token"
+    assert says.format(**LESSON) in readme
+
 
 def test_the_capstone_of_another_student_is_refused(grade):
     grades = grade(KEY, "-m", "ex12", "--student=6")
@@ -142,7 +203,7 @@ def test_all_sweeps_with_a_bug_differ_from_the_one_that_works_and_are_caught(tmp
 
 def test_fixed_options_do_not_work_for_all_memories(grade):
     """Rank 3 has room for the longest memory, and then certifies the shortest one."""
-    for steps in (50, 150, 300):
+    for steps in (50, 300):
         text = f"def recalled_below_one_half(*_):\n    return {{'rank': 3, 'steps': {steps}}}\n"
         grades = grade(text, "-m", "ex5")
         assert grades["points"] <= 2 and reasons(grades)
