@@ -20,7 +20,10 @@ KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "languag
 HEADING = re.compile(r"^# --- (.*?) -+$", re.MULTILINE)
 HAND_IN = """
 You may hand in this notebook instead of the file. The cells with the tag `answer` are graded, as if
-they stood one below the other in the file; other cells are for your own experiments.
+they stood one below the other in the file; other cells are for your own experiments. The commands
+above check the file. To check this notebook, save it and add its path to them:
+
+    pytest tutorials --answers=PATH/{name}.ipynb
 """
 
 
@@ -56,7 +59,7 @@ def answer_notebook(path: Path) -> NotebookNode:
     text = path.read_text(encoding="utf-8")
     lines, tree = text.splitlines(), ast.parse(text)
     docstring, *nodes = tree.body
-    cells = [nbformat.v4.new_markdown_cell(introduction(ast.get_docstring(tree)))]
+    cells = [nbformat.v4.new_markdown_cell(introduction(ast.get_docstring(tree), path.stem))]
     before = docstring.end_lineno
     for node, following in zip(nodes, [*nodes[1:], None], strict=True):
         own = isinstance(node, ast.FunctionDef | ast.ClassDef)
@@ -72,10 +75,10 @@ def answer_notebook(path: Path) -> NotebookNode:
     return finished(cells, path.stem)
 
 
-def introduction(docstring: str) -> str:
+def introduction(docstring: str, name: str) -> str:
     """The docstring of the file as Markdown, with its first line as the title."""
     title, _, rest = docstring.partition("\n")
-    return f"# {title}\n{rest}\n{HAND_IN}".strip()
+    return f"# {title}\n{rest}\n{HAND_IN.format(name=name)}".strip()
 
 
 def execute(
