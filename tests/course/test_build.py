@@ -231,6 +231,13 @@ def test_every_link_and_picture_exists_and_is_relative(site, pages):
     assert not any("https:" in attrs.get("src", "") for r in pages.values() for _, attrs in r.tags)
 
 
+def test_the_key_is_not_in_the_site(site, pages):
+    assert not any("answer_key" in path.name for path in site.rglob("*"))
+    assert not any(name.startswith("source/tests") for name in pages)
+    named = [link for link in pages["for-teachers.html"].links if "answer_key" in link]
+    assert named == [] and "tests/answer_key.py" in pages["for-teachers.html"].html
+
+
 def test_every_page_is_sound(pages):
     for name, reader in pages.items():
         assert reader.open == [], name
