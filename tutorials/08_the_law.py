@@ -49,8 +49,7 @@ import tinymem as tm
 from tinymem.law.power import PowerLaw
 
 LN2 = math.log(2)
-folders = [Path(top) / "reproduction" / "rows" for top in (".", "tutorials")]
-ROWS = next((folder for folder in folders if folder.is_dir()), None)
+ROWS = next((top for top in (Path(), Path("tutorials")) if (top / "reproduction").is_dir()), None)
 if ROWS is None:
     raise SystemExit("no recorded rows here: start this from the folder that contains tutorials/")
 laws = {}
@@ -58,8 +57,8 @@ laws = {}
 
 def read(name: str) -> list[dict]:
     """The recorded runs, without those of the shortest memories."""
-    lines = (ROWS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [row for row in map(json.loads, lines) if row["length"] >= 64]
+    text = (ROWS / "reproduction" / "rows" / f"{name}.jsonl").read_text(encoding="utf-8")
+    return [row for row in map(json.loads, text.splitlines()) if row["length"] >= 64]
 
 
 def fit(name: str, rows: list[dict], cut=LN2, offset=False, split=0.0) -> tm.Law:
@@ -117,8 +116,10 @@ assert offset.ci["b"][0] < 0 < offset.ci["b"][1]  # this grid does not even dete
 # %% [markdown]
 # ## Seeds are not cells
 #
-# The three seeds of a cell share what the law misses there. The library therefore counts a cell as
-# one observation. If lengths differ by a millionth of a token, it takes each run for a cell.
+# An interval comes from a *bootstrap*: the fit is repeated for many grids that might have been
+# measured instead, and the middle 95 % of the constants are kept. The three seeds of a cell share
+# what the law misses there, so a grid is drawn by cells and not by runs. If lengths differ by a
+# millionth of a token, the library takes each run for a cell.
 
 # %%
 for seed in (0, 1, 2):
@@ -182,14 +183,13 @@ fig.savefig("08_the_law.png", dpi=110)
 # - **Cut.** With a cut from 0.5 to 2 nats, $\alpha$ stays inside its interval; if all runs are
 #   kept, it is 0.253. Leaving saturated runs out is necessary, but ln 2 is not special.
 # - **Offset.** $b$ may be anything between −57.204 and 4.357 nats. Say that you set it to 0.
-# - **Seeds.** Alone, the seeds give 0.316, 0.315 and 0.318: they repeat each other. The interval of
-#   "runs as cells" is less than half as wide, because it counts each cell three times.
+# - **Seeds.** Alone, they give an $\alpha$ of 0.316, 0.315 and 0.318, and intervals as wide as that
+#   of all three. With runs as cells it is half as wide, because each cell counts three times.
 # - **Law or run.** The law needs rank 9.4 to 12.7, a run 9 to 15. An error of 3% of $\Delta L$ is
 #   hard to see in the picture, and yet rank 12 ends at 0.60 nats where 0.23 were predicted.
 #
 # This may be quoted: "tiny, layer 2, random tokens, 400 steps, cut at ln 2, $b = 0$, 18 cells:
-# $\alpha$ 0.316 (0.281 to 0.346), $\beta$ 0.221 (0.197 to 0.246)". Without the words before the
-# colon the numbers mean little, and they say nothing about another model.
+# $\alpha$ 0.316 (0.281 to 0.346), $\beta$ 0.221 (0.197 to 0.246)". It says nothing of other models.
 #
 # ## In three sentences
 #
