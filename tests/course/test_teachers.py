@@ -1,5 +1,6 @@
 """What teachers rely on: hints and what they cost, and what the pages for teachers say."""
 
+import importlib
 import json
 import math
 import re
@@ -189,6 +190,16 @@ def test_the_table_of_the_course_has_the_points_of_the_grader(points):
     assert f"There are {total} points: {rungs} for the rungs and {total - rungs} for" in page
 
 
+def test_the_table_of_the_course_names_the_lessons():
+    named = re.findall(r"^\| (\d+)\. ([^|]+?) \|", PAGES["for-teachers.md"], re.MULTILINE)
+    assert len(named) == 12
+    for number, title in named:
+        (path,) = TUTORIALS.glob(f"{int(number):02}_*.py")
+        assert path.read_text(encoding="utf-8").startswith(
+            f"# %% [markdown]\n# # {number}. {title}"
+        )
+
+
 @pytest.mark.parametrize("text", SETS, ids=["set 1", "set 2"])
 def test_a_problem_set_has_the_points_that_its_command_grades(text, points):
     (selected,) = re.findall(r'-- -m "(.+)"', text)
@@ -205,6 +216,25 @@ def test_a_problem_set_has_the_points_that_its_command_grades(text, points):
     assert overview[2:5] == [f"{graded:g}", by_hand, f"{graded + int(by_hand):g}"]
     hours = sum(float(row[3]) for row in table_rows(text) if re.fullmatch(PART, row[1]))
     assert hours <= float(overview[5]) <= hours + 2
+
+
+@pytest.mark.parametrize("text", SETS, ids=["set 1", "set 2"])
+def test_a_wrong_answer_that_is_listed_is_a_planted_one(text):
+    says = {(wrong_part(wrong), wrong.says) for wrong in planted()}
+    listed = [row for row in table_rows(text) if len(row) == 3 and re.fullmatch(PART, row[0])]
+    assert len(listed) >= 10 and {row[0] for row in listed} == {*points_in(text)}
+    assert [row for row in listed if (row[0], row[2].rstrip(" …")) not in says] == []
+
+
+def planted() -> list:
+    """The planted wrong answers to all rungs and exercises."""
+    names = sorted(path.stem for path in Path(__file__).parent.glob("wrong_*.py"))
+    modules = [importlib.import_module(f"tests.course.{name}") for name in names]
+    return [wrong for module in modules for wrong in module.WRONG.values()]
+
+
+def wrong_part(wrong) -> str:
+    return wrong.part.replace("ex", "exercise ").replace("rung", "rung ")
 
 
 def test_all_options_and_fields_are_explained(grade):
