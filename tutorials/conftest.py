@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from checks.hand_in import Computer, HandIn
-from checks.points import KINDS, MARKS, PARTS, RUNGS, checked, tally
+from checks.points import KINDS, MARKS, PARTS, RUNGS, checked, failed_checks, tally
 from checks.server import load_shipped
 from hint import taken
 
@@ -143,7 +143,10 @@ class Grades:
         return self.parts[part]
 
     def pytest_collection_modifyitems(self, items):
-        """Adds number and points to each check; pytest writes them to the JUnit XML file."""
+        """Adds number and points to each check, and puts the checks in the order of the course.
+
+        pytest writes both to the JUnit XML file.
+        """
         for item in items:
             for kind, titles in KINDS.items():
                 marked = (n for n in titles if item.get_closest_marker(f"{MARKS[kind]}{n}"))
@@ -151,6 +154,9 @@ class Grades:
                     mark = item.get_closest_marker("points")
                     points = mark.args[0] if mark else 1
                     item.user_properties += [(kind, number), ("points", points)]
+        order = {kind: place for place, kind in enumerate(("rung", "exercise", "stretch"))}
+        first = {item: item.user_properties[:1] or [("", 0)] for item in items}
+        items.sort(key=lambda item: (order.get(first[item][0][0], 9), first[item][0][1]))
 
     def pytest_collection_finish(self, session):
         for item in session.items:
@@ -225,6 +231,10 @@ class Grades:
     def pytest_terminal_summary(self, terminalreporter):
         """Prints the points of each exercise and rung below pytest's own output."""
         if not self.checks:
+            if mark := terminalreporter.config.option.markexpr:
+                known = [f"{MARKS[kind]}{n}" for kind, titles in KINDS.items() for n in titles]
+                line = f"No check has the mark {mark}. There are: {', '.join(known)}"
+                terminalreporter.line(line, red=True)
             return
         terminalreporter.section("points")
         for reason in sorted({*filter(None, self.broken.values())}):
@@ -237,6 +247,11 @@ class Grades:
                 name = f"{kind} {number}"
                 title = f"{name:12} {KINDS[kind][number]:29}"
                 terminalreporter.line(f"  {title} {got:4g} of {of:g}", **style)
+                for line in failed_checks(list(self.checks.values()), kind, number):
+                    terminalreporter.line(line)
+        if self.library and "rung" in {kind for kind, numbers in parts.items() if numbers}:
+            taken_from = ", ".join(map(str, self.library))
+            terminalreporter.line(f"  taken from tinymem: the functions of rung {taken_from}")
         if self.hints and self.hint_cost:
             names = ", ".join(f"{name} ({count})" for name, count in self.hints.items())
             line = f"  hints taken, at {self.hint_cost:g} points each: {names}"

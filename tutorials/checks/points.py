@@ -63,6 +63,18 @@ def tally(
     return total, {kind: dict(sorted(one.items())) for kind, one in parts.items()}
 
 
+def failed_checks(checks: list[dict], kind: str, number: int) -> list[str]:
+    """A line for each check of this part that was run and did not pass, with its points."""
+    lines = []
+    for check in checks:
+        if check.get(kind) == number and not check["passed"]:
+            name = check["check"].removeprefix(f"test_{MARKS[kind]}{number}_").replace("_", " ")
+            points = f"{check['points']:g} of {check['of']:g}"
+            free = ", no loss: the fault is in a lower rung" * (check["points"] == check["of"])
+            lines.append(f"      {name}: {points}{free}")
+    return lines
+
+
 def whole(points: float) -> float:
     """Rounded to two decimals, and an int where possible."""
     points = round(points, 2)
