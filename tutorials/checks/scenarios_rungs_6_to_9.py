@@ -97,12 +97,13 @@ def cell_with_error(mymem, model, tokenizer, rank: int, length: int, seed: int, 
             raise KeyboardInterrupt if error == "kill" else Planned("planned by the check")
         return every_second(logits, targets, progress)
 
-    before, raised = parts_of(model), False
+    before, raised, row = parts_of(model), False, None
     try:
-        mymem.run_cell(model, tokenizer, rank, length, seed, 3, objective)
+        row = mymem.run_cell(model, tokenizer, rank, length, seed, 3, objective)
     except (KeyboardInterrupt, Planned):
         raised = True
-    return {"raised": raised, "calls": calls, "taken_out": parts_of(model) == before}
+    taken_out = parts_of(model) == before
+    return {"row": row, "raised": raised, "calls": calls, "taken_out": taken_out}
 
 
 def parts_of(model: nn.Module) -> list[tuple[str, int]]:

@@ -59,7 +59,9 @@ def test_rung6_no_token_below_the_threshold(mymem, seed):
 
 @rung(6)
 def test_rung6_the_weights_carry_no_gradient(mymem, seed):
-    found = mymem.run(scenarios.weights, torch.rand(6, generator=drawn(seed)) * 3)
+    losses = torch.rand(6, generator=drawn(seed)) * 3
+    found = mymem.run(scenarios.weights, losses)
+    tensor(found["weights"], losses.shape, "The weights, [N],")
     message = "The weights carry a gradient, so training would also change the loss through them."
     require(not found["has_gradient"], f"{message} Compute them from losses.detach()")
 

@@ -73,6 +73,7 @@ def test_rung7_a_cell_and_its_row(mymem, seed):
 def test_rung7_the_unit_is_taken_out_in_the_end(mymem, seed):
     cell = 2, 3, whole(1, 10**6, drawn(seed))
     found = mymem.run(scenarios.cell_with_error, MODEL, TOKENIZER, *cell, "")
+    row_of(found["row"])
     message = "After run_cell the model still has a unit, so that the next cell would not begin"
     require(found["taken_out"], f"{message} with the base model. Call detach in the end")
 
