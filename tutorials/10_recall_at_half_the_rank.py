@@ -10,7 +10,7 @@
 # of them. Training for this alone takes about half the rank.
 #
 # - **You need:** [lesson 5](05_one_half_is_enough.py) and [lesson 6](06_memft.py)
-# - **Time:** 40 seconds to run, 90 minutes with the practice
+# - **Time:** 50 seconds to run, 90 minutes with the practice
 # - **Reads:** tinymem/training/margin.py, tinymem/law/recall.py, tinymem/law/recite.py
 
 # %% [markdown]

@@ -10,7 +10,7 @@
 # and the difference is explained with facts and not with excuses.
 #
 # - **You need:** [lesson 10](10_recall_at_half_the_rank.py)
-# - **Time:** 35 seconds to run; an afternoon for the capstone
+# - **Time:** 40 seconds to run; an afternoon for the capstone
 # - **Reads:** tinymem/law/recite.py, tinymem/experiment/probe.py, tinymem/base/hub.py
 
 # %% [markdown]
