@@ -82,7 +82,12 @@ def test_rung3_the_loss_of_each_token(mymem, seed):
     logits = torch.tensor([[0.0, 0.0], [0.0, math.log(3)], [math.log(3), 0.0]])
     losses, _, _ = losses_of(mymem, logits, torch.tensor([0, 0, 0]))
     right = torch.tensor([LN2, math.log(4), math.log(4 / 3)])
+    shifted = logits - logits.max(-1, keepdim=True).values
+    tables = [z.exp().sum().log() - z[:, 0] for z in (logits, shifted)]
     hints = {
+        "Each row has a sum of its own. Did you add over all rows?": any(
+            apart(losses, table) < 1e-3 for table in tables
+        ),
         "These are bits. Use log instead of log2": apart(losses, right / LN2) < 1e-3,
         "Wrong sign: a loss is −ln p, which is never negative": apart(-losses, right) < 1e-3,
         "These are probabilities. The loss is −ln p": apart(losses, (-right).exp()) < 1e-3,

@@ -3,6 +3,7 @@
 All inputs are drawn from --seed. What is expected is computed in plain torch (expected.py).
 """
 
+import itertools
 import math
 
 import pytest
@@ -120,11 +121,21 @@ def test_rung4_each_step_is_the_right_one(mymem, seed):
 def fault_of(case: Case, mine: list[float]) -> str:
     """The fault whose loop has the student's losses, as a sentence."""
     few = 6
-    for sentence, fault in FAULTS.items():
+    for sentence, fault in (FAULTS | two_faults()).items():
         losses = case.loop(few, **fault)[0]
         if all(near(a, b, 1e-4) for a, b in zip(mine[:few], losses, strict=True)):
             return f". {sentence}"
     return ""
+
+
+def two_faults() -> dict[str, dict]:
+    """Pairs of the most common faults: beginners forget more than one thing."""
+    common = {
+        s: f for s, f in FAULTS.items() if "decay" in f or "zero" in f or "none" in f.values()
+    }
+    common |= dict([next((s, f) for s, f in FAULTS.items() if "rate" in f)])
+    pairs = itertools.combinations(common.items(), 2)
+    return {f"{a}. Also: {b}": one | two for (a, one), (b, two) in pairs}
 
 
 @rung(4)
@@ -138,7 +149,9 @@ def test_rung4_one_step(mymem, seed):
     require(near(float(B.abs().median()), case.lr, 1e-2), message, keeps=0.5)
     far = apart(A, start)
     message = "In the first step, A should not change: B is 0, and so is the gradient of A. Yours"
-    require(far < 1e-6, f"{message} changed by up to {far:.3g}", keeps=0.5)
+    hint = "With a gradient of 0, only weight decay moves A: give AdamW weight_decay=0"
+    hint = first_of({hint: case.lr * 1e-3 < far < case.lr * 0.1})
+    require(far < 1e-6, f"{message} changed by up to {far:.3g}{hint}", keeps=0.5)
     B = case.loop()[2]
     wrong = (case.found["B"].sign() != B.sign()).float().mean()
     message = f"In the first step, {wrong:.0%} of the entries of B moved in the wrong direction"

@@ -22,7 +22,7 @@ from checks.grading import (
     whole_numbers,
 )
 from checks.ladder import rung
-from checks.values import MODEL
+from checks.values import MODEL, Raised
 
 points = pytest.mark.points
 
@@ -37,7 +37,13 @@ def some_plain_ids(generator: torch.Generator) -> list[int]:
 
 
 def draw(mymem, plain_ids: list[int], count: int, seed: int) -> list[int]:
-    ids = whole_numbers(mymem.call("draw_tokens", plain_ids, count, seed), "The drawn tokens")
+    out = mymem.call("draw_tokens", plain_ids, count, seed, catch=True)
+    if isinstance(out, Raised):
+        more = count > len(plain_ids)
+        hint = {"A token may be drawn again: draw with replacement": "ample" in out.text and more}
+        message = f"draw_tokens raised {out.text} for {count} draws from {len(plain_ids)} tokens"
+        require(False, message + first_of(hint))
+    ids = whole_numbers(out, "The drawn tokens")
     message = f"draw_tokens should give {count} tokens, not {len(ids)}"
     require(len(ids) == count, message)
     return ids
