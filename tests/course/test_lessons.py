@@ -31,10 +31,7 @@ SOURCES = (
 
 build = runpy.run_path(str(COURSE / "build.py"))
 LESSONS, Lesson, printed = build["LESSONS"], build["Lesson"], build["printed"]
-NEW = [path for path in LESSONS if "# %% [markdown]" in path.read_text(encoding="utf-8")]
-OLD = [path for path in LESSONS if path not in NEW]
 each = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-each_new = pytest.mark.parametrize("path", NEW, ids=lambda path: path.stem)
 
 
 # --- It runs --------------------------------------------------------------------------------
@@ -95,7 +92,7 @@ def code_of(text: str) -> str:
     return "\n".join(cell for cell in cells if not cell.startswith(" [markdown]"))
 
 
-@each_new
+@each
 def test_a_lesson_begins_with_a_question_and_a_picture(path):
     lesson = Lesson(path)
     first = lesson.text.split("# %%")[1]
@@ -113,7 +110,7 @@ def test_a_lesson_begins_with_a_question_and_a_picture(path):
     assert all((COURSE.parent / name).is_file() for name in lesson.reads)
 
 
-@each_new
+@each
 def test_a_lesson_has_its_parts_in_order(path):
     lesson = Lesson(path)
     headings = re.findall(r"^## (.+)$", lesson.prose, re.MULTILINE)
@@ -130,7 +127,7 @@ def test_a_lesson_has_its_parts_in_order(path):
     assert figure < lesson.text.index("# ## What you should see")
 
 
-@each_new
+@each
 def test_a_lesson_gives_the_commands_of_its_practice(path):
     lesson = Lesson(path)
     wanted, practice = PRACTICE.get(lesson.number, "").split(), lesson.section("Practice")
@@ -143,7 +140,7 @@ def test_a_lesson_gives_the_commands_of_its_practice(path):
     assert all(re.search(rf"^(def|class) {name}\b", written, re.MULTILINE) for name in names), names
 
 
-@each_new
+@each
 def test_the_links_of_a_lesson_are_well_formed(path):
     lesson = Lesson(path)
     links = re.findall(r"\]\(([^)\s]+)\)", lesson.prose)
@@ -161,7 +158,7 @@ def test_the_links_of_a_lesson_are_well_formed(path):
         assert files and all((COURSE.parent / name).is_file() for name in files), where
 
 
-@each_new
+@each
 def test_a_lesson_is_short_and_plain(path):
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
@@ -278,13 +275,13 @@ def edited(path: Path, text: str):
     return lesson
 
 
-@each_new
+@each
 def test_a_lesson_prints_the_numbers_that_it_claims(path):
     output = printed(README)[path.stem]
     assert unfounded(Lesson(path), output) == []
 
 
-@each_new
+@each
 def test_a_wrong_number_is_found(path):
     """Each number, one after the other, is replaced by one that the lesson does not print."""
     lesson, output = Lesson(path), printed(README)[path.stem]
@@ -302,16 +299,3 @@ def test_a_wrong_number_is_found(path):
             planted += not same
             assert same or unfounded(wrong, output), f"{place[0]} could be wrong unseen"
     assert planted >= 3
-
-
-# --- The old form, until every lesson has the new one -----------------------------------------
-
-
-@pytest.mark.parametrize("path", OLD, ids=lambda path: path.stem)
-def test_a_lesson_that_is_not_rewritten_has_the_old_form(path):
-    text = path.read_text(encoding="utf-8")
-    docstring = ast.get_docstring(ast.parse(text))
-    fields = [line[:15].strip() for line in docstring.splitlines()[2:] if line[0] != " "]
-    assert fields == ["You need", "You will see", "Explains", "Time"]
-    sections = [line.partition(":")[0] for line in re.findall(r"^# %% (.*)$", text, re.MULTILINE)]
-    assert sections[0] == "Idea" and "What you should see" in sections
