@@ -163,7 +163,7 @@ assert small[1].r2 > 0.95
 #
 # ## Practice
 #
-# **Exercise 9**: write `stored_bits` and `memorized_bits` in `tutorials/exercises.py`.
+# **Exercise 9**: write `stored_bits`, `memorized_bits` and `bits_of` in `tutorials/exercises.py`.
 #
 # ```sh
 # pytest tutorials -m ex9
