@@ -223,7 +223,7 @@ def test_after_an_end_the_process_starts_again_with_the_same_file(hand_in):
     with pytest.raises(pytest.fail.Exception, match="bad ended the process"):
         made.call("bad")
     assert made.call("good") == 5
-    with pytest.raises(pytest.fail.Exception, match="bad ended the process"):
+    with pytest.raises(pytest.fail.Exception, match="not tried again: bad ended"):
         made.call("bad")  # it is not called again
 
 

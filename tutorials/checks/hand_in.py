@@ -5,6 +5,8 @@ return a value of the wrong type. None of these stops the grading of the other c
 reported to the student in one sentence.
 """
 
+import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,14 +101,15 @@ class HandIn:
         """What the function `name` returns. With `catch`, an exception is returned as Raised."""
         has = self.ask("has", name=name).get("value")
         require(has, f"{self.name} has no function {name}. Do not rename the functions")
-        return self.result(name, catch, "call", name=name, args=self.pack(args))
+        return self.result(name, name, catch, "call", name=name, args=self.pack(args))
 
     def run(self, scenario: Callable, *args, catch: bool = False) -> Any:
         """What a scenario (checks/scenarios*.py) returns. It runs where the student's code runs,
         and its first argument, which is not in `args`, is the student's module.
         """
         where = f"{scenario.__module__}:{scenario.__name__}"
-        return self.result(where, catch, "run", scenario=where, args=self.pack(args))
+        args = self.pack(args)
+        return self.result(where, called_by(scenario), catch, "run", scenario=where, args=args)
 
     # --- Inside -----------------------------------------------------------------------------------
 
@@ -121,22 +124,27 @@ class HandIn:
         """The student's code calls a function that was among the arguments."""
         return self.functions[index](*arguments)
 
-    def result(self, key: str, catch: bool, ask: str, **question) -> object:
-        """The value of the reply; fails with a sentence if there is none."""
-        name = question.get("name")
-        if key not in self.stopped:
-            reply = self.ask(ask, **question)
-            if "value" in reply:
-                return values.unpack(reply["value"])
-            if "ended" in reply:
-                self.stopped[key] = f"{name or self.name} {reply['ended']}"
+    def result(self, key: str, name: str, catch: bool, ask: str, **question) -> object:
+        """The value of the reply; fails with a sentence about the function `name` without one."""
         if key in self.stopped:  # once is enough: each such call may take the whole limit
+            pytest.fail(f"not tried again: {self.stopped[key]}", pytrace=False)
+        reply = self.ask(ask, **question)
+        if "value" in reply:
+            return values.unpack(reply["value"])
+        if "ended" in reply:
+            self.stopped[key] = f"{name} {reply['ended']}"
             pytest.fail(self.stopped[key], pytrace=False)
         raised = reply["raised"]
         if raised["todo"]:
             pytest.fail(f"not done yet: {raised['todo']}", pytrace=False)
         if catch:
             return values.Raised(raised["text"])
-        pytest.fail(
-            f"{name or raised['function'] or self.name} raised {raised['text']}", pytrace=False
-        )
+        who = name if ask == "call" else raised["function"] or name
+        pytest.fail(f"{who} raised {raised['text']}", pytrace=False)
+
+
+def called_by(scenario: Callable) -> str:
+    """The first function of the student that a scenario calls."""
+    source = inspect.getsource(scenario)
+    student = next(iter(inspect.signature(scenario).parameters))
+    return next(iter(re.findall(rf"\b{student}\.(\w+)", source)), "the hand-in")
