@@ -430,8 +430,10 @@ def logits_from_cache(model, layer, h, x, A, B):
 
 # --- Exercise 12: the capstone --------------------------------------------------------------------
 
-MY_NUMBER = 5
-MY_PREDICTION = {"load": 0.05, "rank": 3, "low": 2, "high": 4}
+MY_NUMBER = 5  # 75 tokens
+# From 18 runs of 24, 40 and 56 random tokens at ranks 1 to 3, tm.recite_rank gives rank 3 a chance
+# of 66 %, and rank 4 of 92 %. A letter of common words should be easier, so rank 2 is possible.
+MY_PREDICTION = {"load": 0.049, "rank": 3, "low": 2, "high": 4}
 MY_MEASUREMENT = {1: 0, 2: 3}
 MY_MISS = {
     "ratio": 1.5,

@@ -189,6 +189,16 @@ def test_the_capstone_of_another_student_is_refused(grade):
     assert not reasons(grade(KEY, "-m", "ex12", "--student=5"))
 
 
+def test_a_wrong_prediction_that_is_explained_gets_most_points(grade):
+    text = f"{ANSWERS}\nMY_PREDICTION.update(low=3, high=5)\nMY_MISS['because'] = 'kind'\n"
+    grades = grade(text, "-m", "ex12")
+    assert (grades["points"], grades["of"]) == (6, 8)
+    (reason,) = reasons(grades)
+    assert reason.endswith("The points for explaining the miss are not affected")
+    everything = grade(f"{ANSWERS}\nMY_PREDICTION.update(low=1, high=32)\n", "-m", "ex12")
+    assert everything["points"] == 6.12
+
+
 def test_all_sweeps_with_a_bug_differ_from_the_one_that_works_and_are_caught(tmp_path):
     from checks.sweeps import BUGS, Sweeps
 
