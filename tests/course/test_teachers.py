@@ -251,7 +251,8 @@ def test_all_options_and_fields_are_explained(grade):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_on_a_page_are_understood(page):
-    commands = re.findall(r"^(?: {4})?(python tutorials/autograder.+)$", PAGES[page], re.MULTILINE)
+    text = PAGES[page].replace("\\\n", "")
+    commands = re.findall(r"^(?: {4})?(python tutorials/autograder.+)$", text, re.MULTILINE)
     assert len(commands) >= 2
     for command in commands:
         words = shlex.split(command)[2:]
