@@ -54,10 +54,12 @@ def recalled_below_one_half(model, memory) -> dict:
     search. With the options that you return, for example {"rank": 2, "steps": 150},
     `tinymem.memorize(model, memory, **options)` writes the memory in at most 400 steps, so that
     greedy decoding recites it completely (`recall_exact` in the report) but `min_probability` is at
-    most one half. A search may take 120 seconds (`--limit`), which is enough for about 15 trainings
-    on a slow machine; a bisection over the steps needs fewer. The options may be rank, steps, lr and seed. The memory is trained again when it
-    is graded, and another machine rounds differently, so leave a little room: a `min_margin` above
-    0.01 and a `min_probability` below 0.49.
+    most one half. The options may be rank, steps, lr and seed.
+
+    One search may take 120 seconds (`--limit`), enough for about 15 trainings on a slow machine; a
+    bisection over the steps needs fewer. The memory is trained again when it is graded, and another
+    machine rounds differently, so leave a little room: a `min_margin` above 0.01 and a
+    `min_probability` below 0.49.
     """
     raise NotImplementedError("Exercise 5: recalled_below_one_half")
 

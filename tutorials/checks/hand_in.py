@@ -124,22 +124,22 @@ class HandIn:
         """The student's code calls a function that was among the arguments."""
         return self.functions[index](*arguments)
 
-    def result(self, key: str, name: str, catch: bool, ask: str, **question) -> object:
-        """The value of the reply; fails with a sentence about the function `name` without one."""
+    def result(self, key: str, who: str, catch: bool, ask: str, **question) -> object:
+        """The value of the reply; fails with a sentence about the function `who` without one."""
         if key in self.stopped:  # once is enough: each such call may take the whole limit
             pytest.fail(f"not tried again: {self.stopped[key]}", pytrace=False)
         reply = self.ask(ask, **question)
         if "value" in reply:
             return values.unpack(reply["value"])
         if "ended" in reply:
-            self.stopped[key] = f"{name} {reply['ended']}"
+            self.stopped[key] = f"{who} {reply['ended']}"
             pytest.fail(self.stopped[key], pytrace=False)
         raised = reply["raised"]
         if raised["todo"]:
             pytest.fail(f"not done yet: {raised['todo']}", pytrace=False)
         if catch:
             return values.Raised(raised["text"])
-        who = name if ask == "call" else raised["function"] or name
+        who = who if ask == "call" else raised["function"] or who
         pytest.fail(f"{who} raised {raised['text']}", pytrace=False)
 
 
