@@ -99,9 +99,11 @@ def test_a_forged_record_neither_gives_points_nor_stops_the_grading(tmp_path, re
     assert hint.taken(tmp_path) == {}
 
 
-def test_every_part_of_the_course_has_a_place_for_its_hints():
+def test_every_part_of_the_course_has_three_hints():
     names = [f"{MARKS[kind]}{n}" for kind in KINDS for n in KINDS[kind]]
-    assert {*hint.read_hints((TUTORIALS / "hints.md").read_text(encoding="utf-8"))} == {*names}
+    hints = hint.read_hints((TUTORIALS / "hints.md").read_text(encoding="utf-8"))
+    assert {name: len(texts) for name, texts in hints.items()} == dict.fromkeys(names, 3)
+    assert all(len(text) > 40 for texts in hints.values() for text in texts)
 
 
 @pytest.fixture
