@@ -143,10 +143,11 @@ MY_NUMBER = 0
 # First predict, without training a unit on the whole text. Take the recall curve of your rung 9, or
 # tinymem.recite_rank, and runs of other memories or of pieces of the text. The load is the largest
 # number of tokens per parameter that your curve allows; a unit of rank r beside an MLP of the
-# shipped model has 512 r parameters. The rank is the smallest one with at most that load. The
-# interval, from low to high, should contain the smallest sufficient rank with a probability of
-# 90 %. The wider it is, the fewer points it gets: all of them up to high = 2 low. A wrong
-# prediction costs few points if its miss is explained.
+# shipped model has 512 r parameters. The rank is the smallest one with at most that load. (If
+# tinymem.recite_rank gives you the rank, the load is length / (512 rank).) The interval, from low
+# to high, should contain the smallest sufficient rank with a probability of 90 %. The wider it is,
+# the fewer points it gets: all of them up to high = 2 low. A wrong prediction costs few points if
+# its miss is explained.
 MY_PREDICTION = {"load": 0.0, "rank": 0, "low": 0, "high": 0}
 
 # Then measure: for each rank that you tried, how many of the three seeds recite. The smallest
