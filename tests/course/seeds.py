@@ -35,7 +35,7 @@ def main(count: str, *parts: str) -> int:
         for check in grades["checks"]:
             if not check["passed"]:
                 complete = False
-                print(f"  {check['check']}: {check['reason']}", flush=True)
+                print(f"  {check['check']}: {check['reason'].splitlines()[0]}", flush=True)
     return 0 if complete else 1
 
 

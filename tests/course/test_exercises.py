@@ -231,6 +231,21 @@ def test_texts_differ_and_have_the_promised_length():
     assert len({text.split()[0] for text in texts}) == len(KINDS)
 
 
+def test_the_text_of_a_number_is_printed_and_written(tmp_path, monkeypatch, capsys):
+    import my_text
+
+    path = tmp_path / "my_text.txt"
+    monkeypatch.setattr(sys, "argv", ["my_text.py", "5", "--out", str(path)])
+    my_text.main()
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("My dear ") and capsys.readouterr().out == f"{text}\n\n75 tokens\n"
+    for wrong in (["0"], ["Ada"], [], ["5", "--out", str(tmp_path)]):
+        monkeypatch.setattr(sys, "argv", ["my_text.py", *wrong])
+        with pytest.raises(SystemExit) as stopped:
+            my_text.main()
+        assert str(stopped.value).startswith("my_text.py: ") and "\n" not in str(stopped.value)
+
+
 # --- How it is reported ---------------------------------------------------------------------------
 
 
