@@ -208,6 +208,12 @@ def test_a_lower_rung_that_is_not_written_is_named(grade):
     assert "not done yet: Rung 3: token_losses. Mend yours first, or try --from-library 3" in reason
 
 
+def test_a_rung_that_is_taken_from_the_library_has_no_points(grade):
+    results = grade(STUBS, ["rung2", "rung3"], library=(1, 2, 3))
+    assert reached(results)[0] == 0
+    assert all("is taken from the library (--from-library)" in r for r in reasons(results))
+
+
 def test_answers_from_the_library_are_refused(grade):
     body = "from tinymem.training.margin import margins as theirs\nmargins = theirs"
     results = grade(f"{ANSWERS}\n{body}\n", ["rung5"])

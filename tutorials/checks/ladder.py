@@ -83,6 +83,9 @@ def checked(mark: str, title: str, names: Collection[str], below: Sequence[int])
         def graded(mymem, **fixtures):
             given, tries = mymem.library, 0
             lower = [n for n in below if n not in given]
+            for n in given:
+                message = f"{title} is taken from the library (--from-library), so it has no points"
+                require(tuple(RUNGS[n]) != tuple(names), message)
 
             def failure(*more: int) -> pytest.fail.Exception | None:
                 """What fails with these rungs from the library, and those of --from-library."""
