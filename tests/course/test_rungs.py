@@ -129,7 +129,8 @@ def test_stubs_get_nothing(grade):
 
 @pytest.mark.parametrize("seed", [0, 7, 4711])
 def test_the_key_gets_everything(grade, seed):
-    assert not reasons(grade(ANSWERS, PARTS, seed))
+    parts = [part for part in PARTS if seed == 0 or part.startswith("rung")]
+    assert not reasons(grade(ANSWERS, parts, seed))
 
 
 @pytest.mark.parametrize("number", [n for n in PLANTED if n > 1])
@@ -171,7 +172,8 @@ def test_each_rung_has_three_wrong_answers_and_every_function_one():
     ],
 )
 def test_an_answer_of_the_wrong_kind_gets_a_sentence(grade, value):
-    stubs = "".join(f"def {name}(*_):\n    return {value}\n" for name in ladder.OF_RUNGS)
+    names = [*ladder.OF_RUNGS, *(name for names in ladder.STRETCH.values() for name in names)]
+    stubs = "".join(f"def {name}(*_):\n    return {value}\n" for name in names)
     results = grade(f"import torch\n{stubs}", PARTS)
     assert len(reasons(results)) == len(results)
 
