@@ -12,7 +12,7 @@
 #   who climbs the ladder, begin with [lesson 1](01_what_to_remember.py) and open this file after
 #   rung 9: it is the model answer, one way to have written your own library.
 # - **Time:** 45 seconds to run on one core, 30 minutes to read
-# - **Reads:** the paper, arXiv 2605.30260
+# - **Read afterwards:** the paper, arXiv 2605.30260
 
 # %% [markdown]
 # ## Idea

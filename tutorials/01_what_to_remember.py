@@ -12,7 +12,7 @@
 #   `pip install -e ".[plot]" pytest` and then `python tutorials/01_what_to_remember.py`. Each
 #   lesson saves its picture in the current folder.
 # - **Time:** 5 seconds to run, 45 minutes with the practice
-# - **Reads:** tinymem/data/memory.py, tinymem/data/batch.py, tinymem/base/tokenizer.py
+# - **Read afterwards:** tinymem/data/memory.py, tinymem/data/batch.py, tinymem/base/tokenizer.py
 #
 # ## Is everything ready?
 #
@@ -93,7 +93,8 @@ print(f"everything is ready; the course's files are in {'this folder' if here ==
 #
 # The shipped model `tiny` is part of the package: 3.9 million parameters, trained on Shakespeare,
 # Milton and the King James Bible, no download. The table shows what it reads and what it should
-# predict.
+# predict. A batch may hold several memories, so its `rows` are pairs of a memory and a position.
+# `batch.rows[1]` are the positions.
 
 # %%
 model, tokenizer = tm.load("tiny")
@@ -115,13 +116,15 @@ print(f"{len(ids)} positions are read, and {len(rows)} of them predict a token o
 #
 # A *unit* is the small set of parameters that this course trains (lesson 3). To measure how much it
 # can hold, we need targets that the model can neither know nor guess.
-# The cleanest choice is tokens drawn uniformly at random. How uncertain such a draw is, is measured
-# by the *entropy*, the smallest mean loss that anybody can reach who does not know the target. For
-# $n$ equally probable tokens each has $p = 1/n$, so it is
+# The cleanest choice is tokens drawn uniformly at random. The *entropy* measures how uncertain such
+# a draw is: it is the smallest mean loss of somebody who does not know the target. If each of $n$
+# tokens has $p = 1/n$, it is
 #
 # $$H = -\sum_{i=1}^{n} \frac{1}{n} \ln \frac{1}{n} = \ln n$$
 #
-# Random tokens are kept as ids. Decoding them to text and encoding this text again gives other ids.
+# They are drawn from `tokenizer.plain_ids`, which are all 2,048 ids but the special one that ends a
+# text. They are kept as ids, because decoding them to text and encoding this text again gives other
+# ids. (`special=False`: no special token is recognized in the text.)
 
 # %%
 noise = tm.random_memory(tokenizer, 64)
@@ -134,7 +137,8 @@ assert tuple(again) != noise.target_ids
 # ## The loss of the base model
 #
 # The *base model* is the model before any training of ours. What does it expect? The picture shows
-# its loss on each token of an English sentence, and on each of the random tokens.
+# its loss on each token of an English sentence, and on each of the random tokens. A script saves
+# its picture in the folder that it is started from, here as 01_what_to_remember.png.
 
 
 # %%
@@ -176,7 +180,8 @@ fig.savefig("01_what_to_remember.png", dpi=110)
 # - English costs 3.82 nats per token, because the model was trained on such text. Random tokens
 #   cost 12.43 nats, *more* than their entropy of 7.62. The model does not merely lack information
 #   about them: it expects English, and gives most random tokens a far lower probability than 1 in
-#   2,047. A unit has to remove this expectation first. It is worth 4.81 nats per token (lesson 9).
+#   2,047. A unit first has to unlearn this expectation. That alone lowers the loss by 4.81 nats per
+#   token (lesson 9).
 #
 # ## In three sentences
 #

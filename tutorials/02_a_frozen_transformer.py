@@ -11,7 +11,7 @@
 #
 # - **You need:** [lesson 1](01_what_to_remember.py)
 # - **Time:** 5 seconds to run, 75 minutes with the practice
-# - **Reads:** tinymem/base/model.py, tinymem/base/rope.py, tinymem/base/families.py,
+# - **Read afterwards:** tinymem/base/model.py, tinymem/base/rope.py, tinymem/base/families.py,
 #   tinymem/base/weights.py
 
 # %% [markdown]

@@ -11,7 +11,7 @@
 #
 # - **You need:** [lesson 2](02_a_frozen_transformer.py)
 # - **Time:** 10 seconds to run, 75 minutes with the practice
-# - **Reads:** tinymem/unit/lora.py, tinymem/unit/sites.py
+# - **Read afterwards:** tinymem/unit/lora.py, tinymem/unit/sites.py
 
 # %% [markdown]
 # ## Idea
@@ -33,7 +33,7 @@
 # | symbol | shape | meaning |
 # |---|---|---|
 # | $x$ | [T, d] | what enters the part, at T positions |
-# | $A$ | [d, r] | drawn uniformly between $-1/\sqrt{r}$ and $1/\sqrt{r}$ (Kaiming's bound) |
+# | $A$ | [d, r] | drawn uniformly between $-1/\sqrt{r}$ and $1/\sqrt{r}$ (the bound of Kaiming He) |
 # | $B$ | [r, d] | zero at first |
 # | $x A B$ | [T, d] | what the unit adds; it has $2 d r$ parameters |
 

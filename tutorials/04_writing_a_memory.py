@@ -11,8 +11,8 @@
 #
 # - **You need:** [lesson 3](03_the_memory_unit.py)
 # - **Time:** 10 seconds to run, 90 minutes with the practice
-# - **Reads:** tinymem/training/recipe.py, tinymem/training/loss.py, tinymem/training/trainer.py,
-#   tinymem/training/train.py, tinymem/unit/adapter.py
+# - **Read afterwards:** tinymem/training/recipe.py, tinymem/training/loss.py,
+#   tinymem/training/trainer.py, tinymem/training/train.py, tinymem/unit/adapter.py
 
 # %% [markdown]
 # ## Idea
@@ -159,8 +159,8 @@ assert abs(loss - final) < 1e-5
 # ## In three sentences
 #
 # Training minimizes the mean of −ln p over the target, given the true tokens before each. Ten lines
-# of torch are enough, because the memory is one example that is used in every step. The mean loss
-# falls smoothly, but each token exceeds one half at a step of its own.
+# of torch are enough, because the memory is one example that is used in every step. After a first
+# rise, the mean loss falls smoothly, but each token exceeds one half at a step of its own.
 #
 # ## The paper's claim
 #

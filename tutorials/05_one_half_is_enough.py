@@ -12,7 +12,7 @@
 #
 # - **You need:** [lesson 4](04_writing_a_memory.py)
 # - **Time:** 10 seconds to run, 90 minutes with the practice
-# - **Reads:** tinymem/experiment/recall.py
+# - **Read afterwards:** tinymem/experiment/recall.py
 
 # %% [markdown]
 # ## Idea
@@ -79,9 +79,9 @@ with tm.bars() as bars:
     results = tm.memorize_together(model, memories, recipes, progress=bars)
 
 # %% [markdown]
-# `result.verdict` has both rows of the picture above. The assertions are the theorem and the
-# condition on the margins. Where decoding fails, it fails first at the first wrong argmax of the
-# parallel pass, because up to there both have read the same tokens.
+# `result.verdict` has both rows of the picture above. The assertions test the theorem and the
+# condition on the margins. The first error of decoding is at the first position where the parallel
+# pass is wrong as well, because up to there both have read the same tokens.
 
 
 # %%

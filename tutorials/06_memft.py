@@ -12,7 +12,7 @@
 #
 # - **You need:** [lesson 5](05_one_half_is_enough.py)
 # - **Time:** 30 seconds to run, 75 minutes with the practice
-# - **Reads:** tinymem/training/memft.py
+# - **Read afterwards:** tinymem/training/memft.py
 
 # %% [markdown]
 # ## Idea

@@ -11,7 +11,8 @@
 #
 # - **You need:** [lesson 6](06_memft.py)
 # - **Time:** 25 seconds to run, 90 minutes with the practice
-# - **Reads:** tinymem/experiment/grid.py, tinymem/experiment/sweep.py, tinymem/experiment/rows.py
+# - **Read afterwards:** tinymem/experiment/grid.py, tinymem/experiment/sweep.py,
+#   tinymem/experiment/rows.py
 
 # %% [markdown]
 # ## Idea

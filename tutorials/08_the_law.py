@@ -11,7 +11,8 @@
 #
 # - **You need:** [lesson 7](07_measuring_capacity.py), and least squares
 # - **Time:** 5 seconds to run, 90 minutes with the practice
-# - **Reads:** tinymem/law/power.py, tinymem/law/cells.py, tinymem/law/fit.py, tinymem/law/plan.py
+# - **Read afterwards:** tinymem/law/power.py, tinymem/law/cells.py, tinymem/law/fit.py,
+#   tinymem/law/plan.py
 
 # %% [markdown]
 # ## Idea

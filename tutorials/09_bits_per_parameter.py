@@ -11,7 +11,7 @@
 #
 # - **You need:** [lesson 8](08_the_law.py)
 # - **Time:** 1 second to run, 45 minutes with the practice
-# - **Reads:** tinymem/law/bits.py, tinymem/experiment/report.py
+# - **Read afterwards:** tinymem/law/bits.py, tinymem/experiment/report.py
 
 # %% [markdown]
 # ## Idea

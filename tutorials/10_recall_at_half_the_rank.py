@@ -11,7 +11,7 @@
 #
 # - **You need:** [lesson 5](05_one_half_is_enough.py) and [lesson 6](06_memft.py)
 # - **Time:** 50 seconds to run, 90 minutes with the practice
-# - **Reads:** tinymem/training/margin.py, tinymem/law/recall.py, tinymem/law/recite.py
+# - **Read afterwards:** tinymem/training/margin.py, tinymem/law/recall.py, tinymem/law/recite.py
 
 # %% [markdown]
 # ## Idea

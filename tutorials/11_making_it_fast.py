@@ -11,7 +11,8 @@
 #
 # - **You need:** [lesson 4](04_writing_a_memory.py)
 # - **Time:** 20 seconds to run, 60 minutes with the practice
-# - **Reads:** tinymem/training/prefix.py, tinymem/training/loss.py, tinymem/training/trainer.py
+# - **Read afterwards:** tinymem/training/prefix.py, tinymem/training/loss.py,
+#   tinymem/training/trainer.py
 
 # %% [markdown]
 # ## Idea

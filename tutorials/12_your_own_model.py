@@ -11,7 +11,7 @@
 #
 # - **You need:** [lesson 10](10_recall_at_half_the_rank.py)
 # - **Time:** 40 seconds to run; an afternoon for the capstone
-# - **Reads:** tinymem/law/recite.py, tinymem/experiment/probe.py, tinymem/base/hub.py
+# - **Read afterwards:** tinymem/law/recite.py, tinymem/experiment/probe.py, tinymem/base/hub.py
 
 # %% [markdown]
 # ## Idea

@@ -105,7 +105,7 @@ def test_a_lesson_begins_with_a_question_and_a_picture(path):
     assert shown and shown[2] == path.stem[:2] and len(shown[1].split()) >= 4
     assert 2 <= sentences(idea) <= 5, "two to four sentences on the idea of the picture"
     fields = re.findall(r"^# - \*\*(.+?):\*\*", first, re.MULTILINE)
-    assert fields == ["You need", "Time", "Reads"]
+    assert fields == ["You need", "Time", "Read afterwards"]
     assert lesson.number == 0 or lesson.reads  # lesson 0 is about the paper
     assert all((COURSE.parent / name).is_file() for name in lesson.reads)
 

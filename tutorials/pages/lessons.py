@@ -53,7 +53,9 @@ class Lesson:
     @property
     def reads(self) -> list[str]:
         """The files of the library that it explains, such as `tinymem/unit/lora.py`."""
-        line = self.find(r"\*\*Reads:\*\*(.*?)(?=\n[-*] |\n\n|\Z)", "no line `**Reads:** …`")
+        line = self.find(
+            r"\*\*Read afterwards:\*\*(.*?)(?=\n[-*] |\n\n|\Z)", "no line `**Read afterwards:** …`"
+        )
         return re.findall(r"tinymem/[\w/]+\.py", line)
 
     @property
