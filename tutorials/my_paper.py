@@ -144,10 +144,12 @@ def measure(
         bar = bars.add_task("", total=sum(costs))
         for number, (title, name, ranks, lengths, steps) in enumerate(sweeps):
             objective, path = getattr(mymem, name), out / f"{name}-{steps}-steps.jsonl"
-            bars.update(bar, completed=sum(costs[:number]))
+            finished = path.read_bytes().count(b"\n") if path.exists() else 0
+            share = finished / (len(ranks) * len(lengths) * len(plan.seeds))
+            bars.update(bar, completed=sum(costs[:number]) + min(share, 1) * costs[number])
 
             def run(rank, length, seed, title=title, objective=objective, steps=steps) -> dict:
-                bars.update(bar, description=f"{title}: rank {rank}, {length} tokens")
+                bars.update(bar, description=f"{f'{title}: rank {rank}, {length} tokens':37}")
                 row = mymem.run_cell(model, tokenizer, rank, length, seed, steps, objective)
                 bars.advance(bar, cost_of(length) * steps)
                 return row
