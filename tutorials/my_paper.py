@@ -253,18 +253,18 @@ def draw(
         hits = np.array([row["recited"] for row in own]) + offset
         right.plot(loads, hits, "o", color=COLOURS[name], alpha=0.5)
         if curve := curve_of(mymem, own):
-            x = np.geomspace(loads.min() / 2, loads.max() * 2, 200)
+            x = np.geomspace(loads.min() / 2, loads.max() * 3, 200)
             y = 1 / (1 + (x / curve[0]) ** curve[1])
             right.plot(x, y, color=COLOURS[name], label=f"{name}: half at {curve[0]:.3f}")
         else:
             right.plot([], [], color=COLOURS[name], label=f"{name}: all runs or none recited")
     right.set(xscale="log", xlabel="load (tokens per parameter)", ylabel="probability of recall")
     right.set_title(f"Recall at rank {RANK}, {plan.recall_steps} steps\n(points: runs)")
-    ticks = [t for t in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1) if right.get_xlim()[0] < t]
+    ticks = [t for t in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2) if right.get_xlim()[0] < t]
     right.set_xticks([t for t in ticks if t < right.get_xlim()[1]])
     right.minorticks_off()
     right.xaxis.set_major_formatter("{x:g}")
-    right.legend(loc="center left")
+    right.legend(loc="center right", bbox_to_anchor=(1, 0.75))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
