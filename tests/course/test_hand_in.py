@@ -175,6 +175,8 @@ def test_it_reads_neither_the_key_nor_the_command_of_the_grader(hand_in):
         said = ask(hand_in, "open(f'/proc/{os.getppid()}/cmdline').read()")
         assert "a hand-in may not read" in said
     assert ask(hand_in, "return [name for name in os.environ if 'SEED' in name]") == []
+    check = str(TUTORIALS / "checks" / "test_rung_4.py")
+    assert "a hand-in may not read" in ask(hand_in, f"open({check!r})")
 
 
 def test_the_audit_hook_names_what_a_late_import_may_read(hand_in):

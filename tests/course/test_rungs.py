@@ -242,6 +242,8 @@ def test_answers_from_the_library_are_refused(grade):
         ("if 1:\n from tinymem.law.power import fit_law as f", ["tinymem.law.power.fit_law"]),
         ("from tinymem.law.power import *\ndef f(): fit_law", ["tinymem.law.power.*"]),
         ("from tinymem.unit.lora import LoRA\nclass f(LoRA): pass", ["tinymem.unit.lora.LoRA"]),
+        ("from checks.library import RUNGS\nf = RUNGS[1]", ["checks.library.RUNGS"]),
+        ("from tests.answer_key import f", ["tests.answer_key.f"]),
     ],
 )
 def test_what_a_function_takes_from_tinymem(source, taken):

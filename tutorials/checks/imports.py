@@ -4,6 +4,7 @@ import ast
 from collections.abc import Collection, Iterable, Iterator
 
 ALLOWED = {"tinymem.load", "tinymem.Model"}
+OWNED = {"tinymem", "checks", "tests"}  # the packages that have the answers
 
 
 def taken_from_tinymem(source: str, names: Collection[str], others: Collection[str]) -> list[str]:
@@ -68,18 +69,22 @@ def paths(node: ast.AST, imports: dict[str, str]) -> Iterator[str]:
     for part in ast.walk(node):  # an attribute comes before the name that it belongs to
         if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
             path = imports.get(part.value.id, "")
-            if path.partition(".")[0] == "tinymem":
+            if is_owned(path):
                 inside.add(part.value)
                 yield f"{path}.{part.attr}"
         elif isinstance(part, ast.Name) and part not in inside:
             path = imports.get(part.id, "")
-            yield path if path.partition(".")[0] == "tinymem" else part.id
-        elif isinstance(part, ast.Constant) and str(part.value).startswith("tinymem."):
+            yield path if is_owned(path) else part.id
+        elif isinstance(part, ast.Constant) and "." in str(part.value) and is_owned(part.value):
             yield str(part.value)  # as in importlib.import_module("tinymem.training")
 
 
+def is_owned(path: object) -> bool:
+    return str(path).partition(".")[0] in OWNED
+
+
 def is_taken(path: str) -> bool:
-    return path.partition(".")[0] == "tinymem" and path not in ALLOWED
+    return is_owned(path) and path not in ALLOWED
 
 
 def names_used(source: str, name: str) -> set[str]:

@@ -32,12 +32,12 @@ class Guard:
 
     def __init__(self, folder: Path):
         self.writable = [real(folder)]
-        own = Path(__file__).parents[1]
+        self.hidden = [real(Path(__file__).parent)]  # the checks, which have been imported
         system = ["/usr", "/lib", "/lib64", "/etc", "/opt", "/dev", "/sys", "/System", "/Library"]
         system += [os.environ.get("SYSTEMROOT", "/usr"), "/proc/self", "/proc/cpuinfo"]
         system += ["/proc/meminfo", f"/proc/{os.getpid()}", sys.prefix, sys.base_prefix]
         packages = [path for path in sys.path if "-packages" in path or "lib-dynload" in path]
-        self.readable = [real(path) for path in (*system, *packages, own)]
+        self.readable = [real(path) for path in (*system, *packages)]
 
     def allow(self, path: str | Path, write: bool = False) -> None:
         """The file or folder may be read and, if asked for, written."""
@@ -51,7 +51,7 @@ class Guard:
             return
         if write:
             raise PermissionError(f"a hand-in may not change {name}, outside its own folder")
-        if not inside(name, self.readable):
+        if not inside(name, self.readable) or inside(name, self.hidden):
             raise PermissionError(f"a hand-in may not read {name}")
 
     def hook(self, event: str, args: tuple) -> None:
