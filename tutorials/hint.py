@@ -106,11 +106,12 @@ def show(short: str, hints: dict[str, list[str]], again: bool, folder: Path) -> 
 
 def main(arguments: list[str] | None = None, folder: Path = HERE) -> int:
     parser = argparse.ArgumentParser(prog="hint.py", description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", help="rung1 to rung9, ex2, ex5, …, stretch1 to stretch4")
+    parser.add_argument("part", nargs="*", help="rung1 to rung9, ex2, ex5, …, stretch1 to stretch4")
     parser.add_argument("--again", action="store_true", help="repeat the hints already taken")
     parser.add_argument("--all", action="store_true", help="list the hints taken, without texts")
     options = parser.parse_args(arguments)
-    if options.part is None and not options.all:
+    part = " ".join(options.part)  # `rung 4` is as good as `rung4`
+    if not part and not options.all:
         parser.error("which part? For example: python tutorials/hint.py rung4")
     if hasattr(sys.stdout, "reconfigure"):  # a character that the terminal lacks becomes a "?"
         sys.stdout.reconfigure(errors="replace")
@@ -119,10 +120,10 @@ def main(arguments: list[str] | None = None, folder: Path = HERE) -> int:
         if options.all:
             print(listing(taken(folder), hints))
             return 0
-        short = mark(options.part)
+        short = mark(part)
         if not short or not hints.get(short):
             known = ", ".join(name for name in hints if hints[name])
-            print(f"There are no hints for {options.part}. There are some for: {known or 'none'}")
+            print(f"There are no hints for {part}. There are some for: {known or 'none'}")
             return 1
         print(show(short, hints, options.again, folder))
         return 0
