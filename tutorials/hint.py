@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None, folder: Path = HERE) -> int:
     parser.add_argument("--all", action="store_true", help="list the hints taken, without texts")
     options = parser.parse_args(arguments)
     part = " ".join(options.part)  # `rung 4` is as good as `rung4`
-    if not part and not options.all:
+    if not options.part and not options.all:
         parser.error("which part? For example: python tutorials/hint.py rung4")
     if hasattr(sys.stdout, "reconfigure"):  # a character that the terminal lacks becomes a "?"
         sys.stdout.reconfigure(errors="replace")
