@@ -60,7 +60,10 @@ OPTIONS += ["--steps", "20" if FAST else "200"]
 def sweep(folder: Path, *options: str) -> subprocess.Popen:
     """tinymem sweep --ranks 1,2,4 --lengths 32,64,128 --seeds 0,1 --steps 200 --out FOLDER"""
     command = [sys.executable, "-m", "tinymem", "sweep", *OPTIONS, *options, "--out", str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # A notebook sets FORCE_COLOR. The sweep would then draw bars, and they would fill the pipe.
+    plain = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=plain, text=True, **pipes)
 
 
 def finished(folder: Path) -> list[str]:
