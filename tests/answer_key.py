@@ -438,8 +438,9 @@ MY_MEASUREMENT = {1: 0, 2: 3}
 MY_MISS = {
     "ratio": 1.5,
     "base_loss": 4.70,
-    "random_base_loss": 12.34,
+    "random_base_loss": 12.67,
     "control": 0,
     "weakest": 50,
+    "margin": -0.59,
     "because": "chance",
 }

@@ -157,12 +157,14 @@ MY_MEASUREMENT = {}  # for example {2: 0, 3: 1, 4: 3}
 # Last, explain the miss (or that there is none):
 #     ratio             the predicted rank divided by the smallest sufficient one
 #     base_loss         the loss of your text without a unit, in nats per token
-#     random_base_loss  the same for as many random tokens: tinymem.random_memory(tokenizer, length)
+#     random_base_loss  the same for as many random tokens, tinymem.random_memory(tokenizer, length,
+#                       seed=MY_NUMBER)
 #     control           of three memories of as many random tokens, tinymem.random_memory(tokenizer,
 #                       length, seed=0), then seed=1 and seed=2 (also the seeds of the units), how
 #                       many are recited at the smallest sufficient rank of your text
 #     weakest           one rank below the smallest sufficient rank, with seed 0: the position (from
 #                       0) of the token with the lowest margin; see `margins` of a result's verdict
+#     margin            its margin there, in logits
 #     because           "chance"  the interval contains the smallest sufficient rank
 #                       "kind"    it does not, and the prediction was too high because the text is
 #                                 easier than random tokens: control is 0 or 1
@@ -173,5 +175,6 @@ MY_MISS = {
     "random_base_loss": 0.0,
     "control": 0,
     "weakest": 0,
+    "margin": 0.0,
     "because": "",
 }

@@ -133,8 +133,8 @@ def recalled_below_one_half(model, memory):  # lesson 5
     return {"rank": 4, "steps": 300}
 
 def check_sweep(sweep, folder):  # lesson 7
-    rows = sweep(folder, [1, 2, 4], [32, 64], [0, 1])
-    again = sweep(folder, [1, 2, 4], [32, 64], [0, 1])
+    rows = sweep(folder, [1, 2], [4, 6], [0, 1])
+    again = sweep(folder, [1, 2], [4, 6], [0, 1])
     assert again[: len(rows)] == rows
 
 def stored_bits(base, loss, length):  # lesson 9
@@ -153,7 +153,7 @@ MY_NUMBER = 5
 MY_PREDICTION = {"load": 0.072, "rank": 4, "low": 3, "high": 5}  # lesson 12
 MY_MEASUREMENT = {2: 0, 3: 3, 4: 3}
 MY_MISS = {"ratio": 1.33, "base_loss": 4.60, "random_base_loss": 12.51, "control": 0}
-MY_MISS |= {"weakest": 117, "because": "chance"}
+MY_MISS |= {"weakest": 117, "margin": -0.28, "because": "chance"}
 """
 
 

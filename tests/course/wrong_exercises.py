@@ -189,5 +189,6 @@ value("loss_with_a_unit", "MY_MISS", "A unit was attached", "MY_MISS['base_loss'
 value("ratio_upside_down", "MY_MISS", "so the ratio is", "MY_MISS['ratio'] **= -1\n")
 value("control_not_run", "MY_MISS", "was another number", "MY_MISS['control'] = 3\n")
 value("because_of_the_text", "MY_MISS", "does not go together", "MY_MISS['because'] = 'kind'\n")
-value("any_token", "MY_MISS", "tokens have a lower one", "MY_MISS['weakest'] = 3\n")
+value("any_token", "MY_MISS", "tokens have a lower margin than token 3", "MY_MISS['weakest'] = 3\n")
+value("margin_as_p", "MY_MISS", "with seed 0 is not 0.10 logits", "MY_MISS['margin'] = 0.1\n")
 value("a_name", "MY_NUMBER", "should be a whole number from 1 to 9999", "MY_NUMBER = 'Ada'\n")

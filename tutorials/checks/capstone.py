@@ -46,10 +46,8 @@ def base_loss(memory: tm.Memory) -> float:
     return tm.judge(load_shipped()[0], memory).loss
 
 
-@functools.cache
-def random_memories(length: int) -> list[tm.Memory]:
-    tokenizer = load_shipped()[1]
-    return [tm.random_memory(tokenizer, length, seed=seed) for seed in SEEDS]
+def random_memory(length: int, seed: int) -> tm.Memory:
+    return tm.random_memory(load_shipped()[1], length, seed=seed)
 
 
 @functools.cache
@@ -59,7 +57,7 @@ def text_runs(number: int, rank: int) -> Runs:
 
 @functools.cache
 def random_runs(length: int, rank: int) -> Runs:
-    return Runs(random_memories(length), rank)
+    return Runs([random_memory(length, seed) for seed in SEEDS], rank)
 
 
 def smallest_rank(number: int, near: int) -> int:
@@ -142,7 +140,7 @@ def read_capstone(answers: HandIn, student: int | None) -> Capstone:
     require(fits, f"{message} {{2: 0, 3: 1, 4: 3}}, not {kind_of(measurement)}")
     prediction, miss = answers.value("MY_PREDICTION"), answers.value("MY_MISS")
     prediction = numbers(prediction, "MY_PREDICTION", ("load", "rank", "low", "high"))
-    facts = ("ratio", "base_loss", "random_base_loss", "control", "weakest")
+    facts = ("ratio", "base_loss", "random_base_loss", "control", "weakest", "margin")
     miss = numbers(miss, "MY_MISS", facts)
     copied = all(near(miss[name], loss, 0.001) for name, loss in LESSON.items())
     message = "MY_MISS has the losses of lesson 12, which are those of its own text and length."
