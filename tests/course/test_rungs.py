@@ -141,6 +141,22 @@ def test_a_rung_alone_with_the_library_below_it(grade, number):
     assert not reasons(grade(text, [f"rung{number}"], library=tuple(range(1, number))))
 
 
+def test_the_rungs_of_the_library_do_what_the_contracts_say(grade):
+    results = grade("from checks.library import *\n", [f"rung{n}" for n in RUNGS])
+    assert {r.check for r in results if r.reason} == {
+        "test_rung2_a_new_unit_changes_nothing_and_can_learn",  # A and B belong to a LoRA inside
+        "test_rung3_the_loss_of_each_token",  # by torch's cross_entropy, which students may not use
+        "test_rung5_greedy_reads_what_it_has_written",  # tinymem does not call the planned model,
+        "test_rung5_judge_measures",  # but its parts
+        "test_rung5_judge_proves",
+        "test_rung5_judge_decodes",
+        "test_rung9_separable_rows",  # tinymem's fit ends a little below the largest s
+    }
+    points = {r.check: r.points for r in results}
+    assert points["test_rung5_greedy_reads_what_it_has_written"] == 0.5  # right on `tiny`
+    assert points["test_rung5_judge_measures"] == 0.5
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_wrong_answers_are_told_why_and_keep_what_works(grade, part):
     """And each check is failed by one of them."""
@@ -185,6 +201,7 @@ def test_an_answer_of_the_wrong_kind_gets_a_sentence(grade, value):
     ("name", "part", "lower"),
     [
         ("one_row_too_early", "rung3", 1),
+        ("one_row_too_early", "rung4", 1),
         ("bits", "rung4", 3),
         ("logits_unshifted", "rung5", 3),
         ("of_probabilities", "rung5", None),
