@@ -186,7 +186,8 @@ def test_the_capstone_of_another_student_is_refused(grade):
     assert grades["points"] == 0
     says = "MY_NUMBER is 5, but this is the hand-in of student 6. The answers are those to another"
     assert all(says in reason for reason in reasons(grades))
-    assert not reasons(grade(KEY, "-m", "ex12", "--student=5"))
+    grades = grade(KEY, "-m", "ex12", "--student=5")
+    assert not reasons(grades) and grades["student"] == 5
 
 
 def test_a_wrong_prediction_that_is_explained_gets_most_points(grade):
@@ -257,6 +258,15 @@ def test_a_missing_function_and_a_changed_world(grade):
     assert points == {"2": (3, 4), "9": (3, 3), "11": (3, 3)}
 
 
+def test_the_grades_file(grade):
+    """Rungs from the library do not change the exercises."""
+    grades = grade(KEY, "-m", "ex9 or ex11", "--from-library=1-3", "--seed=7")
+    assert (grades["points"], grades["of"], grades["seed"]) == (6, 6, 7)
+    assert grades["student"] is None and grades["rungs"] == grades["stretch"] == {}
+    check = {"exercise": 9, "check": "test_ex9_stored_bits", "points": 1, "of": 1}
+    assert grades["checks"][0] == {**check, "passed": True, "reason": None}
+
+
 def test_what_is_wrong_with_the_options_is_one_line(grade, tmp_path, capsys):
     missing = str(tmp_path / "no" / "grades.json")
     for options, says in (
@@ -264,6 +274,7 @@ def test_what_is_wrong_with_the_options_is_one_line(grade, tmp_path, capsys):
         (["--grades", str(tmp_path)], "Is a directory"),
         (["--answers", "nobody.py"], "--answers nobody.py: no such file"),
         (["--seed", "-1"], "--seed -1: expected an integer from 0 to 2^31 − 1"),
+        (["--from-library", "1-12"], "--from-library 1-12: the rungs are 1 to 9"),
     ):
         grade(KEY, "-m", "ex9", *options)
         captured = capsys.readouterr()
