@@ -199,8 +199,8 @@ assert rows[0] == 1 and sum(rows) / len(rows) < (1 if FAST else 0.6)
 #
 # | claim of the paper | where in tinymem | our number |
 # |---|---|---|
-# | The base model is frozen, and only the unit is trained (Figure 1) | tinymem/training/prefix.py | of layers 0 to 3, a step computes layer 3 only; predicted speedup 1.83 |
-# | MemFT gives no weight to tokens above the threshold (Eq. 9) | tinymem/training/loss.py | 38% of the tokens need a backward pass through the head on average |
+# | The base model is frozen, and only the unit is trained | tinymem/training/prefix.py | of layers 0 to 3, a step computes layer 3 only; predicted speedup 1.83 |
+# | MemFT gives no weight to tokens above the threshold (Eq. 8) | tinymem/training/loss.py | 38% of the tokens need a backward pass through the head on average |
 #
 # ## Practice
 #
