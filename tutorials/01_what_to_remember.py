@@ -93,8 +93,8 @@ print(f"everything is ready; the course's files are in {'this folder' if here ==
 #
 # The shipped model `tiny` is part of the package: 3.9 million parameters, trained on Shakespeare,
 # Milton and the King James Bible, no download. The table shows what it reads and what it should
-# predict. A batch may hold several memories, so its `rows` are pairs of a memory and a position.
-# `batch.rows[1]` are the positions.
+# predict. A batch may hold several memories, so `batch.rows` is two lists: which memory, and which
+# position. `batch.rows[1]` is the second one.
 
 # %%
 model, tokenizer = tm.load("tiny")
@@ -122,9 +122,9 @@ print(f"{len(ids)} positions are read, and {len(rows)} of them predict a token o
 #
 # $$H = -\sum_{i=1}^{n} \frac{1}{n} \ln \frac{1}{n} = \ln n$$
 #
-# They are drawn from `tokenizer.plain_ids`, which are all 2,048 ids but the special one that ends a
-# text. They are kept as ids, because decoding them to text and encoding this text again gives other
-# ids. (`special=False`: no special token is recognized in the text.)
+# They are drawn from `tokenizer.plain_ids`, all ids except the special one that ends a text: 2,047
+# of 2,048. They are kept as ids, because decoding them to text and encoding this text again gives
+# other ids. (`special=False`: no special token is recognized in the text.)
 
 # %%
 noise = tm.random_memory(tokenizer, 64)

@@ -6,8 +6,8 @@
 # ![The input x goes through a frozen MLP, and beside it through A, from width d to r, and B, back to d](pictures/ideas/03.svg)
 #
 # The input of one MLP takes a second path. The matrix A squeezes it from width d to only r numbers,
-# and B makes a vector of width d of these, which is added to the output of the MLP. Only A and B
-# are trained, so all that the model learns has to pass through r numbers.
+# and B turns these r numbers into a vector of width d again, which is added to the output of the
+# MLP. Only A and B are trained, so all that the model learns has to pass through r numbers.
 #
 # - **You need:** [lesson 2](02_a_frozen_transformer.py)
 # - **Time:** 10 seconds to run, 75 minutes with the practice

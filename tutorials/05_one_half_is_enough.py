@@ -79,7 +79,8 @@ with tm.bars() as bars:
     results = tm.memorize_together(model, memories, recipes, progress=bars)
 
 # %% [markdown]
-# `result.verdict` has both rows of the picture above. The assertions test the theorem and the
+# `result.verdict.predicted` is the upper row of the first picture, and `result.verdict.decoded` the
+# lower one. The assertions test the theorem and the
 # condition on the margins. The first error of decoding is at the first position where the parallel
 # pass is wrong as well, because up to there both have read the same tokens.
 

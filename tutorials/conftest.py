@@ -228,10 +228,11 @@ class Grades:
         text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
         self.path.write_text(text, encoding="utf-8")
 
-    def pytest_terminal_summary(self, terminalreporter):
+    def pytest_terminal_summary(self, terminalreporter, exitstatus):
         """Prints the points of each exercise and rung below pytest's own output."""
         if not self.checks:
-            if mark := terminalreporter.config.option.markexpr:
+            mark = terminalreporter.config.option.markexpr
+            if mark and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
                 known = [f"{MARKS[kind]}{n}" for kind, titles in KINDS.items() for n in titles]
                 line = f"No check has the mark {mark}. There are: {', '.join(known)}"
                 terminalreporter.line(line, red=True)

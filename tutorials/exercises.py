@@ -50,16 +50,16 @@ def recalled_below_one_half(model, memory) -> dict:
     """Options with which this memory is recited although one of its tokens has p ≤ ½.
 
     The memory is a tinymem.Memory of 16 to 32 random tokens, and the model is the shipped one.
-    Four memories are drawn when this is graded, and no fixed options work for all lengths: write a
-    search. With the options that you return, for example {"rank": 2, "steps": 150},
+    Four memories are drawn when this is graded. The same options do not work for every length, so
+    search for them. With the options that you return, for example {"rank": 2, "steps": 150},
     `tinymem.memorize(model, memory, **options)` writes the memory in at most 400 steps, so that
     greedy decoding recites it completely (`recall_exact` in the report) but `min_probability` is at
     most one half. The options may be rank, steps, lr and seed.
 
-    One search may take 120 seconds (`--limit`), enough for about 15 trainings on a slow machine; a
-    bisection over the steps needs fewer. The memory is trained again when it is graded, and another
-    machine rounds differently, so leave a little room: a `min_margin` above 0.01 and a
-    `min_probability` below 0.49.
+    Your function has 120 seconds for each memory (`--limit` changes this), enough for about 30
+    trainings on two idle cores. The memory is trained again when it is graded, and another machine
+    rounds differently, so leave a little room: a `min_margin` above 0.01 and a `min_probability`
+    below 0.49.
     """
     raise NotImplementedError("Exercise 5: recalled_below_one_half")
 

@@ -125,7 +125,10 @@ def main(arguments: list[str] | None = None, folder: Path = HERE) -> int:
             known = ", ".join(name for name in hints if hints[name])
             print(f"There are no hints for {part}. There are some for: {known or 'none'}")
             return 1
-        print(show(short, hints, options.again, folder))
+        print(show(short, hints, options.again, folder), flush=True)
+        return 0
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         if error.filename and Path(error.filename).name == TEXTS:

@@ -1,8 +1,7 @@
 """A library of your own: how much can a LoRA remember?
 
-You write this file rung by rung; the lessons say when. Each function says what it takes and what it
-returns, and raises NotImplementedError until you write it. Check a rung, or all of them, from the
-folder that contains tutorials/:
+You write this file rung by rung; the lessons say when. A function raises NotImplementedError until
+you write it. Check a rung, or all of them, from the folder that contains tutorials/:
 
     pytest tutorials -m rung4
     pytest tutorials -m rung4 --from-library 1-3    # with tinymem's rungs 1 to 3 instead of yours
@@ -13,8 +12,8 @@ measures a law and a recall curve with your file alone, and tutorials/00_the_who
 way to have written it.
 
 Shapes are in brackets: N target tokens, V tokens in the vocabulary, T positions, width d, rank r.
-Losses are in nats per token. Keep the names and the order of the arguments. A function does not
-change the lists and tensors that it is given. Add functions of your own wherever you like.
+Losses are in nats. Keep names and the order of arguments; add functions of your own wherever you
+like. A function does not change the lists and tensors that it is given.
 """
 
 from pathlib import Path
@@ -30,8 +29,8 @@ import tinymem as tm
 def draw_tokens(plain_ids: list[int], count: int, seed: int) -> list[int]:
     """`count` token ids, each drawn uniformly from plain_ids, independently of the others.
 
-    The same seed always gives the same ids, other seeds give others, and a longer draw begins with
-    the shorter one of the same seed.
+    The same seed always gives the same ids, and other seeds give others. With the same seed, the
+    first 5 ids of a draw of 10 are those of a draw of 5.
     """
     raise NotImplementedError("Rung 1: draw_tokens")
 
@@ -41,20 +40,20 @@ def inputs_and_targets(prompt_ids: list[int], target_ids: list[int]) -> tuple[li
 
     The model's output at position t depends on ids[0], …, ids[t], and predicts the token after
     them. `rows` has one position in ids for each target token, and `targets` has the token to be
-    predicted there. ids ends at the last of these positions.
+    predicted there. The last element of rows is the last position of ids.
     """
     raise NotImplementedError("Rung 1: inputs_and_targets")
 
 
-# --- Rung 2: the memory unit (lesson 3) -----------------------------------------------------------
+# --- Rung 2: the memory unit (lessons 2 and 3) ----------------------------------------------------
 
 
 class LoRA(nn.Module):
     """A frozen part of the model with a unit of rank r beside it: part(x) + x A B.
 
     Its attributes are the parameters `A` [d, r] and `B` [r, d], and `part`. A starts at values that
-    are drawn uniformly between −1/√r and 1/√r, with a generator of this seed. B starts so that a
-    new unit does not change the output.
+    are drawn uniformly between −1/√r and 1/√r, and the seed decides them. B starts so that a new
+    unit does not change the output.
     """
 
     def __init__(self, part: nn.Module, width: int, rank: int, seed: int):
@@ -69,8 +68,8 @@ class LoRA(nn.Module):
 def attach(model: tm.Model, rank: int, seed: int) -> LoRA:
     """Freezes the model, puts a new unit beside the MLP of one layer, and returns the unit.
 
-    Of model.layers, take number `model.config.num_layers * 2 // 3`, counted from 0, and assign its
-    `mlp`. Afterwards only A and B require a gradient. `model.config.hidden_size` is the width d.
+    The layer is model.layers[model.config.num_layers * 2 // 3]; replace its `mlp` by the unit. Then
+    only A and B require a gradient. `model.config.hidden_size` is the width d.
     """
     raise NotImplementedError("Rung 2: attach")
 
@@ -123,10 +122,10 @@ def write(
 ) -> list[float]:
     """Writes the memory into the attached unit: only A and B change.
 
-    Returns the mean loss of the target before each step, whatever the objective is. Each step
-    minimizes objective(logits, targets, step / steps) with torch's AdamW, without weight decay. The
-    norm of the gradient of A and B together is clipped to 1. The learning rate falls in a straight
-    line: it is lr · (1 − step / steps) in step 0, 1, …, steps − 1.
+    Returns a float for each step: the mean loss of the target before it, whatever the objective is.
+    Each step minimizes objective(logits, targets, step / steps) with torch's AdamW, without weight
+    decay. The norm of the gradient of A and B together is clipped to 1. The learning rate falls in
+    a straight line: it is lr · (1 − step / steps) in step 0, 1, …, steps − 1.
     """
     raise NotImplementedError("Rung 4: write")
 
@@ -135,7 +134,7 @@ def write(
 
 
 def greedy(model: tm.Model, prompt_ids: list[int], count: int) -> list[int]:
-    """`count` tokens, each the most probable one after all before it. No gradient is stored."""
+    """`count` new tokens, each the most probable after the prompt and those before. No gradient."""
     raise NotImplementedError("Rung 5: greedy")
 
 
@@ -147,9 +146,10 @@ def margins(logits: Tensor, targets: Tensor) -> Tensor:
 def judge(model: tm.Model, prompt_ids: list[int], target_ids: list[int]) -> dict:
     """What one pass over the true tokens proves, and what decoding gives. No gradient is stored.
 
-    The keys: `loss`, the mean loss (nats per token); `lowest_p`, the lowest probability of a target
-    token; `certified`, is every p above ½?; `lowest_margin`; `recited`, does the same pass prove
-    that greedy decoding gives the target?; `decoded`, the tokens that decoding gives.
+    The keys: floats `loss`, the mean loss (nats per token), `lowest_p`, the lowest probability of a
+    target token, and `lowest_margin`; bools `certified`, is every p above ½?, and `recited`, does
+    the pass prove (without decoding) that greedy decoding gives the target?; `decoded`, a list of
+    the ids that decoding gives.
     """
     raise NotImplementedError("Rung 5: judge")
 
