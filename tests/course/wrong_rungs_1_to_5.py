@@ -216,6 +216,11 @@ def logits_unshifted(model, prompt_ids, target_ids):
     return model(torch.tensor([prompt_ids + target_ids]))[0, len(prompt_ids) :]
 
 
+@wrong("rung3", "target_logits", "it reads [1, T]: torch.tensor([ids])")
+def no_batch_in_one_pass(model, prompt_ids, target_ids):
+    return model(torch.tensor(prompt_ids + target_ids[:-1]))[len(prompt_ids) - 1 :]
+
+
 @wrong("rung3", "target_logits", "should have the shape")
 def logits_of_the_prompt_too(model, prompt_ids, target_ids):
     return model(torch.tensor([prompt_ids + target_ids[:-1]]))[0]
@@ -249,6 +254,12 @@ def no_shift(logits, targets):
 def one_shift_for_all(logits, targets):
     shifted = logits - logits.max()
     return shifted.exp().sum(-1).log() - shifted[torch.arange(len(targets)), targets]
+
+
+@wrong("rung3", "token_losses", "Use max + log(sum(exp)) − z_target, never the log of p")
+def log_of_p(logits, targets):
+    exp = (logits - logits.max(-1, keepdim=True).values).exp()
+    return -(exp / exp.sum(-1, keepdim=True))[torch.arange(len(targets)), targets].log()
 
 
 @wrong("rung3", "token_losses", "These are bits")
@@ -310,8 +321,22 @@ edit_write(
     CLIP,
     "[nn.utils.clip_grad_norm_([p], 1.0) for p in (unit.A, unit.B)]",
 )
+edit_write(
+    "clipped_before_backward",
+    "it must stand between backward and step",
+    f"{BACKWARD}\n        {CLIP}",
+    f"{CLIP}\n        {BACKWARD}",
+)
 edit_write("constant_rate", "The learning rate does not fall", RATE, "lr")
 edit_write("rate_one_step_early", "step counts from 0", RATE, "lr * (1 - (step + 1) / steps)")
+edit_write(
+    "scheduler_before_optimizer",
+    "With a scheduler, call its step() after optimizer.step()",
+    f'        optimizer.param_groups[0]["lr"] = {RATE}\n',
+    "        if step == 0:\n"
+    "            line = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1 - n / steps)\n"
+    "        line.step()\n",
+)
 edit_write("rate_to_a_tenth", "falls to a tenth, not to 0", RATE, "lr * (1 - 0.9 * step / steps)")
 edit_write(
     "rate_along_a_cosine",
@@ -399,6 +424,15 @@ def with_the_prompt(model, prompt_ids, count):
 @torch.no_grad()
 def all_from_the_prompt(model, prompt_ids, count):
     return model(torch.tensor([prompt_ids]))[0, -1].topk(count).indices.tolist()
+
+
+@wrong("rung5", "greedy", "it reads [1, T]: torch.tensor([ids])")
+@torch.no_grad()
+def no_batch_in_greedy(model, prompt_ids, count):
+    ids = list(prompt_ids)
+    for _ in range(count):
+        ids.append(int(model(torch.tensor(ids))[-1].argmax()))
+    return ids[len(prompt_ids) :]
 
 
 @wrong("rung5", "greedy", "Read each token that was written")

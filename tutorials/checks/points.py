@@ -71,7 +71,8 @@ def failed_checks(checks: list[dict], kind: str, number: int) -> list[str]:
             name = check["check"].removeprefix(f"test_{MARKS[kind]}{number}_").replace("_", " ")
             points = f"{check['points']:g} of {check['of']:g}"
             free = ", no loss: the fault is in a lower rung" * (check["points"] == check["of"])
-            lines.append(f"      {name}: {points}{free}")
+            part = ", for what was right before the failure" * (0 < check["points"] < check["of"])
+            lines.append(f"      {name}: {points}{free}{part}")
     return lines
 
 

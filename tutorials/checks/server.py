@@ -31,7 +31,19 @@ def load_shipped() -> tuple[tm.Model, tm.Tokenizer]:
 
 def shipped(what: str) -> object:
     model, tokenizer = load_shipped()
-    return copy.deepcopy(model) if what == "model" else tokenizer
+    if what != "model":
+        return tokenizer
+    copied = copy.deepcopy(model)
+    copied.register_forward_pre_hook(require_batch)
+    return copied
+
+
+def require_batch(model: tm.Model, args: tuple) -> None:
+    """Explains what a model without this hook would answer with a wrong shape much later."""
+    if args and isinstance(args[0], torch.Tensor) and args[0].dim() == 1:
+        shape = list(args[0].shape)
+        message = f"the model got ids of shape {shape}; it reads [1, T]: torch.tensor([ids])"
+        raise ValueError(message)
 
 
 def warm_up() -> None:

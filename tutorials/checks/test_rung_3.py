@@ -125,6 +125,14 @@ def test_rung3_large_logits(mymem, seed):
         message += " finite either. First subtract from each row its own largest logit"
         require(not odd, message)
         require_close(losses, plain, f"{what} should not change the losses", 1e-3)
+    far = whole(150, 250, drawn(seed))
+    losses, _, gradient = losses_of(mymem, torch.tensor([[0.0, -far]]), torch.tensor([1]))
+    message = f"With the logits 0 and −{far}, the loss of the second token is {far} nats, and its"
+    message += " gradient is finite. The softmax of such a target is 0 in float32, and its log −inf"
+    message += ". Use max + log(sum(exp)) − z_target, never the log of p. Your loss is"
+    finite = not isinstance(gradient, Tensor) or bool(gradient.isfinite().all())
+    value = f"{float(losses):g}{'' if finite else ', with a gradient that is not finite'}"
+    require(near(float(losses), far, 1e-4) and finite, f"{message} {value}", keeps=0.5)
 
 
 @rung(3)

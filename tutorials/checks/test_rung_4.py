@@ -47,9 +47,9 @@ class Case:
         require(isinstance(losses, list), message)
         return [number(loss, "A loss in the list of write") for loss in losses]
 
-    def trained_right(self) -> bool:
-        """Has B the values of the right loop, up to rounding?"""
-        B = self.loop()[2]
+    def trained_right(self, **fault) -> bool:
+        """Has B the values of the right loop, or of one with this fault, up to rounding?"""
+        B = self.loop(**fault)[2]
         return bool((self.found["B"] - B).abs().mean() < 1e-3 * B.abs().mean())
 
     def loop(self, stop: int | None = None, **fault) -> tuple[list[float], Tensor, Tensor]:
@@ -77,16 +77,21 @@ def test_rung4_the_losses_before_each_step(mymem, seed):
     require(near(first, base, 1e-4), message + first_of(hints))
 
 
+def early(step: int, steps: int) -> float:
+    """A learning rate that reaches 0 one step too early."""
+    return 1 - (step + 1) / steps
+
+
 FAULTS = {
     "The gradients of earlier steps are added up: set them to zero in each step": {"zero": False},
-    "The norm of the gradient is not clipped": {"clip": "none"},
+    "The norm of the gradient is not clipped. If you call clip_grad_norm_, it must stand between"
+    " backward and step: before backward there is no gradient to clip": {"clip": "none"},
     "A and B are clipped one by one, but the norm of both together should be at most 1": {
         "clip": "each"
     },
     "The learning rate does not fall": {"rate": lambda step, steps: 1.0},
-    "The learning rate reaches 0 one step too early: step counts from 0": {
-        "rate": lambda step, steps: 1 - (step + 1) / steps
-    },
+    "The learning rate reaches 0 one step too early: step counts from 0. With a scheduler, call its"
+    " step() after optimizer.step()": {"rate": early},
     "The learning rate falls to a tenth, not to 0": {
         "rate": lambda step, steps: 1 - 0.9 * step / steps
     },
@@ -142,6 +147,8 @@ def two_faults() -> dict[str, dict]:
 def test_rung4_one_step(mymem, seed):
     case = Case(mymem, seed, steps=1)
     A, B, start = (case.found[name].double() for name in ("A", "B", "start"))
+    if not B.any() and Case(mymem, seed, steps=2).trained_right(rate=early):
+        return  # another check is about the learning rate
     message = "After one step, B is still 0. Make a step after every loss, also the last, with a"
     require(B.any(), f"{message} learning rate that is not 0 yet")
     message = f"In the first step, AdamW moves each entry of B by the learning rate, {case.lr}, up"
@@ -186,12 +193,12 @@ def test_rung4_the_objective_is_minimized(mymem, seed):
         return expected.plain(logits[: len(targets) // 2], targets[: len(targets) // 2])
 
     losses, right = case.losses, case.loop(2, objective=half)[0]
+    too_early = case.loop(2, objective=half, rate=early)[0]  # which another check is about
     require(len(losses) > 1, f"The list of write has {len(losses)} losses after 4 steps", keeps=0.5)
     message = f"The list should have the mean loss of all target tokens, {base:.4f} nats before the"
     message += f" first step, whatever the objective is. Yours begins with {losses[0]:.4f}"
     require(near(losses[0], base, 1e-4), message, keeps=0.5)
-    message = (
-        "The objective has only the first half of the target here. After a step that minimizes"
-    )
-    message += f" it, the loss is {right[1]:.3f} nats, but yours is {losses[1]:.3f}"
-    require(near(losses[1], right[1], 1e-3), message, keeps=0.5)
+    message = "This check calls write with an objective that uses only the first half of the tokens."
+    message += f" After a step that minimizes it, the loss is {right[1]:.3f} nats, but yours is"
+    same = any(near(losses[1], one[1], 1e-3) for one in (right, too_early))
+    require(same, f"{message} {losses[1]:.3f}", keeps=0.5)
