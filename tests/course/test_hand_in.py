@@ -98,6 +98,20 @@ def test_the_shipped_model_arrives_as_a_fresh_copy(hand_in):
     assert ask(hand_in, body, MODEL, TOKENIZER) == ask(hand_in, body, MODEL, TOKENIZER)
 
 
+def test_ids_without_a_batch_dimension_are_named(hand_in):
+    says = "the model got ids of shape [2]; it reads [1, T]: torch.tensor([ids])"
+    assert says in ask(hand_in, "return args[0](torch.tensor([5, 6]))", MODEL)
+    assert ask(hand_in, "return args[0](torch.tensor([[5, 6]]))", MODEL).shape[:2] == (1, 2)
+
+
+def test_a_warning_is_shown_once(hand_in, capsys):
+    body = "import warnings\nfor kind in 'aab':\n    warnings.simplefilter('default')\n"
+    ask(hand_in, f"{body}    warnings.warn(f'kind {{kind}}')")
+    shown = capsys.readouterr().out
+    assert "exercises.py, line 5: UserWarning: kind a\n" in shown
+    assert shown.count("kind a") == shown.count("kind b") == 1
+
+
 def test_what_cannot_pass_says_what_it_was(hand_in):
     assert ask(hand_in, "return object()").kind == "object"
     assert ask(hand_in, "return f").kind == "function"

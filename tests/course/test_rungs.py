@@ -15,13 +15,15 @@ from checks import ladder
 from checks.hand_in import Computer, HandIn
 from checks.imports import taken_from_tinymem
 from checks.library import RUNGS
+from checks.points import checked, failed_checks
 
 from tests.course.conftest import TUTORIALS
 from tests.course.wrong import BETWEEN, KEY, Wrong
-from tests.course.wrong_rungs_1_to_5 import WRONG as WRONG_1_TO_5
+from tests.course.wrong_rungs_1_to_3 import WRONG as WRONG_1_TO_3
+from tests.course.wrong_rungs_4_and_5 import WRONG as WRONG_4_AND_5
 from tests.course.wrong_rungs_6_to_9 import WRONG as WRONG_6_TO_9
 
-WRONG: dict[str, Wrong] = {**WRONG_1_TO_5, **WRONG_6_TO_9}
+WRONG: dict[str, Wrong] = {**WRONG_1_TO_3, **WRONG_4_AND_5, **WRONG_6_TO_9}
 POINTS = {1: 4, 2: 6, 3: 5, 4: 6, 5: 6, 6: 6, 7: 8, 8: 6, 9: 6}
 STUBS = (TUTORIALS / "mymem.py").read_text(encoding="utf-8")
 ANSWERS = KEY.read_text(encoding="utf-8")
@@ -109,6 +111,16 @@ def test_the_points_of_each_rung():
         for n in RUNGS
     }
     assert points == {n: POINTS[n] for n in RUNGS}
+
+
+def test_a_part_of_the_points_is_explained():
+    shares = {"nothing": 0, "a_part": 0.5, "no_loss": 1}
+    checks = [checked("rung", 4, f"test_rung4_{n}", 2, s, "wrong") for n, s in shares.items()]
+    assert [line.strip() for line in failed_checks(checks, "rung", 4)] == [
+        "nothing: 0 of 2",
+        "a part: 1 of 2, for what was right before the failure",
+        "no loss: 2 of 2, no loss: the fault is in a lower rung",
+    ]
 
 
 def test_the_library_has_the_names_of_the_stubs():

@@ -135,6 +135,17 @@ edit_cell(
 )
 
 
+edit_cell(
+    "recited_as_a_tensor",
+    "recited is a tensor of shape []",
+    'final["recited"]',
+    'torch.tensor(final["recited"])',
+)
+edit_cell(
+    "length_as_a_tensor", "length is a tensor", '"length": length', '"length": torch.tensor(length)'
+)
+
+
 def edit_sweep(title: str, says: str, old: str, new: str) -> None:
     edit(title, "rung7", "sweep", says, old, new)
 

@@ -80,6 +80,14 @@ def truth(value: object, what: str) -> bool:
     return bool(value)
 
 
+def not_plain(value: object, kinds: tuple[type, ...]) -> str:
+    """What is wrong with the type of a value, or nothing. A list is one of integers."""
+    if type(value) not in kinds:
+        return f"is {kind_of(value)}, not {kinds[0].__name__}"
+    inside = [one for one in value if type(one) is not int] if kinds == (list,) else []
+    return f"is a list with {kind_of(inside[0])}, not a list of int" if inside else ""
+
+
 def near(value: float, expected: float, within: float = 1e-6) -> bool:
     """Relative to the expected value if that is above 1; never true for nan."""
     return abs(value - expected) <= within * max(1.0, abs(expected))

@@ -86,6 +86,19 @@ def composed(mymem, model, tokenizer, rank, length, seed, steps, objective=None)
     return about | losses | {"last_mean": means[-1]}
 
 
+def row_of_a_cell(mymem, model, tokenizer, cell: list[int]) -> object:
+    return mymem.run_cell(model, tokenizer, *cell, 1)
+
+
+def sweep_of_own_cells(mymem, model, tokenizer, path: Path, grid: list[list[int]]) -> dict:
+    """The student's sweep of the student's own cells, with one step of training."""
+
+    def run(rank: int, length: int, seed: int) -> dict:
+        return mymem.run_cell(model, tokenizer, rank, length, seed, 1)
+
+    return {"rows": mymem.sweep(path, *grid, run), "end": text_of(path)}
+
+
 def cell_with_error(mymem, model, tokenizer, rank: int, length: int, seed: int, error: str) -> dict:
     """A cell whose objective raises an error in the second step: "planned", "kill" or none."""
     calls = 0

@@ -198,7 +198,7 @@ def test_rung4_the_objective_is_minimized(mymem, seed):
     message = f"The list should have the mean loss of all target tokens, {base:.4f} nats before the"
     message += f" first step, whatever the objective is. Yours begins with {losses[0]:.4f}"
     require(near(losses[0], base, 1e-4), message, keeps=0.5)
-    message = "This check calls write with an objective that uses only the first half of the tokens."
-    message += f" After a step that minimizes it, the loss is {right[1]:.3f} nats, but yours is"
+    message = "This check calls write with an objective that uses only the first half of the"
+    message += f" tokens. After a step that minimizes it, the loss is {right[1]:.3f} nats, but"
     same = any(near(losses[1], one[1], 1e-3) for one in (right, too_early))
-    require(same, f"{message} {losses[1]:.3f}", keeps=0.5)
+    require(same, f"{message} yours is {losses[1]:.3f}", keeps=0.5)

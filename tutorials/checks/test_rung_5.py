@@ -6,6 +6,7 @@ is, and what the model gives when it has read a wrong token. All inputs are draw
 
 import math
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from checks.grading import (
     first_of,
     kind_of,
     near,
+    not_plain,
     number,
     require,
     require_close,
@@ -29,6 +31,7 @@ from checks.server import load_shipped
 from checks.values import MODEL
 
 LN2 = math.log(2)
+points = pytest.mark.points
 MEASURED = ("loss", "lowest_p", "lowest_margin")
 
 
@@ -147,6 +150,7 @@ def test_rung5_greedy_reads_what_it_has_written(mymem, seed):
 
 
 @rung(5)
+@points(0.5)
 def test_rung5_no_gradient_is_stored(mymem, seed):
     prompt = token_ids(4, drawn(seed))
     out, _, stored = mymem.run(scenarios.decode, MODEL, prompt, 3)
@@ -160,6 +164,23 @@ def test_rung5_no_gradient_is_stored(mymem, seed):
     require(not stored, f"judge {message}", keeps=0.5)
     message = "judge has changed the lists that it was given. Begin with copies"
     require(after == [plan.prompt, plan.target], message, keeps=0.5)
+
+
+PLAIN = dict.fromkeys(MEASURED, (float, int)) | dict.fromkeys(("certified", "recited"), (bool,))
+PLAIN["decoded"] = (list,)
+
+
+@rung(5)
+@points(0.5)
+def test_rung5_the_results_are_plain_values(mymem, seed):
+    plan = plans(seed)["certified"]
+    out = judged(mymem, plan, *PLAIN)
+    odd = {f"{key} of judge": not_plain(out[key], kinds) for key, kinds in PLAIN.items()}
+    out = mymem.run(scenarios.decode_planned, MODEL, plan.parts, 3)
+    odd = {"The result of greedy": not_plain(out, (list,)), **odd}
+    odd = [f"{what} {wrong}" for what, wrong in odd.items() if wrong]
+    message = f"{'. '.join(odd[:2])}. Use .item() or .tolist(): json, which writes the rows of rung"
+    require(not odd, f"{message} 7, does not write tensors")
 
 
 @rung(5)
@@ -241,11 +262,24 @@ def test_rung5_judge_proves(mymem, seed):
         one = f"{plan}, and the lowest margin is {lowest:.2f}. recited should be {lowest > 0},"
         if truth(out["recited"], "recited") != (lowest > 0):
             hint = ". A token can be the most probable one with p below one half"
-            hint = hint if lowest > 0 and not certain else ""
+            hint = disagreement(out, plan) or (hint if lowest > 0 and not certain else "")
             wrong["recited"].append(f"{one} but judge gives {lowest <= 0}{hint}")
     keeps = 0.5 if not all(wrong.values()) else 0.0
     for messages in wrong.values():
         require(not messages, "".join(messages[:1]), keeps)
+
+
+def disagreement(out: dict, plan: Plan) -> str:
+    """Which other value of judge is wrong, if recited may have been made from it."""
+    decoded, right, margin = out.get("decoded"), plan.decoded(), out.get("lowest_margin")
+    if isinstance(decoded, list) and decoded != right:
+        text = f". Your decoded is wrong too: {decoded}, not {right}. If recited is made from it,"
+        return f"{text} the fault is in greedy"
+    lowest = float(plan.margins.min())
+    if isinstance(margin, float) and not near(margin, lowest, 1e-3):
+        text = f". Your lowest_margin is wrong too: {margin:.2f}. If recited is made from it, the"
+        return f"{text} fault is in margins"
+    return ""
 
 
 @rung(5)

@@ -54,7 +54,7 @@ def require_row(row: dict, right: dict, what: str) -> None:
 
 
 @rung(7)
-@points(2)
+@points(1.5)
 def test_rung7_a_cell_and_its_row(mymem, seed):
     generator = drawn(seed)
     number_of = whole(1, 10**6, generator)
@@ -179,6 +179,35 @@ def test_rung7_each_combination_is_run_once(mymem, seed, tmp_path):
         message += " Append each row as soon as run returns it, and close or flush the file"
         require(len(lines_in(text)) == number_of, message, keeps=0.5)
     require(not sweep.call("Called again")["calls"], "A finished sweep should run nothing")
+
+
+def not_for_json(row: dict) -> list[str]:
+    """The values of a row that json does not write."""
+    odd = []
+    for name, value in row.items():
+        try:
+            json.dumps(value)
+        except TypeError:
+            odd.append(f"{name} is {kind_of(value)}")
+    return odd
+
+
+@rung(7)
+@points(0.5)
+def test_rung7_a_sweep_of_your_own_cells(mymem, seed, tmp_path):
+    grid = [[1, 2], [2], [whole(1, 10**6, drawn(seed))]]
+    cells = list(itertools.product(*grid))
+    row = row_of(mymem.run(scenarios.row_of_a_cell, MODEL, TOKENIZER, list(cells[0])))
+    odd = not_for_json(row)
+    message = f"The row of run_cell cannot be written as JSON: {', '.join(odd)}. Its values must be"
+    require(not odd, f"{message} plain numbers, True or False: use .item()")
+    path = tmp_path / "rows.jsonl"
+    found = mymem.run(scenarios.sweep_of_own_cells, MODEL, TOKENIZER, path, grid)
+    rows = found["rows"] if isinstance(found["rows"], (list, tuple)) else []
+    for where, some in (("returned", rows), ("in the file", lines_in(found["end"]))):
+        keys = [key(one) for one in some]
+        message = f"After a sweep of your own cells {cells} (rank, length, seed), the rows {where}"
+        require(sorted(map(str, keys)) == sorted(map(str, cells)), f"{message} are of {keys}")
 
 
 @rung(7)
