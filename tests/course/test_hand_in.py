@@ -108,7 +108,7 @@ def test_a_warning_is_shown_once(hand_in, capsys):
     body = "import warnings\nfor kind in 'aab':\n    warnings.simplefilter('default')\n"
     ask(hand_in, f"{body}    warnings.warn(f'kind {{kind}}')")
     shown = capsys.readouterr().out
-    assert "exercises.py, line 5: UserWarning: kind a\n" in shown
+    assert "exercises.py, line 6: UserWarning: kind a\n" in shown
     assert shown.count("kind a") == shown.count("kind b") == 1
 
 
