@@ -8,9 +8,9 @@
 # A small unit beside a frozen model learns random tokens by heart. One forward pass proves that it
 # will recite them, MemFT helps the weakest tokens, and a law says how much a unit can hold.
 #
-# - **You need:** some Python and torch. *Without time for the course*, begin here. *As a student*
-#   who climbs the ladder, begin with [lesson 1](01_what_to_remember.py) and open this file after
-#   rung 9: it is the model answer, one way to have written your own library.
+# - **You need:** some Python and torch. If you have no time for the course, begin here. As a
+#   student, begin with [lesson 1](01_what_to_remember.py). Open this file after rung 9: it shows
+#   one way to write your library.
 # - **Time:** 45 seconds to run on one core, 30 minutes to read
 # - **Read afterwards:** the paper, arXiv 2605.30260
 
@@ -24,12 +24,12 @@
 #    always writes the most probable token, recites the target.
 # 2. **MemFT** (threshold-guided fine-tuning) trains on the tokens below one half and lifts more of
 #    them above it.
-# 3. **Law.** Training lowers the loss by $\Delta L = C r^\alpha \ell^{-\beta}$: by more for a
-#    higher rank $r$, and by less for more tokens $\ell$.
+# 3. **Law.** Training lowers the loss by $\Delta L = C r^\alpha \ell^{-\beta}$. This is more for a
+#    higher rank $r$, and less for a longer target of $\ell$ tokens.
 #
 # A fourth step is tinymem's own, not the paper's. Decoding needs only that the *logit* of the
 # target, its score before the softmax, is above all others. The method `margin` trains for that,
-# and a lower rank suffices. From tinymem this file takes only a frozen model and its tokenizer.
+# and a lower rank is enough. This file takes only a frozen model and its tokenizer from tinymem.
 #
 # ## Shapes
 #
@@ -63,9 +63,9 @@ LN2, END = math.log(2), 0.01  # the loss of a token with p = ½; the last temper
 #
 # All target tokens are predicted in one pass, each given the *true* tokens before it. This is
 # called *teacher forcing*. Training minimizes the mean $\sum_t w_t \ell_t / \sum_t w_t$. In `sft`,
-# ordinary supervised fine-tuning, all weights are 1. In `margin`, too, and the logits are divided
-# by a temperature that falls from 1 to 0.01. The recipe is the paper's, but its learning rate, 1e-2
-# at width 4,096, is scaled to the width of this model, and there is no random dropout.
+# ordinary supervised fine-tuning, all weights are 1. In `margin` they are all 1 as well, and the
+# logits are divided by a temperature that falls from 1 to 0.01. The recipe is the paper's, but the
+# learning rate is scaled to the width of this model (1e-2 at width 4,096), and there is no dropout.
 
 
 # %%
@@ -130,7 +130,7 @@ def train(model: tm.Model, unit: LoRA, prompt: Tensor, target: Tensor, method: s
 #
 # A token with $p > \frac{1}{2}$ is the most likely one, since all others share less than one half.
 # So decoding begins with the first target token. It then reads this true token, so the second one
-# is right too, and so on to the end. One pass proves recall: the paper's "phase transition".
+# is right too, and so on to the end. The paper calls this "phase transition".
 
 
 # %%
@@ -260,15 +260,15 @@ if __name__ == "__main__":
 #   loss (0.59 instead of 0.49 nats). Both recite: $p > \frac{1}{2}$ is not necessary.
 # - Rank 3, 64 tokens: `sft` decodes 4 of them right, and `margin` all 64, with 0 above one half.
 # - Rank 4, 48 tokens: 15 are above one half, but only 6 are decoded right (lesson 5 says why).
-# - The law draws parallel lines: twice the rank multiplies $\Delta L$ by 1.24, and twice the length
-#   by 0.84. These runs are short; longer training changes the law (lesson 8).
+# - In the left picture the law is parallel lines. Twice the rank multiplies $\Delta L$ by 1.24, and
+#   twice the length by 0.84. Longer training changes the law (lesson 8).
 #
 # ## In three sentences
 #
 # A unit beside one MLP can store random tokens, and one forward pass with every probability above
 # one half proves that decoding recites them. Training on the tokens below one half certifies more
-# of them, and training for the largest logit recites at a lower rank. The loss reduction follows a
-# power law of the rank and the length as long as a unit is not saturated.
+# of them, and training for the largest logit needs a lower rank to recite. The loss reduction
+# follows a power law of the rank and the length as long as a unit is not saturated.
 #
 # ## The paper's claim
 #

@@ -11,7 +11,7 @@
 # - **You need:** Python 3.10 or newer, and a copy of the project. In its folder, run
 #   `pip install -e ".[plot]" pytest` and then `python tutorials/01_what_to_remember.py`. Each
 #   lesson saves its picture in the current folder.
-# - **Time:** 5 seconds to run, 45 minutes with the practice
+# - **Time:** 5 seconds to run, 1 hour with the practice
 # - **Read afterwards:** tinymem/data/memory.py, tinymem/data/batch.py, tinymem/base/tokenizer.py
 #
 # ## Is everything ready?
@@ -77,7 +77,7 @@ print(f"everything is ready; the course's files are in {'this folder' if here ==
 # The *loss* of a token is $-\ln p$, where $p$ is the probability that the model gave to it. It is 0
 # if the model was certain, and large if the token had a low probability. With the natural logarithm
 # the unit is the *nat*; one nat is $1 / \ln 2 = 1.44$ bits. The prompt has no loss, because it is
-# given and need not be learnt.
+# given and does not have to be learned.
 #
 # ## Shapes
 #
@@ -91,10 +91,10 @@ print(f"everything is ready; the course's files are in {'this folder' if here ==
 #
 # ## An entry of a phone book
 #
-# The shipped model `tiny` is part of the package: 3.9 million parameters, trained on Shakespeare,
-# Milton and the King James Bible, no download. The table shows what it reads and what it should
-# predict. A batch may hold several memories, so `batch.rows` is two lists: which memory, and which
-# position. `batch.rows[1]` is the second one.
+# The model `tiny` is part of the package, so no download is needed. It has 3.9 million parameters
+# and was trained on Shakespeare, Milton and the King James Bible. The table shows what it reads and
+# what it should predict. A batch may hold several memories, so `batch.rows` is two lists: which
+# memory, and which position. `batch.rows[1]` is the second one.
 
 # %%
 model, tokenizer = tm.load("tiny")
@@ -122,9 +122,9 @@ print(f"{len(ids)} positions are read, and {len(rows)} of them predict a token o
 #
 # $$H = -\sum_{i=1}^{n} \frac{1}{n} \ln \frac{1}{n} = \ln n$$
 #
-# They are drawn from `tokenizer.plain_ids`, all ids except the special one that ends a text: 2,047
-# of 2,048. They are kept as ids, because decoding them to text and encoding this text again gives
-# other ids. (`special=False`: no special token is recognized in the text.)
+# The tokens are drawn from `tokenizer.plain_ids`, all ids except the special one that ends a text:
+# 2,047 of 2,048. They are kept as ids, because decoding them to text and encoding this text again
+# gives other ids. (`special=False`: no special token is recognized in the text.)
 
 # %%
 noise = tm.random_memory(tokenizer, 64)
@@ -138,7 +138,7 @@ assert tuple(again) != noise.target_ids
 #
 # The *base model* is the model before any training of ours. What does it expect? The picture shows
 # its loss on each token of an English sentence, and on each of the random tokens. A script saves
-# its picture in the folder that it is started from, here as 01_what_to_remember.png.
+# its picture in the current folder, here as 01_what_to_remember.png.
 
 
 # %%
@@ -176,12 +176,12 @@ fig.savefig("01_what_to_remember.png", dpi=110)
 #
 # - The first target token is predicted at position 7, the last one of the prompt, and the last
 #   target token `'1'` is never read.
-# - The 64 random ids come back as 75 other ones.
-# - English costs 3.82 nats per token, because the model was trained on such text. Random tokens
-#   cost 12.43 nats, *more* than their entropy of 7.62. The model does not merely lack information
-#   about them: it expects English, and gives most random tokens a far lower probability than 1 in
-#   2,047. A unit first has to unlearn this expectation. That alone lowers the loss by 4.81 nats per
-#   token (lesson 9).
+# - After decoding and encoding, the 64 random ids have become 75 other ids.
+# - English has a loss of 3.82 nats per token, because the model was trained on such text. Random
+#   tokens have a loss of 12.43 nats, *more* than their entropy of 7.62. The model does not merely
+#   lack information about them: it expects English, and gives most random tokens a far lower
+#   probability than 1 in 2,047. A unit first has to unlearn this expectation. That alone lowers the
+#   loss by 4.81 nats per token (lesson 9).
 #
 # ## In three sentences
 #

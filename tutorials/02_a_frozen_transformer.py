@@ -10,7 +10,7 @@
 # is frozen: training never changes it. Memories are written beside the MLP of the marked layer.
 #
 # - **You need:** [lesson 1](01_what_to_remember.py)
-# - **Time:** 5 seconds to run, 75 minutes with the practice
+# - **Time:** 5 seconds to run, 1.5 hours with the practice
 # - **Read afterwards:** tinymem/base/model.py, tinymem/base/rope.py, tinymem/base/families.py,
 #   tinymem/base/weights.py
 
@@ -76,7 +76,7 @@ assert tokenizer.decode([logits[0, -1].argmax()]) == " earth"
 #
 # The first layer reads $h$, the vector of each token plus the vector of its position. GPT-2 has one
 # matrix $W$ for the queries, keys and values of all heads. The function computes head 0 from its
-# rows, and a hook takes the same numbers out of the model.
+# rows. A hook, which torch calls in the forward pass, gets the same numbers out of the model.
 
 # %%
 layer, T = model.layers[0], ids.shape[1]
@@ -107,8 +107,9 @@ assert torch.allclose(a.sum(-1), torch.ones(T)) and not a[later].any()
 # %% [markdown]
 # ## Positions
 #
-# The weights $a_{ij}$ depend on what the tokens are, not on where they are. So GPT-2 adds a learned
-# vector $P_t$ at position $t$. Without it, the last output does not show the order of the others.
+# The weights $a_{ij}$ depend on the tokens, but not on their positions. So GPT-2 adds a learned
+# vector $P_t$ at position $t$. Without this vector, the last output does not depend on the order of
+# the earlier tokens.
 
 # %%
 swapped = ids[0, [0, 1, 2, 3, 4, 10, 6, 7, 8, 9, 5, 11, 12]]  # " God" and " heaven" exchanged
@@ -120,7 +121,8 @@ for name, positions in (("with", P), ("without", torch.zeros_like(P))):
 # %% [markdown]
 # ## No position sees a later one
 #
-# So one parallel pass gives the same losses as reading token by token. Lesson 5 needs this.
+# Because of the causal mask, one parallel pass gives the same losses as reading token by token.
+# Lesson 5 needs this.
 
 # %%
 other = ids.clone()
@@ -132,7 +134,8 @@ assert change[:5].max() == 0 and change[5:].min() > 0
 # %% [markdown]
 # ## A loader that refuses an incomplete checkpoint
 #
-# The weights come from a file, the checkpoint. If one were missing, results would be nonsense.
+# The weights come from a file, the checkpoint. If a weight matrix were missing, the results would
+# be meaningless.
 
 # %%
 with tempfile.TemporaryDirectory() as work:
@@ -149,9 +152,10 @@ with tempfile.TemporaryDirectory() as work:
 # %% [markdown]
 # ## The step to Llama
 #
-# One file implements five families of models, because they differ in few choices. Instead of $P_t$,
-# Llama *rotates* queries and keys by an angle that grows with the position. Their dot product then
-# depends on the distance $i - j$ only; the cell puts one $q$ and one $k$ at all positions.
+# One file implements five families of models, because they differ in few choices. (In the table,
+# `rotary_dim` counts the rotated numbers of a head.) Instead of $P_t$, Llama *rotates* queries and
+# keys by an angle that grows with the position. Their dot product then depends on the distance
+# $i - j$ only. The code puts one $q$ and one $k$ at all positions.
 
 # %%
 sizes = {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}
@@ -188,15 +192,16 @@ fig.savefig("02_a_frozen_transformer.png", dpi=110)
 #
 # - The model expects " earth" with a probability of 0.21. Head 0 gives 58 % of its attention at the
 #   last token to " heaven". In the left picture, the white triangle is the causal mask.
-# - When two earlier tokens are exchanged, the last output changes by 0.81, and without positions by
-#   0.00. When token 5 changes, the logits before it change by 0.0. On the right every diagonal has
-#   one colour: a rotation encodes the distance alone.
+# - When two earlier tokens are exchanged, the last output changes by 0.81. Without the vectors of
+#   the positions it changes by 0.00. When token 5 changes, the logits before it change by 0.0. On
+#   the right every diagonal has one colour: a rotation encodes the distance alone.
 #
 # ## In three sentences
 #
-# A transformer adds to one vector per position, by attention to earlier positions and by an MLP at
-# each position alone. No position sees a later one, so one parallel pass predicts the next token at
-# every position. GPT-2 learns a vector for each position, and Llama rotates queries and keys.
+# A transformer has one vector for each position: attention adds information from earlier positions
+# to it, and an MLP adds what it computes from this position alone. No position sees a later one, so
+# one parallel pass predicts the next token at every position. GPT-2 learns a vector for each
+# position, and Llama rotates queries and keys.
 #
 # ## The paper's claim
 #

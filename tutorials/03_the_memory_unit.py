@@ -5,12 +5,12 @@
 #
 # ![The input x goes through a frozen MLP, and beside it through A, from width d to r, and B, back to d](pictures/ideas/03.svg)
 #
-# The input of one MLP takes a second path. The matrix A squeezes it from width d to only r numbers,
+# The input of one MLP takes a second path. The matrix A reduces it from width d to only r numbers,
 # and B turns these r numbers into a vector of width d again, which is added to the output of the
 # MLP. Only A and B are trained, so all that the model learns has to pass through r numbers.
 #
 # - **You need:** [lesson 2](02_a_frozen_transformer.py)
-# - **Time:** 10 seconds to run, 75 minutes with the practice
+# - **Time:** 10 seconds to run, 1.5 hours with the practice
 # - **Read afterwards:** tinymem/unit/lora.py, tinymem/unit/sites.py
 
 # %% [markdown]
@@ -33,7 +33,7 @@
 # | symbol | shape | meaning |
 # |---|---|---|
 # | $x$ | [T, d] | what enters the part, at T positions |
-# | $A$ | [d, r] | drawn uniformly between $-1/\sqrt{r}$ and $1/\sqrt{r}$ (the bound of Kaiming He) |
+# | $A$ | [d, r] | drawn uniformly between $-1/\sqrt{r}$ and $1/\sqrt{r}$ (*Kaiming initialization*, named after Kaiming He; see Further reading) |
 # | $B$ | [r, d] | zero at first |
 # | $x A B$ | [T, d] | what the unit adds; it has $2 d r$ parameters |
 
@@ -80,8 +80,8 @@ assert count == 2 * d * 8 == unit.trainable_parameters()
 # ## The first gradient
 #
 # The loss depends on $A$ only through the product $A B$, so the gradient of $A$ contains the factor
-# $B$, which is zero in the first step. The gradient of $B$ contains the factor $x A$, which is not.
-# The mean loss of the next tokens, `cross_entropy`, is the loss of lesson 1.
+# $B$, which is zero in the first step. The gradient of $B$ contains the factor $x A$, which is not
+# zero. The mean loss of the next tokens, `cross_entropy`, is the loss of lesson 1.
 
 # %%
 logits = model(ids[:, :-1])
@@ -99,7 +99,8 @@ with torch.no_grad():
 #
 # Units of four ranks learn 48 random tokens, trained together as one batch; `tm.bars()` shows how
 # far they are. The *singular values* of a matrix say how strongly it acts along each of its
-# directions. A product of a [d, r] and an [r, d] matrix has at most r that are not zero.
+# directions. A product of a [d, r] and an [r, d] matrix has at most r singular values that are not
+# zero.
 
 # %%
 memory = tm.random_memory(tokenizer, 48)
@@ -131,8 +132,9 @@ fig.savefig("03_the_memory_unit.png", dpi=110)
 # ## Merging a unit into a Linear layer
 #
 # A unit beside a whole MLP cannot be merged, because an MLP is not a single matrix. A unit on a
-# Linear layer can: here it sits on `c_proj`, the last one of the MLP. Its weight $W$ then becomes
-# $W + (A B)^\top$. Merging rounds, so tinymem never merges a unit before it measures.
+# Linear layer can be merged. Here the unit is beside `c_proj`, the last Linear layer of the MLP,
+# whose weight $W$ becomes $W + (A B)^\top$. Merging causes rounding errors, so tinymem never merges
+# a unit before a measurement.
 
 # %%
 with tm.bars() as bars:
@@ -156,13 +158,13 @@ assert apart < 1e-2
 # - After training, $A B$ has exactly r large singular values: 292.1 at rank 1, and 210.6 to 112.5
 #   at rank 8. The next one is a rounding error. This is the meaning of "rank".
 # - A higher rank reaches a lower loss: 4.578 nats per token at rank 1, and 0.043 at rank 8. How
-#   much lower is the question of lesson 7.
+#   much lower is measured in lesson 7.
 #
 # ## In three sentences
 #
 # A unit of rank r adds x A B to the output of one frozen MLP, with 2·d·r parameters. Since B starts
 # at zero, a new unit changes nothing, and only B has a gradient in the first step. What the unit
-# does to its layer has exactly r directions, and more directions store more.
+# adds has exactly r directions, and a unit with more directions stores more.
 #
 # ## The paper's claim
 #
@@ -185,5 +187,6 @@ assert apart < 1e-2
 # ## Further reading
 #
 # - [Hu et al. 2021](https://arxiv.org/abs/2106.09685): LoRA
-# - [Aghajanyan et al. 2020](https://arxiv.org/abs/2012.13255): why few directions are enough
-# - [He et al. 2015](https://arxiv.org/abs/1502.01852): the initial values that carry Kaiming's name
+# - [Aghajanyan et al. 2020](https://arxiv.org/abs/2012.13255): why a few directions are enough
+# - [He et al. 2015](https://arxiv.org/abs/1502.01852): the initial values that are named after
+#   Kaiming He

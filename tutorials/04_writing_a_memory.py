@@ -5,12 +5,12 @@
 #
 # ![The losses of three tokens fall below ln 2 at different steps; their mean does not show it](pictures/ideas/04.svg)
 #
-# Training lowers the mean loss of the target. Behind the mean, each token has a curve of its own,
-# and some are late: *stubborn* tokens. A token whose loss has fallen below ln 2 has a probability
-# above one half.
+# Training lowers the mean loss of the target. Each token has a loss curve of its own, which the
+# mean does not show. A token whose loss has fallen below ln 2 has a probability above one half. A
+# token that has not reached this at the end of the training is called *stubborn*.
 #
 # - **You need:** [lesson 3](03_the_memory_unit.py)
-# - **Time:** 10 seconds to run, 90 minutes with the practice
+# - **Time:** 10 seconds to run, 2.5 hours with the practice
 # - **Read afterwards:** tinymem/training/recipe.py, tinymem/training/loss.py,
 #   tinymem/training/trainer.py, tinymem/training/train.py, tinymem/unit/adapter.py
 
@@ -33,7 +33,7 @@
 # - AdamW, a gradient descent that scales the step of each parameter by the size of its recent
 #   gradients; without weight decay, which would pull the parameters towards 0;
 # - a learning rate that falls in a straight line to 0;
-# - gradients that are shortened to norm 1 where they are longer ("clipping").
+# - clipping: a gradient with a norm above 1 is scaled down to norm 1.
 #
 # ## Shapes
 #
@@ -108,7 +108,7 @@ assert trace[-1] < trace[0] / 3
 # ## Token by token
 #
 # `result.training.trace` has the probability of each token at each step. In the picture on the
-# right a row is a token, dark where its $p$ is near 0 and bright where it is near 1.
+# right each row is a token. It is dark where $p$ is near 0 and bright where $p$ is near 1.
 
 # %%
 steps, p = zip(*result.training.trace, strict=True)
@@ -137,7 +137,8 @@ fig.savefig("04_writing_a_memory.png", dpi=110)
 # %% [markdown]
 # ## Save the unit and load it again
 #
-# A unit is a small file. Loaded into another copy of the model, it has the same loss.
+# A unit is saved as a small file. After it is loaded into another copy of the model, the loss is
+# the same.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -158,9 +159,10 @@ assert abs(loss - final) < 1e-5
 #
 # ## In three sentences
 #
-# Training minimizes the mean of −ln p over the target, given the true tokens before each. Ten lines
-# of torch are enough, because the memory is one example that is used in every step. After a first
-# rise, the mean loss falls smoothly, but each token exceeds one half at a step of its own.
+# Training minimizes the mean of −ln p over the target tokens, where each is predicted given the
+# true tokens before it. Ten lines of torch are enough, because the memory is one example that is
+# used in every step. After a first rise, the mean loss falls smoothly, but each token exceeds one
+# half at a step of its own.
 #
 # ## The paper's claim
 #
@@ -185,5 +187,6 @@ assert abs(loss - final) < 1e-5
 # ## Further reading
 #
 # - [Kingma and Ba 2014](https://arxiv.org/abs/1412.6980): Adam
-# - [Loshchilov and Hutter 2017](https://arxiv.org/abs/1711.05101): AdamW, weight decay on its own
+# - [Loshchilov and Hutter 2017](https://arxiv.org/abs/1711.05101): AdamW, in which the weight decay
+#   is separate from the gradient
 # - [Pascanu et al. 2012](https://arxiv.org/abs/1211.5063): why gradients are clipped

@@ -11,7 +11,7 @@
 # forward pass, is enough to know the lower one.
 #
 # - **You need:** [lesson 4](04_writing_a_memory.py)
-# - **Time:** 10 seconds to run, 90 minutes with the practice
+# - **Time:** 10 seconds to run, 2.5 hours with the practice
 # - **Read afterwards:** tinymem/experiment/recall.py
 
 # %% [markdown]
@@ -32,8 +32,8 @@
 # The condition "every $p_t > \frac{1}{2}$" is called a *certificate*. It is the same as "every loss
 # is below $\ln 2$". It is sufficient for recall but not necessary: a token with $p_t = 0.4$ is
 # still the most probable one if every other token has a lower probability. The necessary and
-# sufficient condition is about logits. The *margin* of a target token $y_t$ is its logit less the
-# largest other one:
+# sufficient condition is about logits. The *margin* of a target token $y_t$ is its logit minus the
+# largest other logit:
 #
 # $$m_t = z_{y_t} - \max_{j \neq y_t} z_j$$
 #
@@ -49,8 +49,8 @@
 # | predicted | [ℓ] | the most probable token, the *argmax*, given the true prefix |
 # | decoded | [ℓ] | the output of greedy decoding |
 #
-# certified (all $p_t > \frac{1}{2}$) implies recited (all $m_t > 0$), and recited means that
-# decoded equals the target.
+# A certified target (all $p_t > \frac{1}{2}$) is also recited (all $m_t > 0$). Recited means that
+# the decoded tokens are the target.
 
 # %%
 import os
@@ -80,9 +80,9 @@ with tm.bars() as bars:
 
 # %% [markdown]
 # `result.verdict.predicted` is the upper row of the first picture, and `result.verdict.decoded` the
-# lower one. The assertions test the theorem and the
-# condition on the margins. The first error of decoding is at the first position where the parallel
-# pass is wrong as well, because up to there both have read the same tokens.
+# lower one. The assertions test the theorem and the condition on the margins. The first error of
+# decoding is at the first position where the parallel pass is wrong, because up to there both have
+# read the same tokens.
 
 
 # %%
@@ -118,9 +118,9 @@ assert certified and failed and (without or FAST)
 # %% [markdown]
 # ## The certificate by hand
 #
-# The library is not needed for the proof. One forward pass over the prompt and the true target
-# gives the logits, a softmax turns them into probabilities, and the smallest one is compared with
-# one half.
+# The proof does not need the library. One forward pass over the prompt and the true target gives
+# the logits, a softmax turns them into probabilities, and the smallest one is compared with one
+# half.
 
 # %%
 unit, (memory, *_) = certified[0].unit, certified[0].memories
@@ -179,9 +179,10 @@ fig.savefig("05_one_half_is_enough.png", dpi=110)
 #
 # ## In three sentences
 #
-# A target of which every token has a probability above one half, given the true tokens before it,
-# is recited by greedy decoding. One parallel pass is therefore a proof of recall. The condition is
-# sufficient, whereas a positive margin of every token is sufficient and necessary.
+# If every target token has a probability above one half, given the true tokens before it, greedy
+# decoding recites the target. One parallel pass is therefore a proof of recall. The condition is
+# sufficient but not necessary, whereas a positive margin of every token is sufficient and
+# necessary.
 #
 # ## The paper's claim
 #

@@ -1,17 +1,16 @@
 # %% [markdown]
 # # 6. MemFT: spend the gradient where memory fails
 #
-# **Which tokens should training push, if only those below one half stand between us and a
-# certificate?**
+# **Which tokens should training improve, if only those below one half prevent a certificate?**
 #
 # ![Two rows of bars, sorted by p: plain fine-tuning pushes all tokens, MemFT only those below one half](pictures/ideas/06.svg)
 #
-# Plain fine-tuning gives every token the same weight, also those that are far above one half. MemFT
-# gives the weight to those below it. Both minimize a weighted mean, so what one token gets another
-# one lacks.
+# Plain fine-tuning gives every token the same weight, including those that are far above one half.
+# MemFT gives the weight to those below it. Both minimize a weighted mean, so more weight for one
+# token means less for the others.
 #
 # - **You need:** [lesson 5](05_one_half_is_enough.py)
-# - **Time:** 30 seconds to run, 75 minutes with the practice
+# - **Time:** 30 seconds to run, 1.5 hours with the practice
 # - **Read afterwards:** tinymem/training/memft.py
 
 # %% [markdown]
@@ -26,15 +25,16 @@
 #
 # The weights carry no gradient: they are computed anew in each step and then taken as constants.
 #
-# - `memft-ot`, only threshold: $w_t = 1$ where $\ell_t > \ln 2$, else 0; all 1 if no loss is above
-#   $\ln 2$.
+# - `memft-ot`, only threshold: $w_t = 1$ where $\ell_t > \ln 2$, and 0 elsewhere. If no loss is
+#   above $\ln 2$, all weights are 1.
 # - `memft-sw`, sliding window: a soft threshold, $\sigma(10 (\ell_t - \ln 2))$ with the logistic
 #   function $\sigma(x) = 1 / (1 + e^{-x})$, times a window. The window is 1 up to the first token
 #   with a wrong argmax, and falls after it. So the beginning of the target is learned first.
 #
-# The price is that a token above the threshold gets no gradient, so nothing keeps it far above one
-# half. If the unit can hold every token above the threshold, they all end slightly above it. If it
-# cannot, the best tokens end slightly *below* the threshold, and the others improve very little.
+# The disadvantage is that a token above the threshold gets no gradient, so nothing keeps it far
+# above one half. If the unit can hold every token above the threshold, they all end slightly above
+# it. If it cannot, the best tokens end slightly *below* the threshold, and the others improve very
+# little.
 #
 # ## Shapes
 #
@@ -61,8 +61,9 @@ ENOUGH, SCARCE, SHORT = 7, 6, 5  # ranks for 128 random tokens
 # %% [markdown]
 # ## Weights by hand
 #
-# Four tokens, two of them with a loss above $\ln 2$. Under `sft` each of them gets a quarter of the
-# gradient. Under `memft-ot` two of them get a half each, and the others nothing.
+# The example has four tokens, and two of them have a loss above $\ln 2$. Under `sft` each of the
+# four gets a quarter of the gradient. Under `memft-ot` these two get a half each, and the others
+# get nothing.
 
 # %%
 losses = torch.tensor([2.0, 0.5, 0.7, 0.1], requires_grad=True)
@@ -142,15 +143,16 @@ fig.savefig("06_memft.png", dpi=110)
 # - Rank 5, far too little: `memft-sw` decodes 90 % of the tokens correctly, because it learns the
 #   beginning first; `sft` decodes 38 %.
 #
-# The weights of `memft-ot` jump when a token crosses the threshold, so its last digits depend on
-# how a machine rounds.
+# The weights of `memft-ot` jump when a token crosses the threshold, so the last digits of its
+# results depend on how a machine rounds.
 #
 # ## In three sentences
 #
 # MemFT gives the weight to tokens that are still below one half, whereas plain fine-tuning (sft)
-# keeps improving all of them. Where the rank is just enough, `memft-ot` certifies the whole memory
-# at a higher mean loss; where it is not, it certifies fewer tokens than sft. `memft-sw` learns the
-# beginning first, and so it recites the longest beginning when the rank is far too small.
+# keeps improving all of them. If the rank is just high enough, `memft-ot` certifies the whole
+# memory at a higher mean loss; if the rank is too low, it certifies fewer tokens than sft.
+# `memft-sw` learns the beginning first, and so it recites the longest beginning when the rank is
+# far too small.
 #
 # ## The paper's claim
 #
@@ -161,13 +163,14 @@ fig.savefig("06_memft.png", dpi=110)
 # | MemFT recites more than sft (Table 2) | tinymem/training/memft.py | ranks 7 and 6: 100 % with each of the three methods |
 #
 # These numbers come from one seed. [Larger grids](reproduction/paper.md) with several seeds show
-# the same order, and where it ends. Decoding does not even need $p > \frac{1}{2}$: the method
+# for which ranks this order holds. Decoding does not even need $p > \frac{1}{2}$: the method
 # `margin` of lesson 10 makes use of that.
 #
 # ## Practice
 #
 # **Rung 6** of your own library, the half about MemFT: write `memft_ot_weights` and `memft_ot` in
-# `tutorials/mymem.py`. Its other half, `temperature` and `margin`, waits for lesson 10.
+# `tutorials/mymem.py`. You write its other half, `temperature` and `margin`, after lesson 10. Until
+# then, the checks of these two say "not done yet".
 #
 # ```sh
 # pytest tutorials -m rung6
@@ -177,7 +180,7 @@ fig.savefig("06_memft.png", dpi=110)
 # ## Further reading
 #
 # - [How LoRA Remembers?](https://arxiv.org/abs/2605.30260), the paper that proposes MemFT
-# - [Lin et al. 2017](https://arxiv.org/abs/1708.02002): focal loss, an older way of giving weight
-#   to what is not yet certain
+# - [Lin et al. 2017](https://arxiv.org/abs/1708.02002): focal loss, an older method that gives more
+#   weight to examples with a high loss
 # - [Bengio et al. 2009](https://doi.org/10.1145/1553374.1553380): curricula, which learn one part
 #   before the other

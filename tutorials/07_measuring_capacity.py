@@ -6,11 +6,12 @@
 # ![A grid of ranks and lengths: finished cells, a cell in training, and cells that are missing](pictures/ideas/07.svg)
 #
 # One run answers a question about one rank and one length. A *sweep* is a grid of such runs, and
-# each run of the grid is a *cell*. A sweep takes long enough to be interrupted, so it writes down
-# every finished cell at once. When it is started again, it trains only the cells that are missing.
+# each run of the grid is a *cell*. A sweep takes long enough to be interrupted, so it records every
+# cell as soon as it is finished. When it is started again, it trains only the cells that are
+# missing.
 #
 # - **You need:** [lesson 6](06_memft.py)
-# - **Time:** 25 seconds to run, 90 minutes with the practice
+# - **Time:** 25 seconds to run, 3.5 hours with the practice
 # - **Read afterwards:** tinymem/experiment/grid.py, tinymem/experiment/sweep.py,
 #   tinymem/experiment/rows.py
 

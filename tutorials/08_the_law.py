@@ -5,12 +5,12 @@
 #
 # ![A line that is straight in the middle; at its left end are points with too little training, and at its right end saturated ones](pictures/ideas/08.svg)
 #
-# Between two limits, the loss reduction is a straight line in the rank on logarithmic axes. Below,
-# more training would move the points. Above, nothing is left to learn, and the curve bends. A fit
-# gives numbers in any case, so this lesson is about what may be quoted of them.
+# On logarithmic axes, the loss reduction is a straight line in the rank between two limits. Below
+# the lower limit, more training would move the points. Above the upper limit, nothing is left to
+# learn, and the curve bends. A fit gives numbers in any case; this lesson shows how to quote them.
 #
 # - **You need:** [lesson 7](07_measuring_capacity.py), and least squares
-# - **Time:** 5 seconds to run, 90 minutes with the practice
+# - **Time:** 5 seconds to run, 2 hours with the practice
 # - **Read afterwards:** tinymem/law/power.py, tinymem/law/cells.py, tinymem/law/fit.py,
 #   tinymem/law/plan.py
 
@@ -35,7 +35,7 @@
 # | $X$ | [runs, 3] | the columns $1$, $\ln r$ and $-\ln \ell$ |
 # | $y$ | [runs] | $\ln \Delta L$ |
 # | $\theta$ | [3] | $\ln C$, $\alpha$, $\beta$ |
-# | cell | | a rank and a length; its runs differ in their seeds |
+# | cell | | a rank and a length; its runs differ in their seeds (in lesson 7, each run is a cell) |
 
 # %%
 import json
@@ -82,8 +82,8 @@ def fit(name: str, rows: list[dict], cut=LN2, offset=False, split=0.0) -> tm.Law
 # The recorded grid has ranks 1 to 16, 64 to 512 random tokens, three seeds and 400 steps in each
 # run. A run has not converged if its loss still fell by at least 0.01 nats over the last 30 % of
 # the steps. The record `tiny-longer` has 16 of the cells with a quarter of the steps, and with four
-# times as many. The runs that are unsaturated all three times give three laws. Numbers in brackets
-# are intervals of 95 %.
+# times as many. Only runs that are unsaturated all three times are used; each number of steps gives
+# a law. Numbers in brackets are intervals of 95 %.
 
 # %%
 rows = read("tiny")
@@ -119,8 +119,8 @@ assert offset.ci["b"][0] < 0 < offset.ci["b"][1]  # this grid does not even dete
 #
 # An interval comes from a *bootstrap*: the fit is repeated for many grids that might have been
 # measured instead, and the middle 95 % of the constants are kept. The three seeds of a cell share
-# what the law misses there, so a grid is drawn by cells and not by runs. If lengths differ by a
-# millionth of a token, the library takes each run for a cell.
+# what the law misses there, so a grid is drawn by cells and not by runs. The code changes each
+# length by a millionth of a token per seed, and the library then takes each run for a cell.
 
 # %%
 for seed in (0, 1, 2):
@@ -133,7 +133,8 @@ assert high - low < 0.6 * (law.ci["alpha"][1] - law.ci["alpha"][0])
 #
 # Which rank brings 256 tokens to a loss of $\ln 2$? The interval of the law says how well its
 # constants are known, and more cells make it narrower. A single run also deviates from the law, and
-# more cells do not change that. The plan counts both. Ranks 6 and 12 are from another record.
+# more cells do not change that. The interval of a plan includes both. Ranks 6 and 12 are from
+# another record.
 
 # %%
 (fitted, *_), _ = tm.fit_rows(rows, offset=False)
@@ -183,20 +184,23 @@ fig.savefig("08_the_law.png", dpi=110)
 #   not converged. So $\beta$ belongs to a number of steps and is no property of the model.
 # - **Cut.** With a cut from 0.5 to 2 nats, $\alpha$ stays inside its interval; if all runs are
 #   kept, it is 0.253. Leaving saturated runs out is necessary, but ln 2 is not special.
-# - **Offset.** $b$ may be anything between −57.204 and 4.357 nats. Say that you set it to 0.
-# - **Seeds.** Alone, they give an $\alpha$ of 0.316, 0.315 and 0.318, and intervals as wide as that
-#   of all three. With runs as cells it is half as wide, because each cell counts three times.
-# - **Law or run.** The law needs rank 9.4 to 12.7, a run 9 to 15. An error of 3% of $\Delta L$ is
-#   hard to see in the picture, and yet rank 12 ends at 0.60 nats where 0.23 were predicted.
+# - **Offset.** $b$ may be anything between −57.204 and 4.357 nats. If you set it to 0, say so.
+# - **Seeds.** Each seed alone gives nearly the same $\alpha$ (0.316, 0.315, 0.318), and an interval
+#   as wide as all three. With runs as cells it is half as wide: each cell counts three times.
+# - **Law or run.** By the law, 256 tokens need rank 9.4 to 12.7, and a single run needs rank 9 to
+#   15. An error of 3% of $\Delta L$ is hard to see in the picture, and yet rank 12 ends at 0.60
+#   nats where 0.23 were predicted.
 #
-# This may be quoted: "tiny, layer 2, random tokens, 400 steps, cut at ln 2, $b = 0$, 18 cells:
-# $\alpha$ 0.316 (0.281 to 0.346), $\beta$ 0.221 (0.197 to 0.246)". It says nothing of other models.
+# A complete quotation is: "tiny, layer 2, random tokens, 400 steps, cut at ln 2, $b = 0$, 18 cells:
+# $\alpha$ 0.316 (0.281 to 0.346), $\beta$ 0.221 (0.197 to 0.246)". It says nothing about other
+# models.
 #
 # ## In three sentences
 #
 # The loss reduction follows a power law in rank and length, within a few percent and between two
 # limits. Its exponents depend on the steps, on the cut and on the offset, and their intervals must
-# count cells, not runs. What holds for the law is narrower than what holds for a single run.
+# be computed from cells, not from runs. The interval of the law is narrower than the interval of a
+# single run.
 #
 # ## The paper's claim
 #

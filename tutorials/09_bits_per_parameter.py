@@ -6,11 +6,11 @@
 # ![An axis of losses: from the base model to the entropy, and from there to the trained unit](pictures/ideas/09.svg)
 #
 # A unit lowers the loss of random tokens in two steps. First it removes the expectation of English
-# text, which every memory of random tokens has in common. Only what comes after it is knowledge of
-# these very tokens. So there are two ways to count bits.
+# text, which every memory of random tokens has in common. Only the second step stores knowledge of
+# these particular tokens. So there are two ways to count bits.
 #
 # - **You need:** [lesson 8](08_the_law.py)
-# - **Time:** 1 second to run, 45 minutes with the practice
+# - **Time:** 1 second to run, 1 hour with the practice
 # - **Read afterwards:** tinymem/law/bits.py, tinymem/experiment/report.py
 
 # %% [markdown]
@@ -73,7 +73,7 @@ grids = {"tiny, width 256": read("tiny", shortest=64), "SmolLM2-135M, width 576"
 # %% [markdown]
 # ## One cell
 #
-# The recorded rows have both numbers. One of them in detail:
+# The recorded rows have both numbers. The code prints one row in detail.
 
 # %%
 g = grids["tiny, width 256"]
@@ -139,10 +139,10 @@ assert small[1].r2 > 0.95
 # On SmolLM2 the 7 runs that are not saturated hold 0.81 to 1.02 memorized bits per parameter at
 # every rank and length (one seed). A law with this one constant has a mean error of 4.4 %, and the
 # power law, which has three, of 1.2 %. On `tiny`, with the grid of lesson 8, the law with one
-# constant fails: the runs hold 0.15 to 0.94 bits per parameter, and its mean error is 8.0 % where
-# the power law has 2.5 %. Both results count, and neither law is *the* law. Most of the runs on
-# `tiny` had not converged (lesson 8), so they say what was held after these steps and not what
-# a parameter can hold.
+# constant fails: the runs hold 0.15 to 0.94 bits per parameter, and its mean error is 8.0 %,
+# compared with 2.5 % for the power law. So neither of the two laws is the best one for both models.
+# Most of the runs on `tiny` had not converged (lesson 8), so they say what was held after these
+# steps and not what a parameter can hold.
 #
 # For comparison: pretraining stores 2 bits per parameter (the line in the picture), and one trained
 # input vector holds 0.7 to 1.7 (the band).

@@ -7,28 +7,29 @@
 #
 # Greedy decoding writes the most probable token, however small its probability is. A token with
 # $p > \frac{1}{2}$ is ahead of all others *together*; for decoding it is enough to be ahead of each
-# of them. Training for this alone takes about half the rank.
+# of them. Training for this alone needs only about half the rank.
 #
 # - **You need:** [lesson 5](05_one_half_is_enough.py) and [lesson 6](06_memft.py)
-# - **Time:** 50 seconds to run, 90 minutes with the practice
+# - **Time:** 50 seconds to run, 2 hours with the practice
 # - **Read afterwards:** tinymem/training/margin.py, tinymem/law/recall.py, tinymem/law/recite.py
 
 # %% [markdown]
 # ## Idea
 #
-# The *margin* of a target token is its logit less the largest other one. Decoding recites a memory
-# if and only if every margin is above 0 (lesson 5). The method `margin` trains for this, with a
-# temperature $T$ that falls from 1 to 0.01 during the run:
+# The *margin* of a target token is its logit minus the largest other logit. Decoding recites a
+# memory if and only if every margin is above 0 (lesson 5). The method `margin` trains for this,
+# with a temperature $T$ that falls from 1 to 0.01 during the run:
 #
 # $$L = \frac{1}{\ell} \sum_t T \cdot \mathrm{CE}(z_t / T, \; y_t)$$
 #
 # CE is the cross-entropy, $-\ln$ of the softmax at the target $y_t$. At $T = 1$ this is plain
-# fine-tuning (`sft`). For $T \to 0$ the loss of a token goes to $\max_j z_j - z_y$, which is 0 in
-# first place. Such a token gets no more gradient, and the unit has room for others. The method is
-# tinymem's own; the paper has no such objective.
+# fine-tuning (`sft`). For $T \to 0$ the loss of a token goes to $\max_j z_j - z_y$, which is 0 if
+# the target is in first place. Such a token gets no more gradient, and the unit has room for
+# others. The method is tinymem's own; the paper has no such objective.
 #
 # How much is recited is described by a curve. The *load* is the number of tokens for each of the
-# $P$ parameters of the unit. Half of the runs recite $\text{load}_{50}$; $s$ is the steepness:
+# $P$ parameters of the unit. At $\text{load}_{50}$, half of the runs recite, and $s$ is the
+# steepness of the curve:
 #
 # $$P(\text{recited}) = \frac{1}{1 + (\text{load} / \text{load}_{50})^s}$$
 #
@@ -76,9 +77,9 @@ def read(name: str) -> list[dict]:
 # %% [markdown]
 # ## First place, and one half
 #
-# The simplest case: all other logits are 0, so the logit of the target is its margin. At $T = 0.01$
-# any margin above 0 has a loss near 0. One half asks for more: $p > \frac{1}{2}$ needs a logit over
-# $\ln \sum_{j \neq y} e^{z_j}$, which counts all rivals and not only the strongest one.
+# In the simplest case all other logits are 0, so the logit of the target is its margin. At
+# $T = 0.01$ any margin above 0 has a loss near 0. But $p > \frac{1}{2}$ needs a logit above
+# $\ln \sum_{j \neq y} e^{z_j}$, to which all other tokens contribute, not only the strongest one.
 
 # %%
 print("margin      p" + "".join(f"   loss at T = {T}" for T in (1, 0.1, 0.01)))
@@ -116,9 +117,9 @@ assert FAST or all(smallest[what, "margin"] < 0.75 * smallest[what, "sft"] for w
 # %% [markdown]
 # ## The recall curve, and where it fails
 #
-# The recorded runs have random tokens of many lengths, around the limit of each rank (600 steps).
-# Each rank gets a curve of its own. One curve for all ranks needs a rank exponent: the length that
-# half of the runs recite grows as this power of the rank.
+# The recorded runs have 600 steps and random tokens, with many lengths around the limit of each
+# rank. Each rank gets a curve of its own. One curve for all ranks needs a rank exponent: the length
+# that half of the runs recite grows as this power of the rank.
 
 # %%
 rows = read("tiny-recall")
@@ -176,22 +177,24 @@ fig.savefig("10_recall_at_half_the_rank.png", dpi=110)
 #
 # - With a margin of 0.5 a token is in first place, although its $p$ is 0.001.
 # - 120 random tokens need rank 6 with `sft` and rank 3 with `margin`, where 0% of the tokens have
-#   $p > \frac{1}{2}$. The price is a higher loss, and margins as thin as 0.09.
+#   $p > \frac{1}{2}$. The disadvantages are a higher loss and smaller margins, down to 0.09.
 # - "Half the rank" is a rule of thumb: `margin` recites 10 tokens at rank 1, `sft` 21 at rank 2.
 #
-# The curve of each rank fits its own runs. It cannot be carried over:
+# The curve of each rank fits its own runs. It does not hold elsewhere:
 # - **Other ranks.** Ranks 1 to 4 predict 1,637 tokens at rank 8, and 565 are measured. One curve
-#   through all ranks still says 1,179. The library's plans take no rank to be better,
-#   per parameter, than the nearest measured one.
-# - **More steps** move the limit of rank 2 from 62 to 93 tokens: it is partly one of training.
-# - **Another model** has another limit: 41 tokens per 1,000 parameters with `sft`, and not 9.
-# - **Text** is easier than random tokens: rank 5 and not 6 with `sft`, 2 and not 3 with `margin`.
+#   through all ranks still says 1,179. So the library's plans assume that no rank is better per
+#   parameter than the nearest measured one.
+# - **More steps** move the limit of rank 2 from 62 to 93 tokens, so the limit depends on the
+#   training, too.
+# - **Another model** has another limit: 41 tokens per 1,000 parameters with `sft` instead of 9.
+# - **Text** is easier than random tokens: it needs rank 5 instead of 6 with `sft`, and 2 instead of
+#   3 with `margin`.
 #
 # ## In three sentences
 #
-# Greedy decoding needs every target token in first place, and a probability above one half is more
-# than that. The objective margin trains for first place alone and recites the same memory with
-# about half the rank. A curve of the load describes what is recited, but only for the model, the
+# Greedy decoding only needs every target token in first place, and a probability above one half is
+# more than that. The objective margin trains for first place alone and needs about half the rank to
+# recite the same memory. A curve of the load describes what is recited, but only for the model, the
 # steps, the ranks and the kind of text that were measured.
 #
 # ## The paper's claim

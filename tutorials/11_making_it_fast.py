@@ -10,7 +10,7 @@
 # unit and no further.
 #
 # - **You need:** [lesson 4](04_writing_a_memory.py)
-# - **Time:** 20 seconds to run, 60 minutes with the practice
+# - **Time:** 20 seconds to run, 1.5 hours with the practice
 # - **Read afterwards:** tinymem/training/prefix.py, tinymem/training/loss.py,
 #   tinymem/training/trainer.py
 
@@ -138,8 +138,8 @@ assert layers["plain"] == list(range(count)) and layers["cached"] == list(range(
 # %% [markdown]
 # ## The measured speedup
 #
-# The three take turns, so that a change in the speed of the machine affects all of them. The median
-# of the rounds is reported.
+# The three kinds of training are timed in turn, so that a change in the speed of the machine
+# affects all of them. The median of the rounds is reported.
 
 # %%
 times: dict[str, list[float]] = {name: [] for name in runs}
@@ -187,13 +187,15 @@ assert rows[0] == 1 and sum(rows) / len(rows) < (1 if FAST else 0.6)
 # that remains. Units that are trained together take less time each than one after another. The gain
 # is larger for short memories, where a step consists mostly of overhead.
 #
-# To compare tinymem with other tools, run `python -m tests.benchmarks`.
+# To compare tinymem with other tools, run `python -m tests.benchmarks` in the folder of the
+# project.
 #
 # ## In three sentences
 #
-# Everything below a unit is the same in every step, so it is computed once and kept. What remains
-# can be predicted by counting multiplications, and it can be shared by several units that are
-# trained as one batch. A shortcut is only right if the losses of every step stay the same.
+# The layers below a unit give the same numbers in every step, so they are computed once and the
+# numbers are kept. The time of the remaining layers can be predicted by counting multiplications,
+# and several units that are trained as one batch can share them. A shortcut is only right if the
+# losses of every step stay the same.
 #
 # ## The paper's claim
 #

@@ -1,16 +1,16 @@
 # %% [markdown]
 # # 12. Your own model, your own text
 #
-# **Which rank does a text need that nobody has trained yet?**
+# **Which rank is needed for a text on which nobody has trained a unit yet?**
 #
 # ![Four steps in order: predict, write down, measure, compare](pictures/ideas/12.svg)
 #
 # A curve is useful if it predicts an experiment that has not been done yet. The prediction is
 # written down before anyone knows the answer, with an interval. Then the experiment is done once,
-# and the difference is explained with facts and not with excuses.
+# and the difference is explained with measured facts.
 #
 # - **You need:** [lesson 10](10_recall_at_half_the_rank.py)
-# - **Time:** 40 seconds to run; an afternoon for the capstone
+# - **Time:** 40 seconds to run; 4 hours for the capstone
 # - **Read afterwards:** tinymem/law/recite.py, tinymem/experiment/probe.py, tinymem/base/hub.py
 
 # %% [markdown]
@@ -64,8 +64,8 @@ print(f"the text has {text.length} tokens")
 # ## Predict
 #
 # The runs of lesson 10 recited random tokens, at ranks 1 to 8 and with 600 steps. `recite_rank`
-# gives the smallest rank whose chance is at least the one that is asked for. One half gives the
-# rank itself, 5 % and 95 % the ends of the interval.
+# gives the smallest rank whose chance is at least the one that is asked for. A chance of one half
+# gives the rank itself, and chances of 5 % and 95 % give the ends of the interval.
 
 # %%
 path = ROWS / "reproduction" / "rows" / "tiny-recall.jsonl"
@@ -91,7 +91,8 @@ assert low <= middle <= high <= 2 * low
 # %% [markdown]
 # ## Measure
 #
-# The predicted rank, and all ranks down to the one below the interval, with three seeds each.
+# The code measures the predicted rank and all ranks down to the one below the interval, with three
+# seeds each.
 
 # %%
 cells = [(rank, seed) for rank in range(max(1, low - 1), middle + 1) for seed in SEEDS]
@@ -155,8 +156,8 @@ fig.savefig("12_your_own_model.png", dpi=110)
 # %% [markdown]
 # ## Other models, on the command line
 #
-# The curve belongs to `tiny`. For another model, measure a curve of its own. The name of a model is
-# downloaded from the Hugging Face hub; the folder of a checkpoint needs no network.
+# The curve belongs to `tiny`. For another model, measure a curve of its own. A model that is given
+# by its name is downloaded from the Hugging Face hub. A folder with a checkpoint needs no network.
 #
 # ```sh
 # tinymem sweep --model gpt2 --text poem.txt --methods margin --ranks 1,2,3 --lengths 32,64,96 \
@@ -173,19 +174,20 @@ fig.savefig("12_your_own_model.png", dpi=110)
 #
 # ## What you should see
 #
-# The curve gives rank 4, between 3 and 5. At rank 3 all 3 runs recite the text, and at rank 2 none
-# does. So the answer is rank 3: it is inside the interval, and the prediction is 1.33 times as
-# high. These facts belong to an explanation:
+# The curve predicts rank 4, with an interval from 3 to 5. At rank 3 all 3 runs recite the text, and
+# at rank 2 none does. So the answer is rank 3. It is inside the interval, and the prediction is
+# 1.33 times as high. These facts help to explain the difference:
 #
 # - The control recites 0 of 3 memories at rank 3, so it matters that the curve is about random
 #   tokens. The model expects much of an English text: 4.60 nats per token instead of 12.51.
-# - The recorded runs had more steps than these. This works in the other direction: more steps do
-#   not make a text harder.
+# - The recorded runs had more steps than these. This does not explain the difference, because more
+#   steps do not make a text harder.
 # - One prediction that came true, with an interval of 3 ranks, is weak evidence for the curve.
 #   [What was measured](reproduction/README.md#tiny-plans-what-plans-promise) has many plans.
 #
-# Pieces of the text are a better source for a prediction than random tokens, because they are of
-# its kind. The *whole* text must not be trained before the prediction is written down.
+# Pieces of the text are a better source for a prediction than random tokens, because they are text
+# of the same kind. But no unit may be trained on the *whole* text before the prediction is written
+# down.
 #
 # ## In three sentences
 #
@@ -203,7 +205,7 @@ fig.savefig("12_your_own_model.png", dpi=110)
 # ## Practice
 #
 # **Exercise 12**, the capstone: your number draws a text for you. Predict the rank that it needs,
-# measure it, and explain the miss with facts, as in this lesson.
+# measure it, and explain the difference with facts, as in this lesson.
 #
 # ```sh
 # python tutorials/my_text.py 17                 # your number instead of 17
