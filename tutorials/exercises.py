@@ -91,7 +91,7 @@ def check_sweep(sweep, folder) -> None:
 
 
 def stored_bits(base_loss: float, loss: float, length: int) -> float:
-    """Bits that the unit saves in encoding `length` target tokens; losses in nats per token."""
+    """Bits that the unit saves when `length` tokens are encoded; losses in nats per token."""
     raise NotImplementedError("Exercise 9: stored_bits")
 
 
@@ -103,8 +103,8 @@ def memorized_bits(entropy: float, loss: float, length: int) -> float:
 def bits_of(report: dict) -> float | None:
     """The bits that are known to be in a unit about its target, from the report of its run.
 
-    `entropy` is None unless the whole target is random: then nobody knows how much there was to
-    learn, and the answer is None. A random target that is recited (`recall_exact`) can be read from
+    If the target is not completely random, `entropy` is None: nobody knows how much there was to
+    learn, so the answer is None. A random target that is recited (`recall_exact`) can be read from
     the unit completely, whatever its loss is. In all other cases memorized_bits of `final_loss`
     counts. The report also has `length`.
     """
@@ -131,7 +131,8 @@ def logits_from_cache(model, layer: int, h: Tensor, x: Tensor, A: Tensor, B: Ten
 #     python tutorials/my_text.py NUMBER                    # prints the text and its length
 #     python tutorials/my_text.py NUMBER --out my_text.txt  # also writes it to a file
 #
-# How small a rank recites it? A run recites if `recall_exact` is true in its report after
+# Which is the smallest rank that recites it? A run recites if `recall_exact` is true in its report
+# after
 #
 #     tinymem.memorize(model, tinymem.text_memory(tokenizer, text), rank=rank, seed=seed,
 #                      method="margin", steps=300)
@@ -145,23 +146,23 @@ MY_NUMBER = 0
 # number of tokens per parameter that your curve allows; a unit of rank r beside an MLP of the
 # shipped model has 512 r parameters. The rank is the smallest one with at most that load. (If
 # tinymem.recite_rank gives you the rank, the load is length / (512 rank).) The interval, from low
-# to high, should contain the smallest sufficient rank with a probability of 90 %. The wider it is,
-# the fewer points it gets: all of them up to high = 2 low. A wrong prediction costs few points if
-# its miss is explained.
+# to high, should contain the smallest sufficient rank with a probability of 90 %. It gets
+# all points if high is at most 2 low, and fewer if it is wider. A wrong prediction costs only 2 of
+# the 8 points if you explain it.
 MY_PREDICTION = {"load": 0.0, "rank": 0, "low": 0, "high": 0}
 
 # Then measure: for each rank that you tried, how many of the three seeds recite. The smallest
 # sufficient rank and the rank below it must be among them.
 MY_MEASUREMENT = {}  # for example {2: 0, 3: 1, 4: 3}
 
-# Last, explain the miss (or that there is none):
+# Last, explain the miss, which is the difference between prediction and measurement:
 #     ratio             the predicted rank divided by the smallest sufficient one
 #     base_loss         the loss of your text without a unit, in nats per token
 #     random_base_loss  the same for as many random tokens, tinymem.random_memory(tokenizer, length,
 #                       seed=MY_NUMBER)
-#     control           of three memories of as many random tokens, tinymem.random_memory(tokenizer,
-#                       length, seed=0), then seed=1 and seed=2 (also the seeds of the units), how
-#                       many are recited at the smallest sufficient rank of your text
+#     control           how many of three memories of as many random tokens are recited at the
+#                       smallest sufficient rank of your text: tinymem.random_memory(tokenizer,
+#                       length, seed=0), then seed=1 and seed=2, which also seed the units
 #     weakest           one rank below the smallest sufficient rank, with seed 0: the position (from
 #                       0) of the token with the lowest margin; see `margins` of a result's verdict
 #     margin            its margin there, in logits

@@ -1,7 +1,7 @@
 """A library of your own: how much can a LoRA remember?
 
-You write this file rung by rung; the lessons say when. A function raises NotImplementedError until
-you write it. Check a rung, or all of them, from the folder that contains tutorials/:
+You write this file rung by rung: each lesson names its rungs. A function raises NotImplementedError
+until you write it. Check a rung, or all of them, from the folder that contains tutorials/:
 
     pytest tutorials -m rung4
     pytest tutorials -m rung4 --from-library 1-3    # with tinymem's rungs 1 to 3 instead of yours
@@ -134,22 +134,22 @@ def write(
 
 
 def greedy(model: tm.Model, prompt_ids: list[int], count: int) -> list[int]:
-    """`count` new tokens, each the most probable after the prompt and those before. No gradient."""
+    """Decodes `count` tokens after the prompt, always the most probable one. No gradient."""
     raise NotImplementedError("Rung 5: greedy")
 
 
 def margins(logits: Tensor, targets: Tensor) -> Tensor:
-    """The logit of each target less the largest other logit [N]; logits [N, V], targets [N]."""
+    """The logit of each target minus the largest other logit [N]; logits [N, V], targets [N]."""
     raise NotImplementedError("Rung 5: margins")
 
 
 def judge(model: tm.Model, prompt_ids: list[int], target_ids: list[int]) -> dict:
     """What one pass over the true tokens proves, and what decoding gives. No gradient is stored.
 
-    The keys: floats `loss`, the mean loss (nats per token), `lowest_p`, the lowest probability of a
-    target token, and `lowest_margin`; bools `certified`, is every p above ½?, and `recited`, does
-    the pass prove (without decoding) that greedy decoding gives the target?; `decoded`, a list of
-    the ids that decoding gives.
+    The keys with floats: `loss`, the mean loss (nats per token); `lowest_p`, the lowest probability
+    of a target token; `lowest_margin`. With bools: `certified`, True if every p is above ½;
+    `recited`, True if the pass proves, without decoding, that greedy decoding gives the target.
+    With a list: `decoded`, the ids that decoding gives.
     """
     raise NotImplementedError("Rung 5: judge")
 
@@ -193,7 +193,7 @@ def run_cell(
 
     The target is draw_tokens(tokenizer.plain_ids, length, seed), after the prompt
     tokenizer.encode("Recite the memory word for word:"). The seed is also that of the unit. The
-    unit is taken out of the model in the end, also when an error occurs. Returns a row with the
+    unit is taken out of the model in the end, even if an error occurs. Returns a row with the
     keys rank, length, seed, parameters (how many numbers A and B have), base_loss and final_loss
     (mean losses before and after the training, nats per token), and recited (of rung 5).
     """
@@ -227,11 +227,11 @@ def fit_law(rows: list[dict]) -> tuple[float, float, float]:
 def bootstrap(rows: list[dict], draws: int, seed: int) -> dict[str, tuple[float, float]]:
     """95 % intervals of the exponents: {"alpha": (low, high), "beta": (low, high)}.
 
-    A cell is a pair of rank and length, with the rows that count for the law. Each of the `draws`
-    takes as many cells as there are, with replacement, and fits a law to all of their rows. The
-    seeds of a cell are drawn together, because they share what the law misses there. Cells of only
-    one rank or one length determine no law, so such a draw is repeated. An interval is from the
-    2.5 % to the 97.5 % quantile of the draws. The same seed gives the same intervals.
+    A cell is a pair of rank and length, with the rows that fit_law does not leave out. Each of the
+    `draws` takes as many cells as there are, with replacement, and fits a law to all of their rows.
+    The seeds of a cell are drawn together, because they deviate from the law in the same way. Cells
+    of only one rank or one length determine no law, so such a draw is repeated. An interval is from
+    the 2.5 % to the 97.5 % quantile of the draws. The same seed gives the same intervals.
     """
     raise NotImplementedError("Rung 8: bootstrap")
 
@@ -242,7 +242,7 @@ def bootstrap(rows: list[dict], draws: int, seed: int) -> dict[str, tuple[float,
 def rank_for_loss(rows: list[dict], length: int, loss: float = 0.6931) -> float:
     """The rank, a real number, at which the law of the rows predicts this final loss.
 
-    L₀ of the new memory is the mean base loss of all rows, also of those that the law leaves out.
+    L₀ of the new memory is the mean base loss of all rows, even of those that fit_law leaves out.
     """
     raise NotImplementedError("Rung 9: rank_for_loss")
 
@@ -258,7 +258,7 @@ def recall_curve(rows: list[dict]) -> tuple[float, float]:
 
 
 def plan_rank(rows: list[dict], length: int, chance: float = 0.9) -> int:
-    """The smallest whole rank that recites `length` tokens with this probability, by the curve."""
+    """The smallest whole rank for which the curve gives `length` tokens at least this chance."""
     raise NotImplementedError("Rung 9: plan_rank")
 
 
@@ -289,12 +289,12 @@ def write_ranks(
 def better_schedule(progress: float) -> tuple[float, float]:
     """Stretch 3. (T, learning rate) of a better schedule for margin, when the steps are few.
 
-    With 40 steps for 16 tokens at rank 2, it brings 3 % more tokens right than `temperature` and
-    the learning rate of `write` with lr = 0.1. Everything else is as in `write`.
+    With 40 steps for 16 tokens at rank 2, the share of right tokens is 3 percentage points higher
+    than with `temperature` and the learning rate of `write` (lr = 0.1). The rest is as in `write`.
     """
     raise NotImplementedError("Stretch 3: better_schedule")
 
 
 def attach_attention(model: tm.Model, rank: int, seed: int) -> LoRA:
-    """Stretch 4. As attach, but beside `self_attn.o_proj`, the output projection of attention."""
+    """Stretch 4. Like attach, but beside `self_attn.o_proj`, the output projection of attention."""
     raise NotImplementedError("Stretch 4: attach_attention")
