@@ -16,8 +16,9 @@
 #
 # ## Is everything ready?
 #
-# The first cell checks what the course needs. It stops with one line if something is missing. Never
-# run `pip install tinymem`: on the package index this name belongs to another project.
+# The first cell checks that everything is there that the course needs. If something is missing, it
+# stops and says so in one line. Never run `pip install tinymem`: on the package index this name
+# belongs to another project.
 
 # %%
 import os

@@ -16,10 +16,10 @@
 # %% [markdown]
 # ## Idea
 #
-# Plain fine-tuning, `sft` (supervised fine-tuning), minimizes the mean of the losses. It keeps
-# improving tokens that are above $p = \frac{1}{2}$ already: from $p = 0.9$ to $0.99$ the loss falls
+# Plain fine-tuning, `sft` (supervised fine-tuning), minimizes the mean of the losses. It also keeps
+# improving tokens that are already above $p = \frac{1}{2}$: from $p = 0.9$ to $0.99$ the loss falls
 # by a tenth of a nat, and this does nothing for recall. MemFT, the threshold-guided fine-tuning of
-# the paper, weights the losses by weights that depend on the losses themselves:
+# the paper, multiplies the losses by weights that depend on the losses themselves:
 #
 # $$\text{minimize} \quad \frac{\sum_t w_t \ell_t}{\sum_t w_t}$$
 #

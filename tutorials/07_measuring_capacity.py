@@ -77,8 +77,8 @@ def finished(folder: Path) -> list[str]:
 # ## Start, kill, start again
 #
 # The lesson starts a sweep as another process and kills it when its first rows are written. The
-# process gets no chance to clean up. Then the same command is started again. The third command asks
-# for another learning rate in the same folder.
+# process cannot clean up before it ends. Then the same command is started again. The third command
+# asks for another learning rate in the same folder.
 
 # %%
 with tempfile.TemporaryDirectory() as work:

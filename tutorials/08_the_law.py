@@ -118,8 +118,8 @@ assert offset.ci["b"][0] < 0 < offset.ci["b"][1]  # this grid does not even dete
 # ## Seeds are not cells
 #
 # An interval comes from a *bootstrap*: the fit is repeated for many grids that might have been
-# measured instead, and the middle 95 % of the constants are kept. The three seeds of a cell share
-# what the law misses there, so a grid is drawn by cells and not by runs. The code changes each
+# measured instead, and the middle 95 % of the constants are kept. The three runs of a cell deviate
+# from the law in the same way, so cells are drawn, and not single runs. The code changes each
 # length by a millionth of a token per seed, and the library then takes each run for a cell.
 
 # %%
@@ -188,8 +188,8 @@ fig.savefig("08_the_law.png", dpi=110)
 # - **Seeds.** Each seed alone gives nearly the same $\alpha$ (0.316, 0.315, 0.318), and an interval
 #   as wide as all three. With runs as cells it is half as wide: each cell counts three times.
 # - **Law or run.** By the law, 256 tokens need rank 9.4 to 12.7, and a single run needs rank 9 to
-#   15. An error of 3% of $\Delta L$ is hard to see in the picture, and yet rank 12 ends at 0.60
-#   nats where 0.23 were predicted.
+#   15. An error of 3% of $\Delta L$ is hard to see in the picture, but rank 12 ends at 0.60 nats,
+#       and 0.23 were predicted.
 #
 # A complete quotation is: "tiny, layer 2, random tokens, 400 steps, cut at ln 2, $b = 0$, 18 cells:
 # $\alpha$ 0.316 (0.281 to 0.346), $\beta$ 0.221 (0.197 to 0.246)". It says nothing about other

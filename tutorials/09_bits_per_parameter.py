@@ -22,8 +22,8 @@
 #
 # Lesson 1 has shown, however, that random tokens cost the base model more than their *entropy*
 # $H = \ln 2047$, which is the loss of a uniform guess. The first part of the loss reduction,
-# $L_0 - H$, only removes the expectation of English text. For this the unit has to store that
-# random tokens come now; it does not have to store the tokens themselves. For random tokens we can
+# $L_0 - H$, only removes the expectation of English text. For this the unit only has to store that
+# random tokens follow. It does not have to store the tokens themselves. For random tokens we can
 # therefore count from $H$ instead of $L_0$:
 #
 # $$\text{stored bits} = \frac{(L_0 - L) \, \ell}{\ln 2}
@@ -141,8 +141,8 @@ assert small[1].r2 > 0.95
 # power law, which has three, of 1.2 %. On `tiny`, with the grid of lesson 8, the law with one
 # constant fails: the runs hold 0.15 to 0.94 bits per parameter, and its mean error is 8.0 %,
 # compared with 2.5 % for the power law. So neither of the two laws is the best one for both models.
-# Most of the runs on `tiny` had not converged (lesson 8), so they say what was held after these
-# steps and not what a parameter can hold.
+# Most of the runs on `tiny` had not converged (lesson 8), so the numbers show how much was stored
+# after these steps, and not how much a parameter can store.
 #
 # For comparison: pretraining stores 2 bits per parameter (the line in the picture), and one trained
 # input vector holds 0.7 to 1.7 (the band).

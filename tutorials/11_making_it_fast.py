@@ -22,11 +22,12 @@
 #
 # - $h + x A B$, with $h$ and $x$ from the cache;
 # - the forward pass through the layers above $k$ and the head;
-# - the backward pass through the same, for activations only: frozen weights need no gradient.
+# - the backward pass through the same layers, for activations only: frozen weights need no
+#   gradient.
 #
 # Several runs of one length can share these layers. Their hidden states are stacked, so that each
-# matrix product becomes a larger one, which a processor computes more efficiently. A shortcut is
-# only allowed if the losses stay the same.
+# matrix product becomes a larger one, which a processor computes more efficiently. Such a shortcut
+# is only allowed if the losses stay the same.
 #
 # ## Shapes
 #

@@ -25,7 +25,7 @@
 # A prediction has three parts: a rank, an interval, and what is counted as the answer. Here a rank
 # is *sufficient* if two of three seeds recite the whole text with the method `margin` in 300 steps,
 # and the answer is the smallest sufficient rank. The interval should contain it with a probability
-# of 90 %. An interval from 1 to 100 is never wrong, and it says nothing.
+# of 90 %. An interval from 1 to 100 would always be right, but it would say nothing.
 #
 # ## Shapes
 #
