@@ -146,9 +146,9 @@ MY_NUMBER = 0
 # number of tokens per parameter that your curve allows; a unit of rank r beside an MLP of the
 # shipped model has 512 r parameters. The rank is the smallest one with at most that load. (If
 # tinymem.recite_rank gives you the rank, the load is length / (512 rank).) The interval, from low
-# to high, should contain the smallest sufficient rank with a probability of 90 %. It gets
-# all points if high is at most 2 low, and fewer if it is wider. A wrong prediction costs only 2 of
-# the 8 points if you explain it.
+# to high, should contain the smallest sufficient rank with a probability of 90 %. An
+# interval gets all points if high is at most 2 low, and fewer if it is wider. A wrong prediction
+# costs only 2 of the 8 points if you explain it.
 MY_PREDICTION = {"load": 0.0, "rank": 0, "low": 0, "high": 0}
 
 # Then measure: for each rank that you tried, how many of the three seeds recite. The smallest
