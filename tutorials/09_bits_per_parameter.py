@@ -20,8 +20,8 @@
 # coding, the model could encode the target in $L \cdot \ell / \ln 2$ bits. So a unit that lowers
 # the loss by $\Delta L$ *stores* $\Delta L \cdot \ell / \ln 2$ bits about the target.
 #
-# Lesson 1 has shown, however, that random tokens cost the base model more than their *entropy*
-# $H = \ln 2047$, which is the loss of a uniform guess. The first part of the loss reduction,
+# Lesson 1 has shown, however, that random tokens have a higher loss in the base model than their
+# *entropy* $H = \ln 2047$, the loss of a uniform guess. The first part of the loss reduction,
 # $L_0 - H$, only removes the expectation of English text. For this the unit only has to store that
 # random tokens follow. It does not have to store the tokens themselves. For random tokens we can
 # therefore count from $H$ instead of $L_0$:

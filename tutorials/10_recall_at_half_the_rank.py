@@ -31,7 +31,7 @@
 # $P$ parameters of the unit. At $\text{load}_{50}$, half of the runs recite, and $s$ is the
 # steepness of the curve:
 #
-# $$P(\text{recited}) = \frac{1}{1 + (\text{load} / \text{load}_{50})^s}$$
+# $$\text{chance of recall} = \frac{1}{1 + (\text{load} / \text{load}_{50})^s}$$
 #
 # ## Shapes
 #

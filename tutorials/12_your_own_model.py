@@ -19,7 +19,7 @@
 # The recall curve of lesson 10 comes from runs of other memories. For a text of $\ell$ tokens and
 # a unit of $P$ parameters it gives the chance that a run recites:
 #
-# $$P(\text{recited}) = \frac{1}{1 + (\text{load} / \text{load}_{50})^s}
+# $$\text{chance of recall} = \frac{1}{1 + (\text{load} / \text{load}_{50})^s}
 # \qquad \text{load} = \ell / P$$
 #
 # A prediction has three parts: a rank, an interval, and what is counted as the answer. Here a rank
