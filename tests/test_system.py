@@ -158,4 +158,4 @@ def test_every_text_file_is_opened_as_utf_8(path):
     for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(call, ast.Call) and opens_text(call):
             given = {word.arg: ast.unparse(word.value) for word in call.keywords}
-            assert given.get("encoding") == "'utf-8'", f"{path}:{call.lineno}"
+            assert given.get("encoding") in ("'utf-8'", "'utf-8-sig'"), f"{path}:{call.lineno}"

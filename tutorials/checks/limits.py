@@ -94,7 +94,7 @@ def limit_memory(megabytes: int) -> bool:
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE, FILE_SIZE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    status = Path("/proc/self/status").read_text(encoding="ascii")
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     held = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData"))
     most = held * 1024 + megabytes * MEGABYTE
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))

@@ -48,6 +48,7 @@ class Process:
         )
         self.replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self.printed, self.too_much = bytearray(), False
+        self.marks = threading.Semaphore(0)  # the byte 0 that is printed with each reply
         for reader in (self.read_replies, self.read_printed):
             threading.Thread(target=reader, daemon=True).start()
         first = self.hear(time.monotonic() + START)
@@ -100,6 +101,7 @@ class Process:
             self.ended = "gave an answer that cannot be read"
         else:
             if isinstance(reply, dict):
+                self.marks.acquire(timeout=1)  # then all that was printed before it has been read
                 return reply
             self.ended = f"was stopped because it printed more than {PRINTED // 2**20} MB"
             if not self.too_much:
@@ -119,7 +121,10 @@ class Process:
         with contextlib.suppress(OSError, ValueError):
             while some := self.process.stderr.read1(2**16):
                 total += len(some)
-                self.printed += some[: max(0, 2 * SHOWN - len(self.printed))]
+                text = some.replace(b"\0", b"")
+                self.printed += text[: max(0, 2 * SHOWN - len(self.printed))]
+                for _ in range(len(some) - len(text)):
+                    self.marks.release()
                 if total > PRINTED:
                     self.too_much = True
                     self.process.kill()

@@ -54,6 +54,7 @@ def main() -> None:
     def say(message: dict) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        os.write(2, b"\0")  # all that was printed before this message is before this byte
         replies.write(json.dumps(message).encode() + b"\n")
         replies.flush()
 

@@ -143,7 +143,9 @@ class Site:
                 self.add_file(path)
             elif path.suffix == ".py":
                 shown = path.relative_to(self.links.root_of(path)).as_posix()
-                body = f"<h1>{escape(shown)}</h1>\n" + code(path.read_text("utf-8"), "python")
+                body = f"<h1>{escape(shown)}</h1>\n" + code(
+                    path.read_text(encoding="utf-8"), "python"
+                )
                 self.pages.append(Page(place, shown, body))
             else:
                 (self.out / place).parent.mkdir(parents=True, exist_ok=True)
