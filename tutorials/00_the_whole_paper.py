@@ -11,7 +11,7 @@
 # - **You need:** some Python and torch. If you have no time for the course, begin here. As a
 #   student, begin with [lesson 1](01_what_to_remember.py). Open this file after rung 9: it shows
 #   one way to write your library.
-# - **Time:** 45 seconds to run on one core, 30 minutes to read
+# - **Time:** 39 seconds to run on one core, 30 minutes to read
 # - **Read afterwards:** the paper, arXiv 2605.30260
 
 # %% [markdown]

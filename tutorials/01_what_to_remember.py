@@ -11,7 +11,7 @@
 # - **You need:** Python 3.10 or newer, and a copy of the project. In its folder, run
 #   `pip install -e ".[plot]" pytest` and then `python tutorials/01_what_to_remember.py`. Each
 #   lesson saves its picture in the current folder.
-# - **Time:** 5 seconds to run, 1 hour with the practice
+# - **Time:** 2 seconds to run, 1 hour with the practice
 # - **Read afterwards:** tinymem/data/memory.py, tinymem/data/batch.py, tinymem/base/tokenizer.py
 #
 # ## Is everything ready?

@@ -10,7 +10,7 @@
 # is frozen: training never changes it. Memories are written beside the MLP of the marked layer.
 #
 # - **You need:** [lesson 1](01_what_to_remember.py)
-# - **Time:** 5 seconds to run, 1.5 hours with the practice
+# - **Time:** 2 seconds to run, 1.5 hours with the practice
 # - **Read afterwards:** tinymem/base/model.py, tinymem/base/rope.py, tinymem/base/families.py,
 #   tinymem/base/weights.py
 

@@ -10,7 +10,7 @@
 # MLP. Only A and B are trained, so all that the model learns has to pass through r numbers.
 #
 # - **You need:** [lesson 2](02_a_frozen_transformer.py)
-# - **Time:** 10 seconds to run, 1.5 hours with the practice
+# - **Time:** 4 seconds to run, 1.5 hours with the practice
 # - **Read afterwards:** tinymem/unit/lora.py, tinymem/unit/sites.py
 
 # %% [markdown]

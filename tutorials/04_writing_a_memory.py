@@ -10,7 +10,7 @@
 # token that has not reached this at the end of the training is called *stubborn*.
 #
 # - **You need:** [lesson 3](03_the_memory_unit.py)
-# - **Time:** 10 seconds to run, 2.5 hours with the practice
+# - **Time:** 5 seconds to run, 2.5 hours with the practice
 # - **Read afterwards:** tinymem/training/recipe.py, tinymem/training/loss.py,
 #   tinymem/training/trainer.py, tinymem/training/train.py, tinymem/unit/adapter.py
 

@@ -11,7 +11,7 @@
 # forward pass, is enough to know the lower one.
 #
 # - **You need:** [lesson 4](04_writing_a_memory.py)
-# - **Time:** 10 seconds to run, 2.5 hours with the practice
+# - **Time:** 6 seconds to run, 2.5 hours with the practice
 # - **Read afterwards:** tinymem/experiment/recall.py
 
 # %% [markdown]

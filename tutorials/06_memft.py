@@ -10,7 +10,7 @@
 # token means less for the others.
 #
 # - **You need:** [lesson 5](05_one_half_is_enough.py)
-# - **Time:** 30 seconds to run, 1.5 hours with the practice
+# - **Time:** 25 seconds to run, 1.5 hours with the practice
 # - **Read afterwards:** tinymem/training/memft.py
 
 # %% [markdown]

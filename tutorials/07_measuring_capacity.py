@@ -11,7 +11,7 @@
 # missing.
 #
 # - **You need:** [lesson 6](06_memft.py)
-# - **Time:** 25 seconds to run, 3.5 hours with the practice
+# - **Time:** 13 seconds to run, 3.5 hours with the practice
 # - **Read afterwards:** tinymem/experiment/grid.py, tinymem/experiment/sweep.py,
 #   tinymem/experiment/rows.py
 

@@ -10,7 +10,7 @@
 # learn, and the curve bends. A fit gives numbers in any case; this lesson shows how to quote them.
 #
 # - **You need:** [lesson 7](07_measuring_capacity.py), and least squares
-# - **Time:** 5 seconds to run, 2 hours with the practice
+# - **Time:** 1 second to run, 2 hours with the practice
 # - **Read afterwards:** tinymem/law/power.py, tinymem/law/cells.py, tinymem/law/fit.py,
 #   tinymem/law/plan.py
 

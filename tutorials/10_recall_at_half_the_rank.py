@@ -10,7 +10,7 @@
 # of them. Training for this alone needs only about half the rank.
 #
 # - **You need:** [lesson 5](05_one_half_is_enough.py) and [lesson 6](06_memft.py)
-# - **Time:** 50 seconds to run, 2 hours with the practice
+# - **Time:** 24 seconds to run, 2 hours with the practice
 # - **Read afterwards:** tinymem/training/margin.py, tinymem/law/recall.py, tinymem/law/recite.py
 
 # %% [markdown]

@@ -10,7 +10,7 @@
 # unit and no further.
 #
 # - **You need:** [lesson 4](04_writing_a_memory.py)
-# - **Time:** 20 seconds to run, 1.5 hours with the practice
+# - **Time:** 15 seconds to run, 1.5 hours with the practice
 # - **Read afterwards:** tinymem/training/prefix.py, tinymem/training/loss.py,
 #   tinymem/training/trainer.py
 
@@ -185,8 +185,8 @@ assert rows[0] == 1 and sum(rows) / len(rows) < (1 if FAST else 0.6)
 # the same except for rounding errors. The measured speedup is close to the predicted one of 1.83,
 # sometimes above and sometimes below it. The prediction does not count norms, activation functions,
 # the products inside attention and the softmax, neither in the part that is saved nor in the part
-# that remains. Units that are trained together take less time each than one after another. The gain
-# is larger for short memories, where a step consists mostly of overhead.
+# that remains. For a memory of this length, a unit that is trained together with others takes about
+# as long as alone. There is a gain for short memories, where a step consists mostly of overhead.
 #
 # To compare tinymem with other tools, run `python -m tests.benchmarks` in the folder of the
 # project.

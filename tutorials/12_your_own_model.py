@@ -10,7 +10,7 @@
 # and the difference is explained with measured facts.
 #
 # - **You need:** [lesson 10](10_recall_at_half_the_rank.py)
-# - **Time:** 40 seconds to run; 4 hours for the capstone
+# - **Time:** 21 seconds to run; 4 hours for the capstone
 # - **Read afterwards:** tinymem/law/recite.py, tinymem/experiment/probe.py, tinymem/base/hub.py
 
 # %% [markdown]
