@@ -131,6 +131,12 @@ def expects_an_order(sweep, folder):
     assert [row["rank"] for row in rows] == [1, 2]
 
 
+@wrong("ex7", "check_sweep", "Your test fails for a sweep that works: AssertionError")
+def counts_its_calls(sweep, folder, calls=[]):  # noqa: B006, the guess that only one sweep works
+    calls.append(1)
+    assert len(calls) < 2
+
+
 # --- Exercise 9 -----------------------------------------------------------------------------------
 
 edit("nats", "ex9", "stored_bits", "These are nats", " / LN2", "")
