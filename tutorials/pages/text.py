@@ -37,7 +37,8 @@ def code(source: str, language: str) -> str:
 
 
 def mathematics(latex: str, options: dict) -> str:
-    """A formula as MathML."""
+    """A formula as MathML. TeX puts a thin space behind the name of a function, MathML does not."""
+    latex = re.sub(r"\\ln (?=[\w\\])", r"\\ln\\, ", latex)
     display = "block" if options["display_mode"] else "inline"
     try:
         formula = latex2mathml.converter.convert(latex, display=display)
