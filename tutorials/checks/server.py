@@ -25,7 +25,11 @@ from .limits import Guard
 
 @functools.cache
 def load_shipped() -> tuple[tm.Model, tm.Tokenizer]:
-    """The shipped model and its tokenizer, loaded once."""
+    """The shipped model and its tokenizer, loaded once.
+
+    The model is so small that a second thread makes it slower, and much slower on a busy machine.
+    """
+    torch.set_num_threads(1)
     return tm.load("tiny", device="cpu", dtype="float32")
 
 
