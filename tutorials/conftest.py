@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from checks.hand_in import Computer, HandIn
-from checks.points import KINDS, MARKS, PARTS, RUNGS, checked, failed_checks, tally
+from checks.points import KINDS, MARKS, PARTS, RUNGS, checked, failed_checks, kind_in, tally
 from checks.server import load_shipped
 from hint import taken
 
@@ -176,13 +176,12 @@ class Grades:
 
     def leave_out_broken_parts(self, session) -> int:
         """Takes checks whose part cannot be loaded out of the session; the number of these."""
-        kinds = {kind for check in self.checks.values() for kind in PARTS if kind in check}
-        for part in {PARTS[kind] for kind in kinds}:
+        for part in {PARTS[kind_in(check)] for check in self.checks.values()}:
             with contextlib.suppress(pytest.fail.Exception):
                 self.hand_in(part)
         before = len(session.items)
         for item in list(session.items):
-            kind = next((kind for kind, _ in item.user_properties if kind in KINDS), None)
+            kind = kind_in(dict(item.user_properties))
             if reason := kind and self.broken[PARTS[kind]]:
                 self.note(item, 0.0, reason)
                 session.items.remove(item)
@@ -209,7 +208,7 @@ class Grades:
 
     def note(self, item, share: float, reason: str | None) -> None:
         about = dict(item.user_properties)
-        if kind := next((kind for kind in KINDS if kind in about), None):
+        if kind := kind_in(about):
             name = item.nodeid.rpartition("::")[2]
             check = checked(kind, about[kind], name, about["points"], share, reason)
             self.checks[item.nodeid] = check

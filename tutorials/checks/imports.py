@@ -12,10 +12,7 @@ def taken_from_tinymem(source: str, names: Collection[str], others: Collection[s
 
     `tinymem.load` and `tinymem.Model` are allowed. Definitions of `others` are not followed.
     """
-    bound: dict[str, list[ast.stmt]] = {}  # the statements that give a value to a name
-    for node in statements(ast.parse(source).body):
-        for name in names_of(node):
-            bound.setdefault(name, []).append(node)
+    bound = bindings(source)
     imports = imported([node for nodes in bound.values() for node in nodes])
     taken = {imports["*"]: None} if is_taken(imports.get("*", "")) else {}
     known, waiting = {*others, *names}, list(names)
@@ -28,6 +25,15 @@ def taken_from_tinymem(source: str, names: Collection[str], others: Collection[s
             known |= new
             waiting += sorted(new)
     return list(taken)
+
+
+def bindings(source: str) -> dict[str, list[ast.stmt]]:
+    """For each name, the statements that give a value to it."""
+    bound: dict[str, list[ast.stmt]] = {}
+    for node in statements(ast.parse(source).body):
+        for name in names_of(node):
+            bound.setdefault(name, []).append(node)
+    return bound
 
 
 def statements(body: list) -> Iterator[ast.stmt]:
@@ -89,11 +95,7 @@ def is_taken(path: str) -> bool:
 
 def names_used(source: str, name: str) -> set[str]:
     """All names and attributes in the definition of `name`, and in the definitions it uses."""
-    bound: dict[str, list[ast.stmt]] = {}
-    for node in statements(ast.parse(source).body):
-        for one in names_of(node):
-            bound.setdefault(one, []).append(node)
-    used, waiting = {name}, [name]
+    bound, used, waiting = bindings(source), {name}, [name]
     while waiting:
         for part in (p for node in bound.get(waiting.pop(), ()) for p in ast.walk(node)):
             for field in ("id", "attr", "name"):  # of names, attributes and imports

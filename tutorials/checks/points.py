@@ -4,6 +4,8 @@ A check is a dict with its number under the name of its kind (`rung`: 4), and `c
 `of`, `passed` and `reason`. The points of stretch tasks do not count in the total.
 """
 
+from collections.abc import Mapping
+
 EXERCISES = {
     2: "a frozen transformer",
     5: "one half is enough",
@@ -36,6 +38,11 @@ PARTS = {"exercise": "exercises", "rung": "rungs", "stretch": "rungs"}  # of the
 Points = dict[str, float]  # `points`, the points reached, and `of`, the points possible
 
 
+def kind_in(about: Mapping[str, object]) -> str | None:
+    """Whether this is about an exercise, a rung or a stretch task; None if about none of them."""
+    return next((kind for kind in KINDS if kind in about), None)
+
+
 def checked(
     kind: str, number: int, name: str, of: float, share: float, reason: str | None
 ) -> dict[str, object]:
@@ -50,7 +57,7 @@ def tally(
     """In total, and by kind and number. Each hint takes `cost` off its part, never below 0."""
     parts: dict[str, dict[int, Points]] = {kind: {} for kind in KINDS}
     for check in checks:
-        kind = next(kind for kind in KINDS if kind in check)
+        kind = kind_in(check)
         one = parts[kind].setdefault(check[kind], {"points": 0, "of": 0})
         for key in one:
             one[key] = whole(one[key] + check[key])
