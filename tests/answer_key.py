@@ -221,7 +221,8 @@ def bootstrap(rows, draws, seed):
     names, random, fits = list(cells), np.random.default_rng(seed), []
     while len(fits) < draws:
         drawn = [names[i] for i in random.integers(len(names), size=len(names))]
-        if all(len(set(values)) > 1 for values in zip(*drawn, strict=True)):
+        X = [[1, math.log(cell[0]), math.log(cell[1])] for cell in drawn]
+        if np.linalg.matrix_rank(X) == 3:
             fits.append(fit_law([row for name in drawn for row in cells[name]])[1:])
     low, high = np.quantile(fits, [0.025, 0.975], axis=0).tolist()
     return {"alpha": (low[0], high[0]), "beta": (low[1], high[1])}
@@ -247,10 +248,11 @@ def recall_curve(rows):
         i, j = np.unravel_index(likelihood.argmax(), likelihood.shape)
         return middles[j], s[i, 0]
 
-    wide = np.linspace(load.min() - 1, load.max() + 1, 60)
+    wide = np.linspace(load.min(), load.max(), 60)
     middle, _ = best(wide)
     step = wide[1] - wide[0]
-    middle, steepness = best(np.linspace(middle - step, middle + step, 31))
+    near = np.linspace(middle - step, middle + step, 31).clip(load.min(), load.max())
+    middle, steepness = best(near)
     return math.exp(middle), float(steepness)
 
 

@@ -6,6 +6,9 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# The models are so small that a second thread makes them slower, and much slower on a busy machine.
+# Processes that a test starts read this, too.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import shutil
 from pathlib import Path
@@ -16,7 +19,6 @@ import torch
 from tests.checkpoints import build
 from tests.show.browser import start_browser
 
-# The models are so small that a second thread makes them slower, and much slower on a busy machine.
 torch.set_num_threads(1)
 
 

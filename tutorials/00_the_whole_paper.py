@@ -65,7 +65,7 @@ LN2, END = math.log(2), 0.01  # the loss of a token with p = ½; the last temper
 # called *teacher forcing*. Training minimizes the mean $\sum_t w_t \ell_t / \sum_t w_t$. In `sft`,
 # ordinary supervised fine-tuning, all weights are 1. In `margin` they are all 1 as well, and the
 # logits are divided by a temperature that falls from 1 to 0.01. The recipe is the paper's, but the
-# learning rate is scaled to the width of this model (1e-2 at width 4,096), and there is no dropout.
+# learning rate is scaled to the width (1e-2 at width 4,096, at most 0.1), and there is no dropout.
 
 
 # %%
@@ -173,7 +173,7 @@ def memorize(
 #
 # Runs with $L \le \ln 2$ are called *saturated* and left out, as in the paper. Their $\Delta L$ is
 # close to $L_0$, the most that any unit can reach, and so it says little about the rank. $R^2$ is
-# the share of the variance that the law explains. Twelve runs are too few for the paper's offset b.
+# the share of the variance that the law explains. The constant b of the paper's law is left out.
 
 
 # %%

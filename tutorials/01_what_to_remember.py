@@ -45,8 +45,8 @@ if problem:
     sys.exit(f"error: {problem}")
 
 # %% [markdown]
-# The versions are useful when you ask for help. Two cores are enough for the course. A GPU
-# (graphics processor) is used if there is one.
+# The versions are useful when you ask for help. The course needs no GPU (graphics processor) and uses
+# none: `tiny` is so small that two cores are enough.
 
 # %%
 import math
@@ -58,17 +58,16 @@ import tinymem as tm
 from tinymem.data.batch import Batch
 from tinymem.experiment.recall import teacher_forced
 
-gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
 print(f"Python {platform.python_version()}, torch {torch.__version__.partition('+')[0]},", end=" ")
-print(f"tinymem {tm.__version__}; cores: {os.cpu_count()}, GPU: {'yes' if gpu else 'no'}")
+print(f"tinymem {tm.__version__}; cores: {os.cpu_count()}")
 print(f"everything is ready; the course's files are in {'this folder' if here == '.' else here}\n")
 
 # %% [markdown]
 # ## Idea
 #
 # A language model reads *tokens*: words or parts of words, each with a number, its *id*. The list
-# of all tokens is the *vocabulary*. After the tokens 0 to $t$ the model gives a probability to
-# every token of the vocabulary as the next one, number $t + 1$.
+# of all tokens is the *vocabulary*. When it has read the tokens 0 to $t$, the model gives each token
+# of the vocabulary the probability that this token comes next, as number $t + 1$.
 #
 # A *memory* is a pair of token sequences. The prompt is the key, and the target is the value: after
 # the prompt "Ada Lovelace:" the model should write the number of that person. The first target
@@ -98,7 +97,7 @@ print(f"everything is ready; the course's files are in {'this folder' if here ==
 # memory, and which position. `batch.rows[1]` is the second one.
 
 # %%
-model, tokenizer = tm.load("tiny")
+model, tokenizer = tm.load("tiny", device="cpu")
 entry = tm.text_memory(tokenizer, " 0451", prompt="Ada Lovelace:")
 batch = Batch([entry], model.config.context, model.device)
 ids, rows = batch.ids[0].tolist(), batch.rows[1].tolist()

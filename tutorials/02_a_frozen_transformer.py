@@ -6,8 +6,10 @@
 # ![Tokens pass a stack of layers, each with attention and an MLP; layer 2 of 4 is marked](pictures/ideas/02.svg)
 #
 # Each token becomes a vector, and a stack of layers adds to it. Attention mixes in earlier
-# positions, and the MLP, a small network of two matrices, works at each position alone. All of it
-# is frozen: training never changes it. Memories are written beside the MLP of the marked layer.
+# positions. The MLP, a small network of two matrices with a nonlinear function between them, works
+# at each position alone. From the last vector the *head* of the model, one more matrix, computes a
+# score for every possible next token. All of it is frozen: training never changes it. Memories are
+# written beside the MLP of the marked layer.
 #
 # - **You need:** [lesson 1](01_what_to_remember.py)
 # - **Time:** 2 seconds to run, 1.5 hours with the practice
@@ -22,22 +24,22 @@
 # to 1: $p_j = e^{z_j} / \sum_k e^{z_k}$.
 #
 # *Attention* mixes information from earlier positions. Every position $i$ has a query $q_i$, a key
-# $k_i$ and a value $v_i$. A position looks for keys that fit its query, and takes a mean of their
+# $k_i$ and a value $v_i$, each of $D$ numbers. A position looks for keys that fit its query, and takes a mean of their
 # values, with weights $a_{ij}$ from the scores $s_{ij} = q_i \cdot k_j / \sqrt{D}$:
 #
 # $$a_{ij} = \frac{e^{s_{ij}}}{\sum_{k \le i} e^{s_{ik}}}$$
 #
 # The sum has only positions $k \le i$, so no position sees a later one: this is the *causal mask*.
-# A layer has several such *heads*, each with queries, keys and values of its own.
+# A layer has several such *attention heads*, each with queries, keys and values of its own.
 #
 # ## Shapes
 #
 # | symbol | shape | meaning |
 # |---|---|---|
-# | ids, $h$ | [B, T], [B, T, d] | B sequences of T tokens, and a vector for each position |
+# | ids, $h$ | [B, T], [B, T, d] | B sequences of T tokens, and a vector of d numbers (the *width*) for each position |
 # | $q$, $k$, $v$ | [B, heads, T, D] | queries, keys and values of a layer |
 # | $a$ | [T, T] | attention weights of one head; each row adds up to 1 |
-# | logits | [B, T, V] | the scores at position t are for token t + 1 |
+# | logits | [B, T, V] | the scores at position t are for token t + 1; V is the size of the vocabulary |
 #
 # ## Real weights
 #
@@ -58,7 +60,7 @@ from tinymem.base.checkpoint import SHIPPED
 from tinymem.base.families import read_config
 from tinymem.base.rope import rope_frequencies, rotate
 
-model, tokenizer = tm.load("tiny", device="cpu", dtype="float32")
+model, tokenizer = tm.load("tiny", device="cpu")
 model.requires_grad_(False)  # frozen: no weight has a gradient
 layers, d, D = model.config.num_layers, model.config.hidden_size, model.config.head_dim
 print(f"tiny: {sum(p.numel() for p in model.parameters()):,} parameters, width {d};", end=" ")
@@ -108,14 +110,16 @@ assert torch.allclose(a.sum(-1), torch.ones(T)) and not a[later].any()
 # ## Positions
 #
 # The weights $a_{ij}$ depend on the tokens, but not on their positions. So GPT-2 adds a learned
-# vector $P_t$ at position $t$. Without this vector, the last output does not depend on the order of
-# the earlier tokens.
+# vector $P_t$ at position $t$. Without this vector, the output of this head at the last position
+# does not depend on the order of the earlier tokens.
 
 # %%
 swapped = ids[0, [0, 1, 2, 3, 4, 10, 6, 7, 8, 9, 5, 11, 12]]  # " God" and " heaven" exchanged
 for name, positions in (("with", P), ("without", torch.zeros_like(P))):
     change = (head(E[swapped] + positions)[0] - head(E[ids[0]] + positions)[0])[-1].norm()
-    print(f"two earlier tokens exchanged, {name} positions: the output changes by {change:.2f}")
+    print(
+        f"two earlier tokens exchanged, {name} positions: the head's output changes by {change:.2f}"
+    )
     assert (change < 1e-5) == (name == "without")
 
 # %% [markdown]
@@ -152,10 +156,22 @@ with tempfile.TemporaryDirectory() as work:
 # %% [markdown]
 # ## The step to Llama
 #
-# One file implements five families of models, because they differ in few choices. (In the table,
-# `rotary_dim` counts the rotated numbers of a head.) Instead of $P_t$, Llama *rotates* queries and
-# keys by an angle that grows with the position. Their dot product then depends on the distance
-# $i - j$ only. The code puts one $q$ and one $k$ at all positions.
+# One file implements six families of models, because they differ in few choices. The code prints
+# those of five for a model with four attention heads (Llama is by Meta, Qwen by Alibaba).
+#
+# | row | meaning |
+# |---|---|
+# | `norm` | how a vector is rescaled before attention and before the MLP: `layernorm` as in the code above; `rmsnorm` divides by the root of the mean square and subtracts nothing |
+# | `rotary_dim` | how many numbers of a head are rotated (see below); 0: a learned vector instead |
+# | `gated_mlp` | True: the MLP has a third matrix, and its output is multiplied with that of the first, number by number |
+# | `num_kv_heads` | how many heads have keys and values of their own; with 2 for 4 heads, which some families allow, two heads share each |
+# | `qkv_bias` | whether a constant vector is added to queries, keys and values |
+# | `qk_norm` | whether each query and key is rescaled before their dot product |
+# | `parallel_residual` | True: attention and the MLP read the same vector; False: the MLP reads it after attention was added |
+#
+# Instead of $P_t$, Llama *rotates* queries and keys by an angle that grows with the position. Their
+# dot product then depends on the distance $i - j$ only. The code puts one $q$ and one $k$ at all
+# positions.
 
 # %%
 sizes = {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4}
@@ -164,7 +180,8 @@ configs = {"gpt2": model.config}
 for name in ("llama", "qwen2", "qwen3", "gpt_neox"):
     configs[name] = read_config({"model_type": name, **sizes}, name)[0]
 print(f"\n{'':17}" + "".join(f"{name:>12}" for name in configs))
-for choice in ("norm", "rotary_dim", "gated_mlp", "num_kv_heads", "qkv_bias", "parallel_residual"):
+CHOICES = ("norm", "rotary_dim", "gated_mlp", "num_kv_heads", "qkv_bias", "qk_norm")
+for choice in (*CHOICES, "parallel_residual"):
     values = (str(getattr(config, choice)) for config in configs.values())
     print(f"{choice:17}" + "".join(f"{value:>12}" for value in values))
 
@@ -192,16 +209,16 @@ fig.savefig("02_a_frozen_transformer.png", dpi=110)
 #
 # - The model expects " earth" with a probability of 0.21. Head 0 gives 58 % of its attention at the
 #   last token to " heaven". In the left picture, the white triangle is the causal mask.
-# - When two earlier tokens are exchanged, the last output changes by 0.81. Without the vectors of
-#   the positions it changes by 0.00. When token 5 changes, the logits before it change by 0.0. On
+# - When two earlier tokens are exchanged, the last output of head 0 changes by 0.81. Without the
+#   vectors of the positions it changes by 0.00. When token 5 changes, the logits before it change by 0.0. On
 #   the right every diagonal has one colour: a rotation encodes the distance alone.
 #
 # ## In three sentences
 #
 # A transformer has one vector for each position: attention adds information from earlier positions
-# to it, and an MLP adds what it computes from this position alone. No position sees a later one, so
-# one parallel pass predicts the next token at every position. GPT-2 learns a vector for each
-# position, and Llama rotates queries and keys.
+# to it, an MLP adds what it computes from this position alone, and in the end one matrix turns the
+# vector into logits. No position sees a later one, so one parallel pass predicts the next token at
+# every position. GPT-2 learns a vector for each position, and Llama rotates queries and keys.
 #
 # ## The paper's claim
 #

@@ -17,9 +17,9 @@
 # %% [markdown]
 # ## Idea
 #
-# The loss of the target token $y$ at a position with the logits $z$ is
+# The loss of target token $t$, the token $y$ at a position with the logits $z$, is
 #
-# $$\ell = -\ln p_y = -\ln \frac{e^{z_y}}{\sum_k e^{z_k}} = \ln \sum_k e^{z_k} - z_y$$
+# $$\ell_t = -\ln p_y = -\ln \frac{e^{z_y}}{\sum_k e^{z_k}} = \ln \sum_k e^{z_k} - z_y$$
 #
 # in nats. A token with $p = \frac{1}{2}$ has the loss $\ln 2 = 0.693$, a certain one the loss 0,
 # and a uniform guess among 2,047 tokens the loss 7.62. Each target token is predicted given the
@@ -30,8 +30,8 @@
 # example that is used in every step, so there are no batches and no epochs, and the gradient has no
 # sampling noise. The recipe is that of the paper:
 #
-# - AdamW, a gradient descent that scales the step of each parameter by the size of its recent
-#   gradients; without weight decay, which would pull the parameters towards 0;
+# - AdamW, a gradient descent that follows the mean of the recent gradients and divides the step of
+#   each parameter by their size; without weight decay, which would pull the parameters towards 0;
 # - a learning rate that falls in a straight line to 0;
 # - clipping: a gradient with a norm above 1 is scaled down to norm 1.
 #
@@ -56,9 +56,9 @@ from tinymem.training.recipe import auto_lr
 FAST = "TINYMEM_FAST" in os.environ  # fewer steps, for a quick look; the results are less precise
 STEPS = 60 if FAST else 200
 
-model, tokenizer = tm.load("tiny")
+model, tokenizer = tm.load("tiny", device="cpu")
 memory = tm.random_memory(tokenizer, 64)
-ids = torch.tensor([memory.prompt_ids + memory.target_ids]).to(model.device)
+ids = torch.tensor([memory.prompt_ids + memory.target_ids])
 first, targets = len(memory.prompt_ids) - 1, ids[0, len(memory.prompt_ids) :]
 
 # %% [markdown]
@@ -143,7 +143,7 @@ fig.savefig("04_writing_a_memory.png", dpi=110)
 # %%
 with tempfile.TemporaryDirectory() as folder:
     tm.save_adapter(result.unit, model, folder)
-    again, _ = tm.load("tiny")
+    again, _ = tm.load("tiny", device="cpu")
     tm.load_adapter(again, folder)  # reads the unit and attaches it
     loss = tm.judge(again, memory).loss
 print(f"saved, and loaded into a second copy of the model: loss {loss:.3f}")
@@ -168,9 +168,9 @@ assert abs(loss - final) < 1e-5
 #
 # | claim of the paper | where in tinymem | our number |
 # |---|---|---|
-# | AdamW without weight decay, learning rate falling linearly from 1e-2 (at width 4,096), clipping at norm 1 | tinymem/training/recipe.py, `auto_lr` | learning rate 0.1 at the width of `tiny` |
+# | AdamW without weight decay, learning rate falling linearly from 1e-2 (at width 4,096), clipping at norm 1 | tinymem/training/recipe.py, `auto_lr` | learning rate 0.1 at the width of `tiny` (the rule gives 0.16; 0.1 is the upper limit) |
 # | A unit learns a text of random tokens by heart | tinymem/training/train.py | from 12.432 to 0.115 nats per token in 200 steps |
-# | The mean loss hides stubborn tokens | tinymem/training/record.py | half of the tokens by step 15, the last one at step 46 |
+# | The mean loss hides late and stubborn tokens | tinymem/training/record.py | no token is stubborn here, but the last one is late: step 46, and half of the tokens by step 15 |
 #
 # ## Practice
 #

@@ -37,7 +37,8 @@
 #
 # $$m_t = z_{y_t} - \max_{j \neq y_t} z_j$$
 #
-# Greedy decoding recites the target if and only if every margin is above 0. The mean loss proves
+# Greedy decoding recites the target if and only if every margin is above 0 (or if two largest logits
+# are exactly equal and decoding happens to take the right one). The mean loss proves
 # nothing: however small it is, a single token with $p_t = 0.1$ can make decoding fail.
 #
 # ## Shapes
@@ -63,7 +64,7 @@ import tinymem as tm
 FAST = "TINYMEM_FAST" in os.environ  # fewer steps, for a quick look; the results are less precise
 RANKS, SEEDS, LENGTH = (2, 3, 4, 8), (0, 1), 48
 
-model, tokenizer = tm.load("tiny")
+model, tokenizer = tm.load("tiny", device="cpu")
 cells = [(rank, seed) for rank in RANKS for seed in SEEDS]
 memories = [tm.random_memory(tokenizer, LENGTH, seed=seed) for _, seed in cells]
 recipes = [tm.Recipe(rank=rank, seed=seed, steps=80 if FAST else 300) for rank, seed in cells]
@@ -72,7 +73,7 @@ recipes = [tm.Recipe(rank=rank, seed=seed, steps=80 if FAST else 300) for rank, 
 # ## Eight units
 #
 # Eight units learn 48 random tokens each. They have four ranks and two seeds, and they are trained
-# together as one batch. `tm.bars()` shows how far the training is.
+# together as one batch. (A seed decides the random tokens and the initial $A$.) `tm.bars()` shows how far the training is.
 
 # %%
 with tm.bars() as bars:
@@ -124,7 +125,7 @@ assert certified and failed and (without or FAST)
 
 # %%
 unit, (memory, *_) = certified[0].unit, certified[0].memories
-ids = torch.tensor([memory.prompt_ids + memory.target_ids]).to(model.device)
+ids = torch.tensor([memory.prompt_ids + memory.target_ids])
 prompt, target = ids[:, : -memory.length], ids[0, -memory.length :]
 with torch.no_grad(), unit.attached(model):
     logits = model(ids[:, :-1])[0]

@@ -83,7 +83,7 @@ assert losses.grad.tolist() == [0.5, 0, 0.5, 0]
 # so that a certificate is just possible at rank 7 and impossible at ranks 6 and 5.
 
 # %%
-model, tokenizer = tm.load("tiny")
+model, tokenizer = tm.load("tiny", device="cpu")
 memory = tm.random_memory(tokenizer, 128)
 cells = [(rank, method) for rank in (ENOUGH, SCARCE, SHORT) for method in METHODS]
 steps = 40 if FAST else 600
@@ -140,7 +140,7 @@ fig.savefig("06_memft.png", dpi=110)
 # - Rank 6, not enough: `sft` has 24.2 % of the tokens above one half, and `memft-ot` less than half
 #   as many. Its best tokens are held slightly below the threshold, and the others improve very
 #   little. All three methods recite 100 % all the same: they differ in the certificate only.
-# - Rank 5, far too little: `memft-sw` decodes 90 % of the tokens correctly, because it learns the
+# - Rank 5, too low for `sft` to recite: `memft-sw` decodes 90 % of the tokens correctly, because it learns the
 #   beginning first; `sft` decodes 38 %.
 #
 # The weights of `memft-ot` jump when a token crosses the threshold, so the last digits of its
@@ -152,7 +152,7 @@ fig.savefig("06_memft.png", dpi=110)
 # keeps improving all of them. If the rank is just high enough, `memft-ot` certifies the whole
 # memory at a higher mean loss; if the rank is too low, it certifies fewer tokens than sft.
 # `memft-sw` learns the beginning first, and so it recites the longest beginning when the rank is
-# far too small.
+# too low to recite everything.
 #
 # ## The paper's claim
 #

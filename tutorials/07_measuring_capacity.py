@@ -22,7 +22,7 @@
 # seeds. The seed of a run chooses the memory and the initial $A$. A good sweep
 #
 # - changes one thing at a time: with the same seed, a longer memory begins with the shorter one;
-# - repeats each cell with other seeds, to separate an effect from chance;
+# - repeats each rank and length with other seeds, to separate an effect from chance;
 # - writes one row for each finished cell, which holds all settings and all results of the run;
 # - loses no finished cell when it is killed: rows are only ever appended, and after a second start
 #   only the missing cells are run;
@@ -113,7 +113,8 @@ with tempfile.TemporaryDirectory() as work:
 # %% [markdown]
 # ## Read the grid
 #
-# An effect is convincing if it is much larger than the difference between two seeds of one cell.
+# An effect is convincing if it is much larger than the difference between two seeds at the same rank
+# and length.
 
 # %%
 losses = {(row["rank"], row["length"], row["seed"]): row["final_loss"] for row in rows}

@@ -3,11 +3,11 @@
 #
 # **What does a fitted law say, and what does it not say?**
 #
-# ![A line that is straight in the middle; at its left end are points with too little training, and at its right end saturated ones](pictures/ideas/08.svg)
+# ![A straight line on logarithmic axes; at its right end it bends, because the runs there are saturated](pictures/ideas/08.svg)
 #
-# On logarithmic axes, the loss reduction is a straight line in the rank between two limits. Below
-# the lower limit, more training would move the points. Above the upper limit, nothing is left to
-# learn, and the curve bends. A fit gives numbers in any case; this lesson shows how to quote them.
+# On logarithmic axes, the loss reduction is nearly a straight line in the rank, until nothing is
+# left to learn and the curve bends. More training moves the points, those of long memories most. A
+# fit gives numbers in any case; this lesson shows how to quote them.
 #
 # - **You need:** [lesson 7](07_measuring_capacity.py), and least squares
 # - **Time:** 1 second to run, 2 hours with the practice
@@ -23,7 +23,8 @@
 #
 # where $\Delta L = L_0 - L$ is the loss reduction in nats per token. Without $b$ it is a plane in
 # the logarithms, $\ln \Delta L = \ln C + \alpha \ln r - \beta \ln \ell$, and least squares has a
-# closed form: $\theta = (X^T X)^{-1} X^T y$. With $b$, the fit is a search over this one number.
+# closed form: the *normal equations* $X^T X \theta = X^T y$, three equations for three constants.
+# With $b$, the fit is a search over this one number.
 #
 # A run whose final loss $L$ is at most $\ln 2$ is called *saturated* and is left out. This is a
 # convention of the paper: such a loss can fall by no more than $\ln 2$, however large the unit is.
@@ -79,7 +80,8 @@ def fit(name: str, rows: list[dict], cut=LN2, offset=False, split=0.0) -> tm.Law
 # %% [markdown]
 # ## The fit, and whether training has converged
 #
-# The recorded grid has ranks 1 to 16, 64 to 512 random tokens, three seeds and 400 steps in each
+# A *record* is a file of rows that was measured once; it is in tutorials/reproduction/rows. The
+# record `tiny` has ranks 1 to 16, 64 to 512 random tokens, three seeds and 400 steps in each
 # run. A run has not converged if its loss still fell by at least 0.01 nats over the last 30 % of
 # the steps. The record `tiny-longer` has 16 of the cells with a quarter of the steps, and with four
 # times as many. Only runs that are unsaturated all three times are used; each number of steps gives
@@ -117,10 +119,14 @@ assert offset.ci["b"][0] < 0 < offset.ci["b"][1]  # this grid does not even dete
 # %% [markdown]
 # ## Seeds are not cells
 #
-# An interval comes from a *bootstrap*: the fit is repeated for many grids that might have been
-# measured instead, and the middle 95 % of the constants are kept. The three runs of a cell deviate
-# from the law in the same way, so cells are drawn, and not single runs. The code changes each
-# length by a millionth of a token per seed, and the library then takes each run for a cell.
+# An interval comes from a *bootstrap*: the law is fitted to many grids that might have been measured
+# instead, and the middle 95 % of the constants are kept, from their 2.5 % *quantile* (2.5 % of them
+# are lower) to their 97.5 % quantile. In rung 8 you make such a grid by drawing as many cells as
+# there are, with replacement. The library, whose intervals are printed here, keeps every cell and
+# multiplies its deviation from the law by a random number; its intervals are somewhat wider. Both
+# treat the three runs of a cell as one observation, because they deviate from the law in the same
+# way. The code changes each length by a millionth of a token per seed, and the library then takes
+# each run for a cell.
 
 # %%
 for seed in (0, 1, 2):
@@ -186,10 +192,10 @@ fig.savefig("08_the_law.png", dpi=110)
 #   kept, it is 0.253. Leaving saturated runs out is necessary, but ln 2 is not special.
 # - **Offset.** $b$ may be anything between −57.204 and 4.357 nats. If you set it to 0, say so.
 # - **Seeds.** Each seed alone gives nearly the same $\alpha$ (0.316, 0.315, 0.318), and an interval
-#   as wide as all three. With runs as cells it is half as wide: each cell counts three times.
+#   that is as wide as the one from all three together. With runs as cells it is half as wide: each cell counts three times.
 # - **Law or run.** By the law, 256 tokens need rank 9.4 to 12.7, and a single run needs rank 9 to
 #   15. An error of 3% of $\Delta L$ is hard to see in the picture, but rank 12 ends at 0.60 nats,
-#       and 0.23 were predicted.
+#   and 0.23 were predicted.
 #
 # A complete quotation is: "tiny, layer 2, random tokens, 400 steps, cut at ln 2, $b = 0$, 18 cells:
 # $\alpha$ 0.316 (0.281 to 0.346), $\beta$ 0.221 (0.197 to 0.246)". It says nothing about other
@@ -197,8 +203,8 @@ fig.savefig("08_the_law.png", dpi=110)
 #
 # ## In three sentences
 #
-# The loss reduction follows a power law in rank and length, within a few percent and between two
-# limits. Its exponents depend on the steps, on the cut and on the offset, and their intervals must
+# The loss reduction of runs that are not saturated follows a power law in rank and length within a
+# few percent. Its exponents depend on the steps, on the cut and on the offset, and their intervals must
 # be computed from cells, not from runs. The interval of the law is narrower than the interval of a
 # single run.
 #
@@ -206,7 +212,7 @@ fig.savefig("08_the_law.png", dpi=110)
 #
 # | claim of the paper | where in tinymem | our number |
 # |---|---|---|
-# | The law describes long memories (Table 1: R² 0.983 and 0.987) | tinymem/law/power.py, `fit_law` | R² 0.984 for random tokens; 49 of its 54 runs had not converged |
+# | One law describes long memories of all mixtures (Table 1: R² 0.983 and 0.987) | tinymem/law/power.py, `fit_law` | random tokens alone: R² 0.984, and 49 of the 54 runs had not converged; for all mixtures together the claim fails on `tiny` ([R² 0.54](reproduction/paper.md)) |
 # | Saturated runs are left out | tinymem/law/cells.py | α is 0.316 without them and 0.253 with them |
 #
 # ## Practice
@@ -220,6 +226,7 @@ fig.savefig("08_the_law.png", dpi=110)
 #
 # ## Further reading
 #
-# - [Cameron, Gelbach and Miller 2008](https://doi.org/10.1162/rest.90.3.414): a bootstrap by cells
+# - [Cameron, Gelbach and Miller 2008](https://doi.org/10.1162/rest.90.3.414): the wild
+#   bootstrap by cells, which the library uses
 # - [Hoffmann et al. 2022](https://arxiv.org/abs/2203.15556), and a
 #   [replication](https://arxiv.org/abs/2404.10102) that finds its intervals too narrow

@@ -29,7 +29,8 @@
 #
 # How much is recited is described by a curve. The *load* is the number of tokens for each of the
 # $P$ parameters of the unit. At $\text{load}_{50}$, half of the runs recite, and $s$ is the
-# steepness of the curve:
+# steepness of the curve. The pair of both is the one that gives the recorded results the highest
+# probability, their *likelihood*:
 #
 # $$\text{chance of recall} = \frac{1}{1 + (\text{load} / \text{load}_{50})^s}$$
 #
@@ -88,7 +89,7 @@ for m in (-1.0, 0.5, 7.0, 8.0):
     losses = [abs(T * sharpen(logp.clone()[None], torch.tensor([T]))[0, 0]) for T in (1, 0.1, 0.01)]
     print(f"{m:6.1f} {logp[0].exp():6.3f}" + "".join(f"{loss:16.3f}" for loss in losses))
     assert abs(losses[-1] - max(0.0, -m)) < 0.1
-print(f"first place needs a margin above 0, and p > ½ one above ln 2,047 = {math.log(2047):.2f}")
+print(f"if all other logits are equal, p > ½ needs a margin above ln 2,047 = {math.log(2047):.2f}")
 
 # %% [markdown]
 # ## The smallest rank that recites
@@ -97,7 +98,7 @@ print(f"first place needs a margin above 0, and p > ½ one above ln 2,047 = {mat
 # ranks with both methods.
 
 # %%
-model, tokenizer = tm.load("tiny")
+model, tokenizer = tm.load("tiny", device="cpu")
 memories = {"random tokens": tm.random_memory(tokenizer, LENGTH)}
 memories["tokens of text"] = tm.text_memory(tokenizer, TEXT.replace("\n", " "), length=LENGTH)
 cells = [(what, how, rank) for what in memories for how, ranks in RANKS.items() for rank in ranks]
@@ -146,7 +147,7 @@ longer = recall_of([row for row in read("tiny-recall-long") if row["method"] == 
 print(f"steps: after 4 times as many, rank 2 recites {tokens(longer, 2):.0f} tokens with margin")
 other = recall_of([row for row in read("smollm2-margin") if row["method"] == "sft"]).load_50
 print(f"models: sft at rank 1 recites {1000 * other:.0f} tokens per 1,000 parameters on", end=" ")
-print(f"SmolLM2-135M, and {1000 * half['sft'][1] / 512:.0f} on tiny")
+print(f"SmolLM2-135M-Instruct, and {1000 * half['sft'][1] / 512:.0f} on tiny")
 assert longer.load_50 > 1.3 * curve("margin", 2).load_50 and other > 2 * half["sft"][1] / 512
 
 # %% [markdown]
@@ -178,7 +179,8 @@ fig.savefig("10_recall_at_half_the_rank.png", dpi=110)
 # - With a margin of 0.5 a token is in first place, although its $p$ is 0.001.
 # - 120 random tokens need rank 6 with `sft` and rank 3 with `margin`, where 0% of the tokens have
 #   $p > \frac{1}{2}$. The disadvantages are a higher loss and smaller margins, down to 0.09.
-# - "Half the rank" is a rule of thumb: `margin` recites 10 tokens at rank 1, `sft` 21 at rank 2.
+# - "Half the rank" is a rule of thumb. At the lowest ranks it fails: `margin` recites 10 tokens at
+#   rank 1, and `sft` 21 at rank 2.
 #
 # The curve of each rank fits its own runs. It does not hold elsewhere:
 # - **Other ranks.** Ranks 1 to 4 predict 1,637 tokens at rank 8, and 565 are measured. One curve
@@ -186,7 +188,8 @@ fig.savefig("10_recall_at_half_the_rank.png", dpi=110)
 #   parameter than the nearest measured one.
 # - **More steps** move the limit of rank 2 from 62 to 93 tokens, so the limit depends on the
 #   training, too.
-# - **Another model** has another limit: 41 tokens per 1,000 parameters with `sft` instead of 9.
+# - **Another model** has another limit: 41 tokens per 1,000 parameters with `sft` after 300 steps,
+#   instead of 9 after 600.
 # - **Text** is easier than random tokens: it needs rank 5 instead of 6 with `sft`, and 2 instead of
 #   3 with `margin`.
 #

@@ -20,13 +20,13 @@
 # Let $k$ be the layer of the unit. Its output *without* the unit is also the same in every step. A
 # step then consists of
 #
-# - $h + x A B$, with $h$ and $x$ from the cache;
-# - the forward pass through the layers above $k$ and the head;
-# - the backward pass through the same layers, for activations only: frozen weights need no
-#   gradient.
+# - $h + x A B$, where $h$ and $x$ were computed once and kept (*cached*);
+# - the forward pass through the layers above $k$ and the head of the model;
+# - the backward pass through the same layers, for *activations* only, the vectors that the layers
+#   pass on: frozen weights need no gradient.
 #
-# Several runs of one length can share these layers. Their hidden states are stacked, so that each
-# matrix product becomes a larger one, which a processor computes more efficiently. Such a shortcut
+# Several runs of one length can share these layers. Their vectors are stacked, so that each matrix
+# product becomes a larger one, which a processor computes more efficiently. Such a shortcut
 # is only allowed if the losses stay the same.
 #
 # ## Shapes
@@ -54,7 +54,7 @@ from tinymem.unit.sites import default_layer
 FAST = "TINYMEM_FAST" in os.environ  # fewer steps, for a quick look; the results are less precise
 ROUNDS, CALLS, UNITS, STEPS = (2, 2, 4, 20) if FAST else (5, 10, 8, 50)
 
-model, tokenizer = tm.load("tiny")
+model, tokenizer = tm.load("tiny", device="cpu")
 memory = tm.random_memory(tokenizer, 256)
 layer, count = default_layer(model), model.config.num_layers
 
@@ -76,7 +76,7 @@ print(f"  with the cache     {cached:10,}   predicted speedup: {whole / cached:.
 # ## The plain step and the library's step
 #
 # A hook on each layer writes down which layers are computed. The three kinds of training start from
-# the same unit, so their losses must agree.
+# the same unit (of the eight units, the first is compared), so their losses must agree.
 
 # %%
 ids = torch.tensor([memory.prompt_ids + memory.target_ids])
@@ -158,7 +158,7 @@ for name, ms in each.items():
 
 fig, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
 bars = ax.barh(list(each), list(each.values()), color=["#666666", "#0072B2", "#009E73"])
-ax.bar_label(bars, [f" {ms:.1f} ms, ×{each['plain'] / ms:.1f}" for ms in each.values()])
+ax.bar_label(bars, [f" {ms:.1f} ms, ×{each['plain'] / ms:.2f}" for ms in each.values()])
 ax.set(xlabel="time for one step of one unit (ms), 256 tokens", xlim=(0, 1.3 * each["plain"]))
 ax.invert_yaxis()
 fig.savefig("11_making_it_fast.png", dpi=110)
@@ -183,9 +183,8 @@ assert rows[0] == 1 and sum(rows) / len(rows) < (1 if FAST else 0.6)
 #
 # The plain step computes layers 0 to 3, and the cached step computes layer 3 only. The losses are
 # the same except for rounding errors. The measured speedup is close to the predicted one of 1.83,
-# sometimes above and sometimes below it. The prediction does not count norms, activation functions,
-# the products inside attention and the softmax, neither in the part that is saved nor in the part
-# that remains. For a memory of this length, a unit that is trained together with others takes about
+# sometimes above and sometimes below it: the prediction leaves out norms, activation functions, the
+# products inside attention and the softmax, which are in the saved part and in the rest. For a memory of this length, a unit that is trained together with others takes about
 # as long as alone. There is a gain for short memories, where a step consists mostly of overhead.
 #
 # To compare tinymem with other tools, run `python -m tests.benchmarks` in the folder of the
@@ -194,8 +193,8 @@ assert rows[0] == 1 and sum(rows) / len(rows) < (1 if FAST else 0.6)
 # ## In three sentences
 #
 # The layers below a unit give the same numbers in every step, so they are computed once and the
-# numbers are kept. The time of the remaining layers can be predicted by counting multiplications,
-# and several units that are trained as one batch can share them. A shortcut is only right if the
+# numbers are kept. On `tiny` they cost about 45 % of a step, as counting the multiplications
+# predicts, and several units that are trained as one batch can share the rest. A shortcut is only right if the
 # losses of every step stay the same.
 #
 # ## The paper's claim

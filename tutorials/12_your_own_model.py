@@ -10,7 +10,7 @@
 # and the difference is explained with measured facts.
 #
 # - **You need:** [lesson 10](10_recall_at_half_the_rank.py)
-# - **Time:** 21 seconds to run; 4 hours for the capstone
+# - **Time:** 21 seconds to run; 4 hours for exercise 12, the capstone
 # - **Read afterwards:** tinymem/law/recite.py, tinymem/experiment/probe.py, tinymem/base/hub.py
 
 # %% [markdown]
@@ -21,6 +21,10 @@
 #
 # $$\text{chance of recall} = \frac{1}{1 + (\text{load} / \text{load}_{50})^s}
 # \qquad \text{load} = \ell / P$$
+#
+# The library's curve for several ranks differs in two ways: its $\text{load}_{50}$ grows with the
+# rank (the rank exponent of lesson 10), and its chance is the mean over all curves that the measured
+# runs allow.
 #
 # A prediction has three parts: a rank, an interval, and what is counted as the answer. Here a rank
 # is *sufficient* if two of three seeds recite the whole text with the method `margin` in 300 steps,
@@ -56,7 +60,7 @@ a portion of that field, as a final resting place for those who here gave their 
 ROWS = next((top for top in (Path(), Path("tutorials")) if (top / "reproduction").is_dir()), None)
 if ROWS is None:
     raise SystemExit("no recorded rows here: start this from the folder that contains tutorials/")
-model, tokenizer = tm.load("tiny")
+model, tokenizer = tm.load("tiny", device="cpu")
 text = tm.text_memory(tokenizer, TEXT.replace("\n", " "), length=24 if FAST else None)
 print(f"the text has {text.length} tokens")
 
@@ -91,8 +95,8 @@ assert low <= middle <= high <= 2 * low
 # %% [markdown]
 # ## Measure
 #
-# The code measures the predicted rank and all ranks down to the one below the interval, with three
-# seeds each.
+# The code measures the ranks from one below the interval up to the predicted one, with three seeds
+# each.
 
 # %%
 cells = [(rank, seed) for rank in range(max(1, low - 1), middle + 1) for seed in SEEDS]
@@ -180,8 +184,8 @@ fig.savefig("12_your_own_model.png", dpi=110)
 #
 # - The control recites 0 of 3 memories at rank 3, so it matters that the curve is about random
 #   tokens. The model expects much of an English text: 4.60 nats per token instead of 12.51.
-# - The recorded runs had more steps than these. This does not explain the difference, because more
-#   steps do not make a text harder.
+# - The recorded runs had more steps than these. This does not explain the difference: with fewer
+#   steps, a text would need a higher rank than predicted, and this one needed a lower one.
 # - One prediction that came true, with an interval of 3 ranks, is weak evidence for the curve.
 #   [What was measured](reproduction/README.md#tiny-plans-what-plans-promise) has many plans.
 #

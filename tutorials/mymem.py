@@ -8,12 +8,11 @@ until you write it. Check a rung, or all of them, from the folder that contains 
     python tutorials/hint.py rung4                  # a first hint; call it again for the next one
 
 Take nothing from tinymem but `tm.load`. After the last rung, `python tutorials/my_paper.py`
-measures a law and a recall curve with your file alone, and tutorials/00_the_whole_paper.py is one
-way to have written it.
+measures a law and a recall curve with your file, and 00_the_whole_paper.py is one way to write it.
 
 Shapes are in brackets: N target tokens, V tokens in the vocabulary, T positions, width d, rank r.
-Losses are in nats. Keep names and the order of arguments; add functions of your own wherever you
-like. A function does not change the lists and tensors that it is given.
+Losses are in nats. Keep names and the order of arguments; add functions of your own. A function
+does not change the lists and tensors that it is given.
 """
 
 from pathlib import Path
@@ -229,9 +228,10 @@ def bootstrap(rows: list[dict], draws: int, seed: int) -> dict[str, tuple[float,
 
     A cell is a pair of rank and length, with the rows that fit_law does not leave out. Each of the
     `draws` takes as many cells as there are, with replacement, and fits a law to all of their rows.
-    The seeds of a cell are drawn together, because they deviate from the law in the same way. Cells
-    of only one rank or one length determine no law, so such a draw is repeated. An interval is from
-    the 2.5 % to the 97.5 % quantile of the draws. The same seed gives the same intervals.
+    The seeds of a cell are drawn together, because they deviate from the law in the same way. A
+    draw that determines no law is repeated: its ranks or lengths are all equal, or they change
+    together, as in the cells (1, 32), (2, 64). An interval is from the 2.5 % to the 97.5 % quantile
+    of the draws. The same seed gives the same intervals.
     """
     raise NotImplementedError("Rung 8: bootstrap")
 
@@ -251,8 +251,8 @@ def recall_curve(rows: list[dict]) -> tuple[float, float]:
     """(load_50, s) of P(recited) = 1 / (1 + (load / load_50)^s), load = length / parameters.
 
     This is the pair with the highest likelihood, the product of the probabilities that the curve
-    gives to the rows' `recited`, with s between 0.5 and 20. A search over a grid is good enough if
-    the logarithm of its likelihood is within 0.01 of the highest one.
+    gives to the rows' `recited`, with s between 0.5 and 20 and load_50 in the range of the loads. A
+    grid search is good enough if the logarithm of its likelihood is within 0.01 of the highest one.
     """
     raise NotImplementedError("Rung 9: recall_curve")
 

@@ -276,6 +276,12 @@ edit_bootstrap(
 edit_bootstrap(
     "ninety_percent", "from the 2.5 % to the 97.5 % quantile", "[0.025, 0.975]", "[0.05, 0.95]"
 )
+edit_bootstrap(
+    "draws_that_determine_no_law",
+    "alone determines no law",
+    "if np.linalg.matrix_rank(X) == 3:",
+    "if all(len(set(values)) > 1 for values in zip(*drawn, strict=True)):",
+)
 edit_bootstrap("upper_end_first", "Turn it round", "(low[0], high[0])", "(high[0], low[0])")
 edit_bootstrap("exponents_swapped", "but the fit to all rows gives", "[1:])", "[:0:-1])")
 edit_bootstrap("names_of_the_law", "bootstrap should return", '"alpha"', '"α"')

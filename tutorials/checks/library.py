@@ -212,7 +212,7 @@ def bootstrap(rows: list[dict], draws: int, seed: int) -> dict[str, tuple[float,
     random, times = np.random.default_rng(seed), []
     while len(times) < draws:  # how often each cell is drawn
         drawn = np.bincount(random.integers(len(ranks), size=len(ranks)), minlength=len(ranks))
-        if all(len(np.unique(each[drawn > 0])) > 1 for each in (ranks, lengths)):
+        if np.linalg.matrix_rank(columns[drawn > 0]) == 3:
             times.append(drawn * seeds)
     fits, _ = solve(columns, np.tile(log_deltas, (draws, 1)), np.array(times), False, True)
     names = {"alpha": 1, "beta": 2}

@@ -7,7 +7,8 @@ import numpy as np
 from checks.grading import first_of, kind_of, near, number, require, several
 from checks.imports import names_used
 from checks.ladder import rung
-from checks.made_up import planted, rows_of, saturated
+from checks.made_up import LENGTHS, planted, rows_of, saturated
+from checks.values import Raised
 
 LN2 = math.log(2)
 DRAWS = 1000
@@ -112,7 +113,7 @@ def reference(rows: list[dict], by_row: bool = False, draws: int = 2 * DRAWS) ->
     sizes, random, fits = np.array([len(g) for g in groups.values()]), np.random.default_rng(1), []
     while len(fits) < draws:
         w = sizes * np.bincount(random.integers(len(y), size=len(y)), minlength=len(y))
-        if all(len(np.unique(X[w > 0, column])) > 1 for column in (1, 2)):
+        if np.linalg.matrix_rank(X[w > 0]) == 3:
             fits.append(np.linalg.solve(X.T * w @ X, X.T * w @ y))
     low, high = np.quantile(fits, [0.025, 0.975], axis=0).tolist()
     return {name: (low[k], high[k]) for name, k in (("alpha", 1), ("beta", 2))}
@@ -131,6 +132,18 @@ def test_rung8_an_interval_for_each_exponent(mymem, seed):
         message = f"The interval of {name} is from {low:.4f} to {high:.4f}"
         inside = low <= value <= high
         require(inside, f"{message}, but the fit to all rows gives {value:.4f}", keeps=0.5)
+    few = [one for one in rows if one["rank"] < 3 and one["length"] in LENGTHS[:2]]
+    short, long = LENGTHS[:2]
+    message = f"The rows have ranks 1 and 2, and lengths {short} and {long}. A draw of the cells"
+    message += (
+        f" (1, {short}) and (2, {long}) alone determines no law, because rank and length change"
+    )
+    message += " together. Repeat such a draw"
+    failed = isinstance(mymem.call("bootstrap", few, 200, 1, catch=True), Raised)
+    require(not failed, message, keeps=0.75)
+    for name, (low, high) in intervals_of(mymem, few, 200, 1).items():
+        widest = 3 * (reference(few)[name][1] - reference(few)[name][0])
+        require(high - low < widest, f"{message}: the interval of {name} is too wide", keeps=0.75)
 
 
 @rung(8)
