@@ -1,12 +1,15 @@
 """Builds the course from its sources: notebooks, a web site, and what README.md shows.
 
+    python tutorials/build.py --out nb --notebooks --no-run
+                                                       only the notebooks, without outputs
     python tutorials/build.py --out site               a site, and executed notebooks in it
     python tutorials/build.py --out site --fast        the same with smaller runs
     python tutorials/build.py --out site 5 8           runs only these lessons again
     python tutorials/build.py --out site --no-run      without the outputs of the code
-    python tutorials/build.py --out nb --notebooks     only the notebooks
     python tutorials/build.py --readme                 runs the lessons as scripts, and refreshes
                                                        what README.md shows, and the pictures
+
+A notebook that somebody has edited is kept.
 
 Notebooks and pages need the extra `course`: pip install -e ".[course]". Reading and running a
 lesson does not.

@@ -134,6 +134,27 @@ def test_the_notebook_of_a_hand_in_is_graded_like_the_file(site, tmp_path, name)
     assert titles[1:] == [f"## {section}" for section in sections]
 
 
+def test_a_notebook_that_was_edited_is_not_built_again(tmp_path, capsys):
+    command = ["--out", str(tmp_path), "--notebooks", "--no-run"]
+    course.main(command)
+    fresh = {path: path.read_bytes() for path in tmp_path.glob("*.ipynb")}
+    solved, lesson, untouched = (
+        tmp_path / f"{name}.ipynb" for name in ("mymem", "05_one_half_is_enough", "exercises")
+    )
+    for path in (solved, lesson, untouched):
+        notebook = nbformat.read(path, as_version=4)
+        if path != untouched:
+            notebook.cells[-1].source += "\nmine = 1"
+        notebook.metadata["kernelspec"]["display_name"] = "as saved by an editor"
+        nbformat.write(notebook, path)
+    capsys.readouterr()
+    course.main(command)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("kept ")]
+    assert len(told) == 2 and all(str(path) in "".join(told) for path in (solved, lesson))
+    changed = {path for path, before in fresh.items() if path.read_bytes() != before}
+    assert changed == {solved, lesson} and "mine = 1" in solved.read_text(encoding="utf-8")
+
+
 def cells_of(*sources: str):
     new = nbformat.v4
     heading = new.new_markdown_cell("# 5. A lesson\n\n## Run")

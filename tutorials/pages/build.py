@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .lessons import HERE, LESSONS, CourseError, Lesson
-from .notebooks import answer_notebook, execute, lesson_notebook, portable
+from .notebooks import answer_notebook, execute, is_edited, lesson_notebook, portable, write
 from .readme import PAGE, copy_rows, seconds_shown
 from .site import TEACHERS, Site
 
@@ -74,15 +74,23 @@ def build(out: Path, lessons: list[Path], fast: bool, run: bool, pages: bool) ->
     for path, notebook in notebooks.items():
         if run and path not in lessons:
             keep_outputs(notebook, folder / f"{path.stem}.ipynb")
-        nbformat.write(portable(notebook), folder / f"{path.stem}.ipynb")
+        write_unless_edited(portable(notebook), folder / f"{path.stem}.ipynb")
+    for name in ANSWERS:
+        write_unless_edited(answer_notebook(HERE / f"{name}.py"), folder / f"{name}.ipynb")
     if run:
         run_all({path: notebooks[path] for path in lessons}, folder, out if pages else None, fast)
-    for name in ANSWERS:
-        nbformat.write(answer_notebook(HERE / f"{name}.py"), folder / f"{name}.ipynb")
     copy_rows(folder)
     shutil.copytree(HERE / "pictures" / "ideas", folder / "pictures" / "ideas", dirs_exist_ok=True)
     if pages:
         write_site(out, notebooks, fast)
+
+
+def write_unless_edited(notebook: NotebookNode, path: Path) -> None:
+    """Writes the notebook, but never over somebody's work."""
+    if is_edited(path):
+        print(f"kept {path}: it was edited. Rename it to get a new one", file=sys.stderr)
+    else:
+        write(notebook, path)
 
 
 def run_all(
@@ -109,7 +117,8 @@ def run_all(
                 return
             notebook = next(book for path, book in notebooks.items() if path.stem == name)
             steps.follow(name, lambda share: execute(notebook, name, Path(scratch), fast, share))
-            nbformat.write(portable(notebook), folder / f"{name}.ipynb")
+            if not is_edited(folder / f"{name}.ipynb"):
+                write(portable(notebook), folder / f"{name}.ipynb")
 
         # The longest first, so that the two workers end at about the same time.
         order = sorted(costs, key=costs.get, reverse=True) if fast else list(costs)
@@ -141,7 +150,7 @@ def write_look(out: Path, name: str, fast: bool) -> None:
 
 def keep_outputs(notebook: NotebookNode, earlier: Path) -> None:
     """Takes over the outputs of an earlier build, if its cells are the same."""
-    if not earlier.is_file():
+    if not earlier.is_file() or is_edited(earlier):
         return
     old, new = nbformat.read(earlier, as_version=4).cells, portable(notebook).cells
     if [cell.source for cell in old] == [cell.source for cell in new]:

@@ -1,6 +1,8 @@
 """Makes notebooks of the lessons and of the files that a student edits, and executes them."""
 
 import ast
+import hashlib
+import json
 import os
 import re
 from collections.abc import Callable
@@ -23,8 +25,31 @@ You may hand in this notebook instead of the file. The cells with the tag `answe
 they stood one below the other in the file; other cells are for your own experiments. The commands
 above check the file. To check this notebook, save it and add its path to them:
 
-    pytest tutorials --answers=PATH/{name}.ipynb
+    pytest tutorials -m {mark} --answers=PATH/{name}.ipynb
 """
+MARKS = {"mymem": "rung1", "exercises": "ex2"}  # an example for each
+
+
+def digest(notebook: NotebookNode) -> str:
+    cells = [[one.cell_type, one.source, one.metadata.get("tags")] for one in notebook.cells]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    """Writes the notebook, with a record of its cells that shows later whether they were edited."""
+    notebook.metadata["tinymem"] = {"cells": digest(notebook)}
+    nbformat.write(notebook, path)
+
+
+def is_edited(path: Path) -> bool:
+    """Whether there is a notebook that is not as it was written: it holds somebody's work."""
+    if not path.is_file():
+        return False
+    try:
+        there = nbformat.read(path, as_version=4)
+        return there.metadata["tinymem"]["cells"] != digest(there)
+    except (ValueError, KeyError, TypeError, AttributeError):  # of another origin
+        return True
 
 
 def lesson_notebook(lesson: Path) -> NotebookNode:
@@ -78,7 +103,7 @@ def answer_notebook(path: Path) -> NotebookNode:
 def introduction(docstring: str, name: str) -> str:
     """The docstring of the file as Markdown, with its first line as the title."""
     title, _, rest = docstring.partition("\n")
-    return f"# {title}\n{rest}\n{HAND_IN.format(name=name)}".strip()
+    return f"# {title}\n{rest}\n{HAND_IN.format(name=name, mark=MARKS[name])}".strip()
 
 
 def execute(
