@@ -26,6 +26,26 @@ def always_the_same_seed(plain_ids, count, seed):
     return random.Random(0).choices(plain_ids, k=count)
 
 
+@wrong("rung1", "draw_tokens", "gave the same tokens, but shifted by one")
+def a_generator_for_each_token(plain_ids, count, seed):
+    return [random.Random(seed + t).choice(plain_ids) for t in range(count)]
+
+
+@wrong("rung1", "draw_tokens", "gave the same tokens")
+def only_the_last_digit_of_the_seed(plain_ids, count, seed):
+    return random.Random(seed % 10).choices(plain_ids, k=count)
+
+
+@wrong("rung1", "draw_tokens", "60 draws from")
+def one_token_again_and_again(plain_ids, count, seed):
+    return [seed] * count
+
+
+@wrong("rung1", "draw_tokens", "The result of draw_tokens is a tensor of shape [3], not list")
+def a_tensor_of_ids(plain_ids, count, seed):
+    return torch.tensor(key.draw_tokens(plain_ids, count, seed))
+
+
 @wrong("rung1", "draw_tokens", "The count should not change what is drawn")
 def longer_draws_are_others(plain_ids, count, seed):
     return random.Random(seed + count).choices(plain_ids, k=count)
@@ -75,6 +95,17 @@ def last_token_goes_in(prompt_ids, target_ids):
     return prompt_ids + target_ids, rows, targets
 
 
+@wrong("rung1", "inputs_and_targets", "which has too few rows")
+def no_rows(prompt_ids, target_ids):
+    return [], [], []
+
+
+@wrong("rung1", "inputs_and_targets", "rows of inputs_and_targets is a tensor of shape")
+def rows_as_a_tensor(prompt_ids, target_ids):
+    ids, rows, targets = key.inputs_and_targets(prompt_ids, target_ids)
+    return ids, torch.tensor(rows), targets
+
+
 @wrong("rung1", "inputs_and_targets", "Begin with a copy")
 def prompt_grows(prompt_ids, target_ids):
     first, ids = len(prompt_ids) - 1, prompt_ids
@@ -97,6 +128,34 @@ class BothZero(key.LoRA):
     def __init__(self, part, width, rank, seed):
         super().__init__(part, width, rank, seed)
         nn.init.zeros_(self.A)
+
+
+@wrong("rung2", "LoRA", "A should be an nn.Parameter of shape [d, r], here [")
+class Linears(key.LoRA):
+    def __init__(self, part, width, rank, seed):
+        nn.Module.__init__(self)
+        self.part = part
+        self.A, self.B = nn.Linear(width, rank, bias=False), nn.Linear(rank, width, bias=False)
+        nn.init.zeros_(self.B.weight)
+
+    def forward(self, x):
+        return self.part(x) + self.B(self.A(x))
+
+
+@wrong("rung2", "LoRA", "of shape [r, d], here [")
+class Transposed(key.LoRA):
+    def __init__(self, part, width, rank, seed):
+        super().__init__(part, width, rank, seed)
+        self.B = nn.Parameter(self.B.detach().T.clone())
+
+    def forward(self, x):
+        return self.part(x) + x @ self.A @ self.B.T
+
+
+@wrong("rung2", "LoRA", "is that of its part alone")
+class OnlyThePart(key.LoRA):
+    def forward(self, x):
+        return self.part(x)
 
 
 @wrong("rung2", "LoRA", "Make each of them an nn.Parameter")
@@ -184,6 +243,11 @@ def layer_two_of_every_model(model, rank, seed):
     return unit
 
 
+@wrong("rung2", "attach", "but its A is another one")
+def attach_ignores_the_seed(model, rank, seed):
+    return key.attach(model, rank, 0)
+
+
 @wrong("rung2", "attach", "attach should return the LoRA that it puts in, not NoneType")
 def attach_returns_nothing(model, rank, seed):
     key.attach(model, rank, seed)
@@ -195,6 +259,13 @@ def detach_only_silences(model, unit):
         return unit.part(x)
 
     unit.forward = part_alone
+
+
+@wrong("rung2", "detach", "After detach, the model cannot be called (TypeError")
+def detach_leaves_a_gap(model, unit):
+    for layer in model.layers:
+        if layer.mlp is unit:
+            layer.mlp = None
 
 
 @wrong("rung2", "detach", "Put the part of the unit back where it was")

@@ -32,13 +32,9 @@ def new_unit(mymem, weight: Tensor, rank: int, seed: int, x: Tensor) -> dict:
     if isinstance(out, Tensor) and out.requires_grad:
         out.sum().backward()
     return {
-        "A": unit.A,
-        "B": unit.B,
         "parameters": named,
         "plain": part(x),
         "out": out,
-        "gradient": out.requires_grad if isinstance(out, Tensor) else False,
-        "gradient of A": unit.A.grad,
         "gradient of B": unit.B.grad,
     }
 
@@ -67,39 +63,54 @@ def deeper(model, layers: int) -> None:
     model.config = dataclasses.replace(model.config, num_layers=layers)
 
 
-def attach_and_detach(mymem, model, layers: int, rank: int, seed: int, ids: Tensor) -> dict:
-    """A unit is attached, changed, and detached again."""
+def attach(mymem, model, layers: int, rank: int, seed: int) -> dict:
+    """A unit is attached to a model with so many layers."""
     deeper(model.requires_grad_(True), layers)
-    mlps = [layer.mlp for layer in model.layers]
-    names, before = [name for name, _ in model.named_modules()], model(ids)
+    mlps, base = [layer.mlp for layer in model.layers], {id(p) for p in model.parameters()}
     unit = mymem.attach(model, rank, seed)
-    found = {
+    trained = {name: p.requires_grad for name, p in model.named_parameters() if id(p) in base}
+    units = [mymem.LoRA(nn.Identity(), model.config.hidden_size, rank, seed) for _ in range(2)]
+    return {
         "kind": type(unit).__name__,
         "is LoRA": isinstance(unit, mymem.LoRA),
         "layers": [n for n, layer in enumerate(model.layers) if layer.mlp is not mlps[n]],
         "holds the unit": [n for n, layer in enumerate(model.layers) if layer.mlp is unit],
-        "before": before,
-        "trainable": [name for name, p in model.named_parameters() if p.requires_grad],
+        "not frozen": [name for name, free in trained.items() if free],
+        "unit frozen": not all(p.requires_grad for p in model.parameters() if id(p) not in base),
+        "A": getattr(unit, "A", None),
+        "drawn": [one.A for one in units],
     }
-    if not found["is LoRA"]:
-        return found
-    found["names"] = {
-        name: "A" if p is unit.A else "B"
-        for name, p in model.named_parameters()
-        if p is unit.A or p is unit.B
-    }
-    drawn = [mymem.LoRA(nn.Identity(), len(unit.A), rank, seed).A for _ in range(2)]
-    found["drawn alike"] = torch.equal(unit.A, drawn[0]) or not torch.equal(*drawn)
+
+
+def attach_and_detach(mymem, model, layers: int, rank: int, seed: int, ids: Tensor) -> dict:
+    """A unit is attached, changed, and detached again."""
+    deeper(model, layers)
+    mlps = [layer.mlp for layer in model.layers]
+    names, before = [name for name, _ in model.named_modules()], model(ids)
+    mymem.attach(model, rank, seed)
+    unit = next((layer.mlp for layer in model.layers if isinstance(layer.mlp, mymem.LoRA)), None)
+    if unit is None:
+        return {"attached": False}
+    own = [p for p in (unit.A, unit.B) if isinstance(p, Tensor)]
     with torch.no_grad():
-        unit.B.copy_(torch.linspace(-1, 1, unit.B.numel()).sin().view_as(unit.B))
-    found["B"] = unit.B.detach().clone()
-    found["changed"] = model(ids)
+        for p in own:
+            p.copy_(torch.linspace(-1, 1, p.numel()).sin().view_as(p))
+    learned = [p.detach().clone() for p in own]
     mymem.detach(model, unit)
-    found["after"] = model(ids)
-    found["B after"] = unit.B
-    found["same parts"] = all(a.mlp is b for a, b in zip(model.layers, mlps, strict=True))
-    found["new names"] = sorted({name for name, _ in model.named_modules()} - set(names))
-    return found
+    try:
+        after, fails = model(ids), ""
+    except Exception as error:  # for example because there is no MLP any more
+        after, fails = None, f"{type(error).__name__}: {error}"
+    return {
+        "attached": True,
+        "before": before,
+        "after": after,
+        "fails": fails,
+        "learned": learned,
+        "kept": [p for p in (unit.A, unit.B) if isinstance(p, Tensor)],
+        "same parts": all(a.mlp is b for a, b in zip(model.layers, mlps, strict=True)),
+        "new names": sorted({name for name, _ in model.named_modules()} - set(names)),
+    }
 
 
 # --- Rung 3: the loss of a token ------------------------------------------------------------------
