@@ -1,4 +1,4 @@
-"""The files that autograder.py reads and writes: a class, its grades, and what platforms take.
+"""The files that autograder.py writes for Gradescope and for GitHub.
 
 Gradescope publishes its format at https://gradescope-autograders.readthedocs.io/en/latest/specs.
 GitHub Classroom was retired on 28 August 2026. Its two files are still of use: the workflow is one
@@ -6,7 +6,6 @@ of plain GitHub Actions and needs no other service, and autograding.json can be 
 taken Classroom's place.
 """
 
-import csv
 import io
 import json
 import re
@@ -14,73 +13,12 @@ import shlex
 import zipfile
 from importlib import metadata, util
 from pathlib import Path
-from typing import NamedTuple
+
+from autograder_class import PARTS
 
 HERE = Path(__file__).resolve().parent
-PARTS = {"rungs": "rung", "exercises": "exercise", "stretch": "stretch"}  # key in the grades: name
 TORCH = "torch --index-url https://download.pytorch.org/whl/cpu"
-
-
-class Refused(Exception):
-    """A mistake of whoever called, in one line."""
-
-
-class Graded(NamedTuple):
-    grades: dict | None  # the grades file, or None if nothing was graded
-    note: str  # why there is none, or why it is not complete; empty if all is well
-    seconds: float
-
-
-# --- A class --------------------------------------------------------------------------------------
-
-
-def read_roster(path: Path | None) -> dict[str, int]:
-    """The number of each student, by name and by email, in lower case."""
-    if path is None:
-        return {}
-    numbers: dict[str, int] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            if not {"name", "number"} <= {*(rows.fieldnames or ())}:
-                raise Refused(f"{path}: expected the columns name and number, and perhaps email")
-            for line, row in enumerate(rows, 2):
-                if not (row["number"] or "").strip().isdigit():
-                    raise Refused(f"{path}, line {line}: {row['number']!r} is no whole number")
-                for key in filter(None, (row["name"], row.get("email"))):
-                    numbers[key.strip().lower()] = int(row["number"])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Refused(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    return numbers
-
-
-def as_student(roster: dict[str, int], *names: str) -> tuple[list[str], str]:
-    """The option --student for whoever has one of the names, and a note if nobody has."""
-    number = next((roster[n.strip().lower()] for n in names if n.strip().lower() in roster), None)
-    if number is None:
-        return [], "not in the roster" if roster else ""
-    return [f"--student={number}"], ""
-
-
-def table(rows: dict[str, Graded], numbers: dict[str, str]) -> str:
-    """The grades of a class as CSV: a row for each student, and a column for each part."""
-    parts = {
-        (key, int(number)): f"{kind} {number}"
-        for key, kind in PARTS.items()
-        for graded in rows.values()
-        for number in (graded.grades or {}).get(key, {})
-    }
-    parts = dict(sorted(parts.items(), key=lambda item: ([*PARTS].index(item[0][0]), item[0][1])))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["student", "number", "points", "of", *parts.values(), "hints", "note"])
-    for student, (grades, note, _) in rows.items():
-        known = grades or {"points": "", "of": "", "hints": {"taken": {}}}
-        scores = [known.get(k, {}).get(str(n), {}).get("points", "") for k, n in parts]
-        hints = sum(known["hints"]["taken"].values())
-        total = (known["points"], known["of"])
-        writer.writerow([student, numbers.get(student, ""), *total, *scores, hints, note])
-    return text.getvalue()
+BESIDE = ("matplotlib", "pytest")  # what students have installed beside tinymem, as README.md says
 
 
 # --- Gradescope -----------------------------------------------------------------------------------
@@ -118,7 +56,8 @@ def results(grades: dict, seconds: float, note: str = "", visibility: str = "vis
 
     Every check is a test. A stretch task has a status but no score, because its points are not part
     of the total. The score at the top counts instead of the sum of the tests: it is lower where
-    hints cost points.
+    hints cost points. Students read the text at the top even where the tests are hidden, so it then
+    says no points.
     """
     tests, counts = [], dict[tuple[str, int], int]()
     for check in grades["checks"]:
@@ -135,7 +74,8 @@ def results(grades: dict, seconds: float, note: str = "", visibility: str = "vis
         if kind != "stretch":
             test |= {"score": check["points"], "max_score": check["of"]}
         tests.append(test)
-    lines = [f"{grades['points']:g} of {grades['of']:g} points", *([note] if note else [])]
+    points = f"{grades['points']:g} of {grades['of']:g} points"
+    lines = [points] * (visibility == "visible") + [note] * bool(note)
     if (taken := grades["hints"]["taken"]) and grades["hints"]["cost"]:
         names = ", ".join(f"{name} ({count})" for name, count in taken.items())
         lines.append(f"Hints taken, at {grades['hints']['cost']:g} points each: {names}")
@@ -187,7 +127,7 @@ def gradescope_zip(settings: dict, roster: bytes | None) -> bytes:
     texts = {
         "setup.sh": SETUP,
         "run_autograder": RUN,
-        "requirements.txt": "\n".join([*requirements(), "pytest"]) + "\n",
+        "requirements.txt": "\n".join([*requirements(), *BESIDE]) + "\n",
         "settings.json": json.dumps(settings, indent=1) + "\n",
     }
     files = {name: text.encode("utf-8") for name, text in texts.items()}
@@ -232,7 +172,7 @@ jobs:
 
 
 def install(source: str) -> str:
-    return f"pip install {TORCH} && pip install {shlex.quote(source)} pytest"
+    return f"pip install {TORCH} && pip install {shlex.quote(source)} {' '.join(BESIDE)}"
 
 
 def workflow(source: str, options: list[str]) -> str:

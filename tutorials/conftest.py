@@ -5,6 +5,7 @@ import copy
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,22 @@ def pytest_configure(config):
         for number, title in titles.items():
             config.addinivalue_line("markers", f"{MARKS[kind]}{number}: {title}")
     config.addinivalue_line("markers", "points(n): the points of a check (default 1)")
+    require_known_marks(config)
     # By default pytest repeats every failure in a shortened form, which hides the reasons.
     if getattr(config.option, "reportchars", None) == "fE":
         config.option.reportchars = "N"
     config.option.durations = None  # the points stand last
     config.pluginmanager.register(Grades(config), "grades")
+
+
+def require_known_marks(config) -> None:
+    """A mistake such as `-m "rung1 or rug2"` would leave out a part without a word."""
+    known = {re.split(r"\W", line)[0] for line in config.getini("markers")}
+    words = set(re.findall(r"\w+", config.option.markexpr or "")) - {"and", "or", "not"}
+    if unknown := sorted(words - known):
+        parts = [f"{MARKS[kind]}{number}" for kind, titles in KINDS.items() for number in titles]
+        message = f"No check has the mark {unknown[0]}. There are: {', '.join(parts)}"
+        raise pytest.UsageError(message)
 
 
 @pytest.fixture
@@ -79,7 +91,11 @@ def seed(pytestconfig) -> int:
 @pytest.fixture
 def student(pytestconfig) -> int | None:
     """The number given with --student."""
-    return pytestconfig.pluginmanager.get_plugin("grades").student
+    number = pytestconfig.pluginmanager.get_plugin("grades").student
+    if number == 0:
+        message = "The grader has no number for you, so this gets no points. Ask your teacher"
+        pytest.fail(message, pytrace=False)
+    return number
 
 
 @pytest.fixture
@@ -118,6 +134,8 @@ class Grades:
             raise pytest.UsageError(f"--answers {option['answers']}: no such file")
         if not 0 <= self.seed < 2**31:
             raise pytest.UsageError(f"--seed {self.seed}: expected an integer from 0 to 2^31 − 1")
+        if self.student is not None and not 0 <= self.student <= 9999:
+            raise pytest.UsageError(f"--student {self.student}: expected a number from 1 to 9999")
         if option["limit"] < 1:
             raise pytest.UsageError(f"--limit {option['limit']}: expected at least 1 second")
         if option["memory"] < 64:
@@ -203,7 +221,7 @@ class Grades:
 
     def pytest_sessionfinish(self):
         self.computer.stop()
-        self.finished = True
+        self.finished = all(check["reason"] != "not run" for check in self.checks.values())
         self.write()
 
     def note(self, item, share: float, reason: str | None) -> None:
@@ -225,16 +243,11 @@ class Grades:
         document |= {"exercises": parts["exercise"], "rungs": parts["rung"]}
         document |= {"stretch": parts["stretch"], "checks": list(self.checks.values())}
         text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-        self.path.write_text(text, encoding="utf-8")
+        self.path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
-    def pytest_terminal_summary(self, terminalreporter, exitstatus):
+    def pytest_terminal_summary(self, terminalreporter):
         """Prints the points of each exercise and rung below pytest's own output."""
         if not self.checks:
-            mark = terminalreporter.config.option.markexpr
-            if mark and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
-                known = [f"{MARKS[kind]}{n}" for kind, titles in KINDS.items() for n in titles]
-                line = f"No check has the mark {mark}. There are: {', '.join(known)}"
-                terminalreporter.line(line, red=True)
             return
         terminalreporter.section("points")
         for reason in sorted({*filter(None, self.broken.values())}):

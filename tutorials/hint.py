@@ -48,19 +48,25 @@ def read_hints(text: str) -> dict[str, list[str]]:
     return hints
 
 
+def read_record(folder: Path) -> dict | None:
+    """The record in this folder; {} if there is none, and None if it cannot be read."""
+    if not (folder / RECORD).exists():
+        return {}
+    try:
+        found = json.loads((folder / RECORD).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def taken(folder: Path) -> dict[str, int]:
     """How many hints of each part were taken, from the record in this folder.
 
     The record belongs to a student, so whatever is not a number from 1 to 3 is ignored.
     """
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    pairs = record.items() if isinstance(record, dict) else ()
     return {
         name: count
-        for name, count in pairs
+        for name, count in (read_record(folder) or {}).items()
         if mark(name) == name and type(count) is int and 1 <= count <= LEVELS
     }
 

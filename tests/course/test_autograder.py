@@ -11,9 +11,13 @@ import zipfile
 from pathlib import Path
 
 import autograder
+import autograder_class as classes
 import autograder_files as files
+import autograder_run
+import hint
 import pytest
 import yaml
+from checks.drawn import NUMBERS
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS, KEY = ROOT / "tutorials", ROOT / "tests" / "answer_key.py"
@@ -89,7 +93,7 @@ def test_results_have_the_format_of_gradescope():
     hidden = files.results(GRADES, 1, note="the grading ended early", visibility="after_published")
     check_results(hidden)
     assert {test["visibility"] for test in hidden["tests"]} == {"after_published"}
-    assert "the grading ended early" in hidden["output"]
+    assert hidden["output"] == "the grading ended early\nHints taken, at 0.5 points each: rung4 (1)"
     with pytest.raises(AssertionError):
         check_results(files.results(GRADES, 1, visibility="shown"))
 
@@ -101,7 +105,7 @@ def packed(tmp_path_factory) -> zipfile.ZipFile:
     roster.write_text("name,number,email\nAnna,7,Anna@uni.example\n", encoding="utf-8")
     command = ["gradescope", "--seed=4711", f"--roster={roster}", f"--out={out}"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autograder, "points_of", lambda options: {})
+        patch.setattr(autograder, "points_of", lambda options: {"exercises": {}})
         assert autograder.main([*command, "--", "-m", "rung1"]) == 0
     return zipfile.ZipFile(out)
 
@@ -118,8 +122,10 @@ def test_the_zip_file_has_the_grader_and_neither_key_nor_answers(packed):
     assert not {"answer_key.py", *students} & {name.rpartition("/")[2] for name in names}
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
     needs = packed.read("requirements.txt").decode().split()
-    assert "pytest" in needs and any(one.startswith("torch>=") for one in needs)
+    assert {"pytest", "matplotlib"} < {*needs} and any(one.startswith("torch>=") for one in needs)
     assert not any(one.startswith("tinymem") for one in needs)  # the index has another project
+    # Gradescope stops a grader after ten minutes, and then a hand-in gets no points at all.
+    assert json.loads(packed.read("settings.json"))["timeout"] <= 500
 
 
 def test_the_requirements_of_an_installed_tinymem_have_no_extras(tmp_path, monkeypatch):
@@ -173,7 +179,7 @@ def test_the_unpacked_autograder_grades_a_hand_in(packed, tmp_path):
     assert document["score"] > 0 and "4711" not in text
     assert all(test["status"] == "passed" for test in document["tests"])
     assert document["score"] == sum(test["max_score"] for test in document["tests"])
-    assert "not in the roster" not in document["output"]
+    assert "no number for you" not in document["output"]
 
 
 # --- GitHub ---------------------------------------------------------------------------------------
@@ -210,7 +216,7 @@ def test_a_push_is_reported_in_the_words_of_github_classroom(tmp_path, monkeypat
 
     def grade(hand_in, path, options):
         asked.append((hand_in, options, os.environ["TINYMEM_SEED"]))
-        return files.Graded(GRADES, "", 3.0)
+        return classes.Graded(GRADES, "", 3.0)
 
     monkeypatch.setattr(autograder, "grade", grade)
     monkeypatch.setenv("TINYMEM_SEED", "")  # as GitHub sets it where there is no such secret
@@ -238,6 +244,11 @@ def handed_in(tmp_path) -> Path:
     return folder
 
 
+def rows_of(out: Path) -> dict[str, dict[str, str]]:
+    rows = csv.DictReader(io.StringIO(out.read_text(encoding="utf-8-sig")))
+    return {row["student"]: row for row in rows}
+
+
 def test_each_student_is_graded_and_the_table_has_a_row_for_each(
     handed_in, tmp_path, monkeypatch, capsys
 ):
@@ -246,27 +257,92 @@ def test_each_student_is_graded_and_the_table_has_a_row_for_each(
     def grade(hand_in, path, options, timeout, progress):
         asked[path.name] = (hand_in, options)
         if hand_in.name == "bob":
-            return files.Graded(None, "not graded: out of memory", 2.0)
-        return files.Graded(GRADES, "", 65.2)
+            return classes.Graded(None, "not graded: out of memory", 2.0)
+        return classes.Graded(GRADES, "", 65.2)
 
     monkeypatch.setattr(autograder, "grade", grade)
     roster, out = tmp_path / "roster.csv", tmp_path / "grades.csv"
-    roster.write_text("\ufeffnumber,name\n7, Anna \n8,bob\n9,dee\n", encoding="utf-8")
+    roster.write_text("\ufeffnumber,name\n7, Anna \n8,bob\n9,dee\n10,Eve\n", encoding="utf-8")
     command = ["grade", str(handed_in), "--seed=4711", f"--roster={roster}", f"--out={out}"]
     assert autograder.main([*command, "--", "-m", "rung4"]) == 1  # because of bob
     assert asked["anna.json"] == (handed_in / "anna", ["--seed=4711", "--student=7", "-m", "rung4"])
-    assert asked["cy.json"] == (handed_in / "cy" / "tutorials", ["--seed=4711", "-m", "rung4"])
+    # Whoever is not in the roster has no number, and gets no points for the capstone.
+    unknown = ["--seed=4711", "--student=0", "-m", "rung4"]
+    assert asked["cy.json"] == (handed_in / "cy" / "tutorials", unknown)
     assert asked["dee.json"][0] == handed_in / "dee.py"
-    rows = list(csv.DictReader(io.StringIO(out.read_text(encoding="utf-8-sig"))))
-    assert [row["student"] for row in rows] == ["anna", "bob", "cy", "dee"]
-    assert rows[0] == {
+    rows = rows_of(out)
+    assert list(rows) == ["anna", "bob", "cy", "dee", "Eve"]
+    assert rows["anna"] == {
         **{"student": "anna", "number": "7", "points": "3.5", "of": "8", "rung 4": "2.5"},
         **{"exercise 5": "1", "stretch 1": "2", "hints": "1", "note": ""},
     }
-    assert rows[1]["points"] == "" and rows[1]["note"] == "not graded: out of memory"
-    assert rows[2]["note"] == "not in the roster"
+    assert rows["bob"]["points"] == "" and rows["bob"]["note"] == "not graded: out of memory"
+    assert rows["cy"]["note"] == "not in the roster" and rows["cy"]["number"] == ""
+    assert (rows["Eve"]["points"], rows["Eve"]["number"]) == ("", "10")
+    assert rows["Eve"]["note"] == "no hand-in"
     told = capsys.readouterr().err.splitlines()
-    assert told[0] == "1 of 4  anna  3.5 of 8 points  65 s" and len(told) == 4
+    assert told[0] == "1 of 4  anna  3.5 of 8 points  65 s"
+    assert len(told) == 5 and told[-1] == "no hand-in: Eve"
+    assert autograder.main(command) == 2 and "grades.csv exists already" in capsys.readouterr().err
+
+
+def test_an_interrupted_class_keeps_its_rows(handed_in, tmp_path, monkeypatch, capsys):
+    def grade(hand_in, path, options, timeout, progress):
+        if hand_in.name == "bob":
+            raise KeyboardInterrupt
+        return classes.Graded(GRADES, "", 65.2)
+
+    monkeypatch.setattr(autograder, "grade", grade)
+    out = tmp_path / "grades.csv"
+    assert autograder.main(["grade", str(handed_in), "--seed=1", f"--out={out}"]) == 130
+    assert list(rows_of(out)) == ["anna"]
+    told = capsys.readouterr()
+    assert told.out.startswith(f"Wrote {out}")
+    assert told.err.splitlines()[-1] == "interrupted: 1 of 4 hand-ins were graded"
+
+
+def test_a_note_says_why_a_file_was_not_graded_and_that_hints_cannot_be_read(tmp_path):
+    reason = "mymem.py cannot be imported: SyntaxError: invalid syntax (line 3: x =)"
+    check = {"check": "test_rung1_a", "passed": False, "points": 0, "of": 1}
+    checks = [{**check, "rung": 1, "reason": reason}, {**check, "stretch": 1, "reason": reason}]
+    todo = [{**check, "exercise": 5, "reason": "not done yet: Exercise 5"}] * 2
+    assert classes.failed_parts({"checks": checks + todo}) == [reason]
+    other = {**check, "rung": 2, "reason": "another"}
+    assert classes.failed_parts({"checks": [*checks, other, *todo]}) == []
+    (tmp_path / hint.RECORD).write_text('\ufeff{"rung1": 2}', encoding="utf-8")
+    assert classes.unreadable_hints(tmp_path) == [] and hint.taken(tmp_path) == {"rung1": 2}
+    (tmp_path / hint.RECORD).write_text("{'rung1': 2}", encoding="utf-8")
+    assert classes.unreadable_hints(tmp_path) == ["hints-taken.json cannot be read"]
+
+
+def test_files_may_be_in_a_folder_inside(tmp_path):
+    for path in (
+        "anna/upload/mymem.py",
+        "bob/repo/tutorials/mymem.py",
+        "cy/1/x.py",
+        "dee/mymem.py",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).touch()
+    for path in ("dee/old/mymem.py", "eve/1/mymem.py", "eve/2/mymem.py", "anna/__MACOSX/mymem.py"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).touch()
+    found = {
+        name: str(path.relative_to(tmp_path)) for name, path in classes.hand_ins(tmp_path).items()
+    }
+    where = {"anna": "anna/upload", "bob": "bob/repo/tutorials", "cy": "cy", "dee": "dee"}
+    assert found == {name: str(Path(path)) for name, path in {**where, "eve": "eve"}.items()}
+
+
+def test_a_roster_from_excel_and_names_from_a_mac(tmp_path):
+    path = tmp_path / "roster.csv"
+    path.write_text("\ufeffname;number;email\nZoë Löw;7;Z@uni.example\n;;\n", encoding="utf-8")
+    roster = classes.read_roster(path)
+    assert classes.number_of(roster, "Zoe\u0308 Lo\u0308w") == 7  # as macOS writes file names
+    assert classes.number_of(roster, "somebody", "z@UNI.example") == 7
+    assert classes.number_of(roster, "Anna") == 0 and roster.names == {7: "Zoë Löw"}
+    assert classes.number_of(classes.read_roster(None), "Anna") is None
+    assert classes.NUMBERS == NUMBERS
 
 
 @pytest.mark.parametrize(
@@ -275,13 +351,24 @@ def test_each_student_is_graded_and_the_table_has_a_row_for_each(
         (["grade", "missing"], "no such folder"),
         (["grade", "empty"], "no hand-ins"),
         (["grade", "twice"], "two hand-ins have the name anna"),
-        (["grade", "one", "--out=table"], "a name such as grades.csv"),
+        (["grade", "one", "--out=table"], "a file with an ending, such as grades.csv"),
+        (["grade", "one", "--out=there.csv"], "there.csv exists already"),
         (["grade", "one", "--out=one/table.csv"], "outside the folder"),
         (["grade", "one", "--out=one.csv"], "outside the folder"),
         (["grade", "one", "--out=missing/g.csv"], "missing"),
         (["grade", "one", "--roster=missing.csv"], "missing.csv: No such file"),
         (["grade", "one", "--roster=no-number.csv"], "the columns name and number"),
-        (["grade", "one", "--roster=words.csv"], "words.csv, line 3: 'x' is no whole number"),
+        *[
+            (["grade", "one", f"--roster={name}.csv"], f"{name}.csv, line 3: {says}")
+            for name, says in {
+                "words": "'x' is no whole number from 1 to 9999",
+                "power": "'²' is no whole number from 1 to 9999",
+                "large": "'2023117' is no whole number from 1 to 9999",
+                "numbers": "the number 1 is there twice",
+                "names": "the name Anna is there twice",
+            }.items()
+        ],
+        (["grade", "one", "--roster=latin.csv"], "latin.csv: not a text in UTF-8; Excel can save"),
         (["gradescope", "--roster=missing.csv"], "missing.csv: No such file"),
     ],
 )
@@ -291,10 +378,21 @@ def test_mistakes_of_a_teacher_are_told_in_one_line(arguments, says, tmp_path, m
         Path(path).mkdir(parents=True)
     Path("twice/anna.py").touch()
     Path("no-number.csv").write_text("name,email\n")
-    Path("words.csv").write_text("name,number\nanna,1\nbob,x\n")
+    Path("there.csv").mkdir()
+    Path("latin.csv").write_bytes("name,number\nZoë,1\n".encode("latin-1"))
+    second = {"words": "bob,x", "power": "bob,²", "large": "bob,2023117", "numbers": "bob,1"}
+    for name, row in {**second, "names": "Anna,2"}.items():
+        Path(f"{name}.csv").write_text(f"name,number\nanna,1\n{row}\n", encoding="utf-8")
     assert autograder.main([arguments[0], "--seed=1", *arguments[1:]]) == 2
     told = capsys.readouterr().err
     assert says in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-3", "0"])
+def test_an_impossible_timeout_is_refused(seconds, capsys):
+    with pytest.raises(SystemExit) as ended:
+        autograder.parse(["grade", "hand-ins", "--seed=1", f"--timeout={seconds}"])
+    assert ended.value.code == 2 and "seconds above 0" in capsys.readouterr().err
 
 
 FAKE = """import json, sys, time
@@ -310,17 +408,33 @@ def write(finished):
         ("print('ERROR: --seed -1: too low'); sys.exit(4)", "Refused: --seed -1: too low"),
         ("print('python -m pytest: error: no --foo'); sys.exit(4)", "Refused: no --foo"),
         ("sys.exit(5)", "Refused: no check is selected: --foo"),
-        ("print('no memory'); sys.exit(3)", "not graded: no memory"),
+        ("print('no memory'); sys.exit(1)", "not graded: no memory"),
+        ("write(True); sys.exit(3)", "not graded: an error in the grader: pytest said nothing"),
+        (
+            "write(True); print('INTERNALERROR> E: busy\\n\\nno tests ran'); sys.exit(3)",
+            "not graded: an error in the grader: E: busy",
+        ),
         ("write(False); sys.exit(1)", "the grading ended early"),
         ("write(False); time.sleep(60)", "stopped after 0.5 seconds"),
         ("write(True); sys.exit(1)", ""),
     ],
 )
 def test_how_pytest_ended_is_told(pytest_does, says, tmp_path, monkeypatch):
-    monkeypatch.setattr(autograder, "PYTEST", (sys.executable, "-c", FAKE + pytest_does))
+    monkeypatch.setattr(autograder_run, "PYTEST", (sys.executable, "-c", FAKE + pytest_does))
     seconds = 0.5 if "sleep" in pytest_does else 60
     try:
         note = autograder.grade(tmp_path, tmp_path / "grades.json", ["--foo"], seconds).note
-    except files.Refused as error:
+    except classes.Refused as error:
         note = f"Refused: {error}"
     assert note == says
+
+
+def test_a_module_of_the_current_folder_does_not_run_in_the_grader(tmp_path, monkeypatch):
+    """A teacher may stand in the folder of hand-ins, where a student's file may be json.py."""
+    (tmp_path / "json.py").write_text("raise RuntimeError('this is not the module json')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    options = ["--collect-only", "-m", "rung1"]
+    graded = autograder.grade(Path("."), Path("grades.json"), options)
+    assert graded.grades["of"] == 4
+    assert graded.note == "the grading ended early"  # since no check was run

@@ -139,10 +139,23 @@ def test_a_hint_costs_points_if_the_teacher_says_so(grade):
     assert grade("-m", "rung1", "--hint-cost=9", hints={"rung1": 1})["points"] == 0
 
 
-@pytest.mark.parametrize("cost", [-1, math.inf, math.nan])
-def test_an_impossible_cost_is_refused(grade, capsys, cost):
-    assert grade("-m", "rung1", f"--hint-cost={cost}") == {}
-    assert "--hint-cost" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        *[(f"--hint-cost={cost}", "--hint-cost") for cost in (-1, math.inf, math.nan)],
+        ("--student=10000", "--student 10000: expected a number from 1 to 9999"),
+        ("-m rung1 or rug2", "No check has the mark rug2. There are: ex2, ex5"),
+    ],
+)
+def test_an_impossible_option_is_refused(grade, capsys, option, says):
+    assert grade("-m", "rung1", option) == {}
+    assert says in capsys.readouterr().err
+
+
+def test_a_student_without_a_number_gets_no_points_for_the_capstone(grade):
+    grades = grade("-m", "ex12", "--student=0")
+    assert (grades["points"], grades["of"], grades["finished"]) == (0, 8, True)
+    assert all("no number for you" in check["reason"] for check in grades["checks"])
 
 
 # --- The pages ------------------------------------------------------------------------------------
@@ -177,6 +190,7 @@ def points(tmp_path_factory) -> dict[str, float]:
         patch.setattr(sys, "path", list(sys.path))
         pytest.main([str(TUTORIALS), *INNER, *where, f"--grades={folder / 'grades.json'}"])
     grades = json.loads((folder / "grades.json").read_text(encoding="utf-8"))
+    assert not grades["finished"]  # because no check was run
     return {
         f"{kind} {number}": one["of"]
         for key, kind in (("rungs", "rung"), ("exercises", "exercise"))
