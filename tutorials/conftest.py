@@ -34,7 +34,7 @@ OPTIONS = {  # name: (default, type, help)
     "seed": (os.environ.get("TINYMEM_SEED", "0"), int, "seed of all random inputs (TINYMEM_SEED)"),
     "student": (None, int, "the number of the student, which draws the text of exercise 12"),
     "grades": (None, Path, "write the points and the reasons to this file, as JSON"),
-    "limit": (120, int, "seconds that one call of an answer may take"),
+    "limit": (120, int, "seconds that one call of an answer may compute"),
     "memory": (2048, int, "megabytes that a hand-in may use beside torch (Linux only)"),
     "from-library": ("", str, "take these rungs from tinymem, for example 1-3"),
     "hint-cost": (0.0, float, "points that each hint takes off its rung or exercise"),
@@ -84,7 +84,7 @@ def mymem(pytestconfig) -> HandIn:
 
 @pytest.fixture
 def seed(pytestconfig) -> int:
-    """Draws all inputs. The code of the student never sees it."""
+    """Draws all inputs. The code of the student gets what was drawn, but never the seed."""
     return pytestconfig.pluginmanager.get_plugin("grades").seed
 
 
@@ -211,12 +211,15 @@ class Grades:
         report = yield
         error = call.excinfo and call.excinfo.value
         report.keeps = 1.0 if report.passed else getattr(error, "keeps", 0.0)
+        report.reason = None if report.passed else str(report.longrepr).strip()
+        if not report.passed and not isinstance(error, pytest.fail.Exception):
+            # The traceback, which pytest prints, shows the seed. The student may see the reason.
+            report.reason = f"an error in the check: {type(error).__name__}. Tell your teacher"
         return report
 
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or report.failed:
-            reason = None if report.passed else str(report.longrepr).strip()
-            self.note(report, report.keeps, reason)
+            self.note(report, report.keeps, report.reason)
             self.write()
 
     def pytest_sessionfinish(self):

@@ -31,7 +31,7 @@ def computer():
 def hand_in(tmp_path, computer):
     """A function that loads a text as exercises.py; the reason if it cannot be loaded."""
 
-    def load(text: str, name: str = "exercises.py", limit: int = 60) -> HandIn:
+    def load(text: str, name: str = "exercises.py", limit: float = 60) -> HandIn:
         (tmp_path / name).write_text(text, encoding="utf-8")
         computer.limit = limit
         made = HandIn("exercises", tmp_path, computer)
@@ -41,7 +41,7 @@ def hand_in(tmp_path, computer):
     return load
 
 
-def ask(hand_in, body: str, *args, limit: int = 60) -> object:
+def ask(hand_in, body: str, *args, limit: float = 60) -> object:
     """What `def f(*args)` with this body returns, or its failure in one sentence."""
     lines = "".join(f"    {line}\n" for line in body.splitlines())
     made = hand_in(f"import os, sys, torch\ndef f(*args):\n{lines}", limit=limit)
@@ -153,6 +153,14 @@ def test_no_other_programs(hand_in, body):
     assert "a hand-in may not start or stop other programs" in ask(hand_in, body)
 
 
+def test_no_way_around_by_c_or_by_the_modules_of_the_checks(hand_in):
+    said = ask(hand_in, "import ctypes\nctypes.CDLL(None).getpid()")
+    assert "a hand-in may not call functions of C" in said
+    assert "may not search the memory" in ask(hand_in, "import gc\ngc.get_objects()")
+    assert ask(hand_in, "return [m for m in sys.modules if m.startswith('checks')]") == []
+    assert "a hand-in may not read" in ask(hand_in, "import checks.library")
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -213,9 +221,28 @@ def test_the_process_says_which_limits_hold(computer, hand_in):
     assert ("memory" in computer.process.holds) == LINUX
 
 
-@pytest.mark.parametrize("body", ["while True: pass", "import time\ntime.sleep(100)"])
-def test_time_is_limited(hand_in, body):
-    assert "f was stopped after 1 s. Is there an endless loop?" in ask(hand_in, body, limit=1)
+@pytest.mark.parametrize(
+    ("body", "limit"), [("while True: pass", 1), ("import time\ntime.sleep(100)", 0.25)]
+)
+def test_time_is_limited(hand_in, body, limit):
+    where = body.splitlines()[-1]
+    says = (
+        f"f was stopped after {limit:g} s in line {2 + len(body.splitlines())}: {where}. Is there"
+    )
+    assert says in ask(hand_in, body, limit=limit)
+
+
+def test_what_waits_for_others_gets_more_time(hand_in):
+    """The time of the processor counts, so that a busy machine costs no points."""
+    assert ask(hand_in, "import time\nreturn time.sleep(0.6) or 7", limit=0.3) == 7
+
+
+def test_a_stopped_question_is_not_asked_again_and_others_get_a_quarter_of_the_time(hand_in):
+    made = hand_in("def loop(): 1 + 1\ndef f(n):\n    while n: loop()\n    return n", limit=1)
+    for argument, says in ((1, "after 1 s"), (1, "not tried again: "), (2, "after 0.25 s")):
+        with pytest.raises(pytest.fail.Exception, match=says):
+            made.call("f", argument)
+    assert made.call("f", 0) == 0
 
 
 def test_the_time_of_the_grader_does_not_count(hand_in):
@@ -246,7 +273,7 @@ def test_after_an_end_the_process_starts_again_with_the_same_file(hand_in):
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps the number of a parent that has ended")
 def test_without_a_grader_the_process_ends_even_in_an_endless_loop(tmp_path):
     code = f"import os, sys; sys.path.append({str(TUTORIALS)!r})\n"
-    code += "from checks.process import Process\nprocess = Process(60, 300)\n"
+    code += "from checks.process import Process\nprocess = Process(300)\n"
     code += "loop = {'ask': 'load', 'part': 'exercises', 'path': 'x.py', 'library': []}\n"
     code += "process.say(loop | {'text': 'while True: pass'})\n"
     code += "print(process.process.pid, flush=True)\nos._exit(0)"

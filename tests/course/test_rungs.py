@@ -18,7 +18,7 @@ from checks.library import RUNGS
 from checks.points import checked, failed_checks
 
 from tests.course.conftest import TUTORIALS
-from tests.course.wrong import BETWEEN, KEY, Wrong
+from tests.course.wrong import KEY, Wrong
 from tests.course.wrong_rungs_1_to_3 import WRONG as WRONG_1_TO_3
 from tests.course.wrong_rungs_4_and_5 import WRONG as WRONG_4_AND_5
 from tests.course.wrong_rungs_6_to_9 import WRONG as WRONG_6_TO_9
@@ -147,15 +147,17 @@ def test_the_key_gets_everything(grade, seed):
 
 @pytest.mark.parametrize("number", [n for n in PLANTED if n > 1])
 def test_a_rung_alone_with_the_library_below_it(grade, number):
-    """The functions of all other rungs are missing."""
-    others = [name for n, names in RUNGS.items() if n != number for name in names]
-    text = f"{ANSWERS}{BETWEEN}\ndel {', '.join(others)}\n"
+    """All other rungs are not written. One of them may be the default of an argument."""
+    parts, right = (re.split(r"^(?=# --- )", text, flags=re.M) for text in (STUBS, ANSWERS))
+    text = "".join([right[0], *parts[1:number], right[number], *parts[number + 1 :]])
     assert not reasons(grade(text, [f"rung{number}"], library=tuple(range(1, number))))
+    assert reached(grade(text, ["rung1" if number > 1 else "rung2"]))[0] == 0
 
 
 def test_the_rungs_of_the_library_do_what_the_contracts_say(grade, monkeypatch):
     monkeypatch.setattr(ladder.Rung, "require_own_work", lambda *_: None)
-    results = grade("from checks.library import *\n", [f"rung{n}" for n in RUNGS])
+    text = (TUTORIALS / "checks" / "library.py").read_text(encoding="utf-8")
+    results = grade(text, [f"rung{n}" for n in RUNGS])
     assert {r.check for r in results if r.reason} == {
         "test_rung2_a_new_unit_changes_nothing_and_can_learn",  # A and B belong to a LoRA inside
         "test_rung3_the_loss_of_each_token",  # by torch's cross_entropy, which students may not use
@@ -264,15 +266,29 @@ def test_answers_from_the_library_are_refused(grade):
         ("import tinymem as tm\ndef g(): tm.judge\ndef f(): return g()", ["tinymem.judge"]),
         ("import tinymem as tm\ndef other(): tm.judge\ndef f(): return other()", []),
         ("import tinymem as tm\nf = tm.greedy", ["tinymem.greedy"]),
-        ("import tinymem as tm\nlib = tm\ndef f(): lib.judge", ["tinymem"]),
+        ("import tinymem as tm\nlib = tm\ndef f(): lib.judge", ["tinymem.*"]),
         ("import tinymem\ndef f(): tinymem.unit.lora", ["tinymem.unit"]),
         ("from tinymem.unit import lora as x\ndef f(): x.LoRA", ["tinymem.unit.lora.LoRA"]),
         ("def f():\n from tinymem import judge\n return judge", ["tinymem.judge"]),
-        ("import importlib\ndef f(): importlib.import_module('tinymem.law')", ["tinymem.law"]),
+        ("import importlib\ndef f(): importlib.import_module('tinymem')", ["import_module"]),
         ("if 1:\n from tinymem.law.power import fit_law as f", ["tinymem.law.power.fit_law"]),
         ("from tinymem.law.power import *\ndef f(): fit_law", ["tinymem.law.power.*"]),
         ("from tinymem.unit.lora import LoRA\nclass f(LoRA): pass", ["tinymem.unit.lora.LoRA"]),
         ("from checks.library import RUNGS\nf = RUNGS[1]", ["checks.library.RUNGS"]),
+        ("import tinymem as tm\ndef f(t: tm.Unit) -> tm.Verdict: return t", []),
+        ("def f():\n 'tinymem.law has the same formula.'\n return 1", []),
+        ("import tinymem as tm\ndef f(): return 1\nprint(f(), tm.judge)", []),
+        ("import tinymem as tm\ndef f(): getattr(tm, 'judge')", ["tinymem.*"]),
+        ("import importlib as i\ndef f(): i.import_module('tiny' + 'mem')", ["import_module"]),
+        ("def f(): __import__('tinymem').judge", ["__import__"]),
+        ("import sys\ndef f(): sys.modules['tinymem'].judge", ["modules"]),
+        ("import tinymem as tm\ndef f(): globals()['tm'].judge", ["globals"]),
+        ("from tinymem import load\ndef f(): load.__globals__['judge']", ["__globals__"]),
+        ("class K:\n from tinymem import judge\ndef f(): K.judge", ["tinymem.judge"]),
+        ("match 1:\n case 1:\n  from tinymem import judge as f", ["tinymem.judge"]),
+        ("def g():\n global f\n from tinymem import judge as f\ng()", ["tinymem.judge"]),
+        ("import tinymem as tm\nD = {}\nD['a'] = tm.judge\ndef f(): D['a']", ["tinymem.judge"]),
+        ("import tinymem as tm\nD = []\nD.append(tm.judge)\ndef f(): D[0]", ["tinymem.judge"]),
         ("from tests.answer_key import f", ["tests.answer_key.f"]),
     ],
 )

@@ -34,19 +34,20 @@ class Computer:
         self.process: Process | None = None
         self.loads: dict[str, dict[str, Any]] = {}  # part: the question that loaded it
 
-    def ask(self, question: dict[str, Any], call_back: Callable) -> dict[str, Any]:
+    def ask(
+        self, question: dict[str, Any], call_back: Callable, limit: float | None = None
+    ) -> dict[str, Any]:
         """The reply. If the process ended, the reply has `ended`, the reason."""
         if question["ask"] == "load":
             self.loads.pop(question["part"], None)
         if self.process is None or self.process.ended:
             self.start()
             for load in self.loads.values():
-                self.process.ask(load, call_back)
-        self.process.limit = self.limit
-        reply = self.process.ask(question, call_back)
+                self.process.ask(load, call_back, self.limit)
+        reply = self.process.ask(question, call_back, limit or self.limit)
         print(self.process.take_printed(), end="")  # pytest shows it if the check fails
         if reply is None:
-            return {"ended": self.process.ended}
+            return {"ended": self.process.ended, "function": self.process.function}
         if question["ask"] == "load" and "raised" not in reply:
             self.loads[question["part"]] = question
         return reply
@@ -56,7 +57,7 @@ class Computer:
             self.process.stop()
         kept = Computer.shared
         usable = self.share and kept and not kept.ended and self.process is not kept
-        self.process = kept if usable else Process(self.limit, self.memory)
+        self.process = kept if usable else Process(self.memory)
         if self.share:
             Computer.shared = self.process
 
@@ -74,7 +75,7 @@ class HandIn:
         self.part, self.answers, self.computer, self.library = part, answers, computer, library
         self.name, self.source = NAMES[part], ""
         self.functions: list[Callable] = []
-        self.stopped: dict[str, str] = {}  # functions that have ended a process, and why
+        self.stopped: dict[str, str] = {}  # questions that have ended a process, and why
 
     def load(self) -> str | None:
         """Runs the file. If this fails, returns the reason."""
@@ -99,9 +100,8 @@ class HandIn:
 
     def call(self, name: str, *args, catch: bool = False) -> Any:
         """What the function `name` returns. With `catch`, an exception is returned as Raised."""
-        has = self.ask("has", name=name).get("value")
-        require(has, f"{self.name} has no function {name}. Do not rename the functions")
-        return self.result(name, name, catch, "call", name=name, args=self.pack(args))
+        args = self.pack(args)
+        return self.result(f"{name} {args}", name, catch, "call", name=name, args=args)
 
     def run(self, scenario: Callable, *args, catch: bool = False) -> Any:
         """What a scenario (checks/scenarios*.py) returns. It runs where the student's code runs,
@@ -113,8 +113,9 @@ class HandIn:
 
     # --- Inside -----------------------------------------------------------------------------------
 
-    def ask(self, ask: str, **question) -> dict[str, Any]:
-        return self.computer.ask({"ask": ask, "part": self.part, **question}, self.call_back)
+    def ask(self, ask: str, limit: float | None = None, **question) -> dict[str, Any]:
+        question |= {"ask": ask, "part": self.part}
+        return self.computer.ask(question, self.call_back, limit)
 
     def pack(self, args: tuple) -> list:
         self.functions = []
@@ -124,17 +125,27 @@ class HandIn:
         """The student's code calls a function that was among the arguments."""
         return self.functions[index](*arguments)
 
+    def has_no(self, name: str) -> str:
+        return f"{self.name} has no function {name}. Do not rename the functions"
+
     def result(self, key: str, who: str, catch: bool, ask: str, **question) -> object:
-        """The value of the reply; fails with a sentence about the function `who` without one."""
-        if key in self.stopped:  # once is enough: each such call may take the whole limit
+        """The value of the reply; fails with a sentence about the function `who` without one.
+
+        A question that has ended the process is not asked again. After the first one, others get a
+        quarter of the time: there may be an endless loop in a function that they all use.
+        """
+        key = f"{self.library} {key}"
+        if key in self.stopped:
             pytest.fail(f"not tried again: {self.stopped[key]}", pytrace=False)
-        reply = self.ask(ask, **question)
+        limit = self.computer.limit / 4 if self.stopped else None
+        reply = self.ask(ask, limit, **question)
         if "value" in reply:
             return values.unpack(reply["value"])
         if "ended" in reply:
-            self.stopped[key] = f"{who} {reply['ended']}"
+            self.stopped[key] = f"{reply['function'] or who} {reply['ended']}"
             pytest.fail(self.stopped[key], pytrace=False)
         raised = reply["raised"]
+        require(not raised["missing"], self.has_no(raised["missing"]))
         if raised["todo"]:
             pytest.fail(f"not done yet: {raised['todo']}", pytrace=False)
         if catch:

@@ -21,7 +21,7 @@ import pytest
 
 from .grading import Failed, require
 from .hand_in import HandIn
-from .imports import taken_from_tinymem
+from .imports import bindings, taken_from_tinymem
 from .library import RUNGS
 
 STRETCH = {
@@ -51,10 +51,19 @@ class Rung:
 
     def require_own_work(self, used: Collection[str]) -> None:
         """Fails if one of these functions takes from tinymem what the student should write."""
-        for name in set(self.names) & set(used):
+        for name in sorted(set(self.names) & set(used)):
+            written = name in bound_in(self.hand_in.source)
+            require(written, self.hand_in.has_no(name))
             taken = taken_by(self.hand_in.source, name, frozenset(OF_RUNGS - {name}))
             message = f"{name} takes {', '.join(taken)} from the library. Write it yourself:"
             require(not taken, f"{message} mymem.py takes nothing of tinymem but tm.load")
+
+
+@functools.lru_cache
+def bound_in(source: str) -> Collection[str]:
+    """The names that the source defines. All names, if the source imports all of some module."""
+    names = bindings(source)
+    return OF_RUNGS if "*" in names else names
 
 
 @functools.lru_cache
@@ -135,8 +144,11 @@ def take(hand_in: HandIn, library: tuple[int, ...]) -> None:
 
 def blame(failed: Exception, title: str, lower: Sequence[int], failure: Callable) -> Failed:
     """The check passes with the library's lower rungs. Which of them is at fault?"""
-    # A higher rung from the library does not use the student's lower ones, so the first one counts.
-    guilty = next(([n] for n in lower if failure(n) is None), lower)
+    # What was stopped is known. Otherwise each rung is tried; a higher rung from the library does
+    # not use the student's lower ones, so the first one counts.
+    stopped = re.search(r"(\w+) was stopped", str(failed))
+    known = [n for n in lower if stopped and stopped[1] in RUNGS[n]]
+    guilty = known or next(([n] for n in lower if failure(n) is None), lower)
     which = ",".join(map(str, guilty))
     functions = ", ".join(name for n in guilty for name in RUNGS[n])
     message = f"{title} passes with the library's rung {which}, but not with yours ({functions}):"

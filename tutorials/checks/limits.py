@@ -1,9 +1,10 @@
 """What the process of a hand-in may do: no network, no other programs, no writing elsewhere.
 
-An audit hook, which Python code cannot remove, sees what Python's own functions open, connect to
-and start, on every system. Linux adds a namespace without a network, where users may make one, and
-limits on memory. None of this stops code that calls C through a loaded library; what must hold
-against an attack needs a container.
+An audit hook sees what Python's own functions open, connect to and start, on every system. Linux
+adds a namespace without a network, where users may make one, and limits on memory. This stops what
+happens by accident or by a simple attempt. It does not stop code that calls C through a loaded
+library or opens files with functions of torch, nor code that searches the memory of its own
+process. What must hold against an attack needs a container.
 
 Memory is limited on Linux only: macOS ignores the limit, and Windows has none of this kind. Time
 and output are limited by the grader, on every system (process.py).
@@ -18,6 +19,8 @@ MEGABYTE = 2**20
 FILE_SIZE = 200 * MEGABYTE  # the largest file that a hand-in may write
 NO_PROGRAMS = ("subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.startfile")
 NO_PROGRAMS += ("os.system", "os.kill", "os.killpg", "pty.spawn", "_winapi.CreateProcess")
+NO_C = ("ctypes.dlopen", "ctypes.dlsym", "ctypes.call_function")
+NO_MEMORY = ("gc.get_objects", "gc.get_referrers", "gc.get_referents")
 CHANGES = {  # event: which of its arguments are paths that it changes
     **{f"os.{name}": (0,) for name in ("chmod", "chown", "mkdir", "remove", "rmdir", "truncate")},
     **{f"os.{name}": (0,) for name in ("chflags", "lockf", "setxattr", "removexattr", "utime")},
@@ -63,6 +66,10 @@ class Guard:
             raise PermissionError("hand-ins run without a network")
         elif event.startswith(NO_PROGRAMS):
             raise PermissionError("a hand-in may not start or stop other programs")
+        elif event in NO_C:
+            raise PermissionError("a hand-in may not call functions of C")
+        elif event in NO_MEMORY:
+            raise PermissionError("a hand-in may not search the memory of its process")
         elif event in CHANGES:
             for index in CHANGES[event]:
                 self.check(args[index], True)

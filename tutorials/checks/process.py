@@ -1,7 +1,8 @@
 """Starts the process of a hand-in, asks it, and stops it when it takes too long or says too much.
 
-Both work on every system: the grader waits with a deadline, and reads what the process prints. What
-the process itself may do is limited in limits.py.
+Both work on every system: the process watches its own time (serve.py) and the grader waits with a
+deadline, too; the grader reads what the process prints. What the process may do is limited in
+limits.py.
 """
 
 import contextlib
@@ -20,7 +21,9 @@ from typing import Any
 from . import values
 
 START = 120  # seconds until the process must be ready; importing torch can be slow
+GRACE = 6  # the grader waits this many times the limit, if the process cannot tell the time
 PRINTED = 2**20  # bytes that a hand-in may print
+ENDLESS = "Is there an endless loop? If it is only slow, allow more time with --limit"
 SHOWN = 4000  # characters of them that are shown
 REPLY = 2**27  # bytes of the longest reply
 KEEP = ("PATH", "SYSTEMROOT", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME")
@@ -28,11 +31,14 @@ KEEP += ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONDONTWRITEBYTECODE", "NUMBE
 
 
 class Process:
-    """A process that holds the hand-in. `ended` says why it is not there any more, or is None."""
+    """A process that holds the hand-in. `ended` says why it is not there any more, or is None.
 
-    def __init__(self, limit: int, memory: int):
-        """limit: seconds for one question; memory: megabytes beside torch and the model."""
-        self.limit, self.ended = limit, None
+    `function` is then the function of the hand-in that was running, if that is known.
+    """
+
+    def __init__(self, memory: int):
+        """memory: megabytes beside torch and the model."""
+        self.ended, self.function = None, None
         self.folder = tempfile.TemporaryDirectory(prefix="hand-in-", ignore_cleanup_errors=True)
         paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         kept = {name: os.environ[name] for name in KEEP if name in os.environ}
@@ -57,17 +63,26 @@ class Process:
         self.holds: list[str] = first["ready"]
 
     def ask(
-        self, question: dict[str, Any], call_back: Callable[[int, tuple], object]
+        self,
+        question: dict[str, Any],
+        call_back: Callable[[int, tuple], object],
+        limit: float,  # seconds of computing
     ) -> dict[str, Any] | None:
         """The reply; None if the process has ended, and then `ended` says why."""
-        self.say(question)
-        deadline = time.monotonic() + self.limit
+        self.say({**question, "limit": limit})
+        deadline = time.monotonic() + GRACE * limit + 1
         while reply := self.hear(deadline):
-            if "callback" not in reply:
+            if "callback" in reply:
+                start = time.monotonic()
+                self.say(answer(reply, call_back))
+                deadline += time.monotonic() - start  # the time of the grader does not count
+            elif "late" not in reply:
                 return reply
-            start = time.monotonic()
-            self.say(answer(reply, call_back))
-            deadline += time.monotonic() - start  # the time of the grader does not count
+            else:
+                self.end(f"was stopped after {limit:g} s{at(reply['late'])}. {ENDLESS}")
+                self.function = reply["late"].get("function")
+                return None
+        self.ended = self.ended or f"was stopped after {limit:g} s. {ENDLESS}"
         return None
 
     def take_printed(self) -> str:
@@ -86,29 +101,30 @@ class Process:
 
     # --- Inside -----------------------------------------------------------------------------------
 
+    def end(self, why: str | None) -> None:
+        self.ended = why
+        self.process.kill()
+
     def say(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # the process is gone, and `hear` says so
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
             self.process.stdin.flush()
 
     def hear(self, deadline: float) -> dict[str, Any] | None:
+        """The next reply; None after the deadline, or if the process has ended."""
         try:
             line = self.replies.get(timeout=max(0.01, deadline - time.monotonic()))
             reply = json.loads(line) if line else None
         except queue.Empty:
-            self.ended = f"was stopped after {self.limit} s. Is there an endless loop?"
+            return self.end(None)
         except (ValueError, RecursionError):
-            self.ended = "gave an answer that cannot be read"
-        else:
-            if isinstance(reply, dict):
-                self.marks.acquire(timeout=1)  # then all that was printed before it has been read
-                return reply
-            self.ended = f"was stopped because it printed more than {PRINTED // 2**20} MB"
-            if not self.too_much:
-                code = self.process.wait()
-                self.ended = f"ended the process (exit code {code})"
-        self.process.kill()
-        return None
+            return self.end("gave an answer that cannot be read")
+        if isinstance(reply, dict):
+            self.marks.acquire(timeout=1)  # then all that was printed before it has been read
+            return reply
+        if self.too_much:
+            return self.end(f"was stopped because it printed more than {PRINTED // 2**20} MB")
+        return self.end(f"ended the process (exit code {self.process.wait()})")
 
     def read_replies(self) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -129,6 +145,10 @@ class Process:
                     self.too_much = True
                     self.process.kill()
                     return
+
+
+def at(late: dict[str, Any]) -> str:
+    return f" in line {late['line']}: {late['text']}" if late else ""
 
 
 def answer(reply: dict[str, Any], call_back: Callable[[int, tuple], object]) -> dict[str, Any]:

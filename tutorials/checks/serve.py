@@ -5,12 +5,51 @@ What the student's code prints goes to the standard error, so that it cannot be 
 """
 
 import builtins
+import contextlib
 import json
 import os
 import sys
 import threading
 import time
 import warnings
+
+WAIT = 4
+
+
+class Clock:
+    """Tells the grader which line is being run when a question has used up its time.
+
+    Only the time in which this process computes counts, so a slow or busy machine costs no points.
+    A process that waits is stopped as well, after WAIT times as many seconds.
+    """
+
+    def __init__(self, place, say):
+        self.place, self.say = place, say
+        self.lock, self.main, self.ends = threading.Lock(), threading.get_ident(), None
+        threading.Thread(target=self.watch, daemon=True).start()
+
+    @contextlib.contextmanager
+    def running(self, limit: float):
+        self.ends = time.process_time() + limit, time.monotonic() + WAIT * limit
+        yield
+        with self.lock:
+            self.ends = None
+
+    @contextlib.contextmanager
+    def paused(self):
+        """While the grader works."""
+        ends, start = self.ends, time.monotonic()
+        self.ends = None
+        yield
+        self.ends = ends[0], ends[1] + time.monotonic() - start
+
+    def watch(self) -> None:
+        while True:
+            time.sleep(0.05)
+            with self.lock:
+                ends = self.ends
+                if ends and (time.process_time() > ends[0] or time.monotonic() > ends[1]):
+                    return self.say({"late": self.place(self.main)})
 
 
 def end_with(grader: int) -> None:
@@ -51,12 +90,15 @@ def main() -> None:
     from checks import values
     from checks.server import Server, load_scenarios, warm_up
 
+    one_at_a_time = threading.Lock()
+
     def say(message: dict) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.write(2, b"\0")  # all that was printed before this message is before this byte
-        replies.write(json.dumps(message).encode() + b"\n")
-        replies.flush()
+        with one_at_a_time:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.write(2, b"\0")  # all that was printed before this message is before this byte
+            replies.write(json.dumps(message).encode() + b"\n")
+            replies.flush()
 
     def hear() -> dict:
         line = questions.readline()
@@ -65,24 +107,30 @@ def main() -> None:
         return json.loads(line)
 
     def call_back(index: int, arguments: tuple) -> object:
-        say({"callback": index, "args": [values.pack(one) for one in arguments]})
-        reply = hear()
+        arguments = [values.pack(one) for one in arguments]
+        with clock.paused():
+            say({"callback": index, "args": arguments})
+            reply = hear()
         if "raises" in reply:
             kind = getattr(builtins, reply["raises"], RuntimeError)
             raise kind(reply["text"])
         return values.unpack(reply["value"])
 
     warm_up()
-    load_scenarios()
+    ours = load_scenarios()
     guard = limits.guard()
     guard.allow(os.path.dirname(tinymem.__file__))  # some of its modules are imported late
-    server = Server(call_back, guard)
+    server = Server(call_back, guard, ours)
     held = ["network namespace"] * offline
     held += ["memory"] * limits.limit_memory(int(sys.argv[1]))
     warn_once()
+    clock = Clock(server.place, say)
     say({"ready": held})
     while True:
-        say(server.answer(hear()))
+        question = hear()
+        with clock.running(question.pop("limit")):
+            reply = server.answer(question)
+        say(reply)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 It knows neither the seed nor the expected answers. Each question is a dict with the key `ask`;
 each reply has `value`, or `raised` with what the student's code raised in one sentence.
+
+The modules of the checks are not in sys.modules when the hand-in runs: it is not to import them,
+and may not change what they do by accident or with one line.
 """
 
 import copy
@@ -58,19 +61,25 @@ def warm_up() -> None:
     torch.optim.AdamW([x]).step()
 
 
-def load_scenarios() -> None:
-    """Imports what the checks need on this side, because a hand-in may not read their files."""
-    for path in sorted(Path(__file__).parent.glob("scenarios*.py")):
-        importlib.import_module(f"checks.{path.stem}")
-    importlib.import_module("checks.library")
+def load_scenarios() -> dict[str, types.ModuleType]:
+    """What the checks need on this side, imported first: a hand-in may not read their files."""
+    names = [path.stem for path in sorted(Path(__file__).parent.glob("scenarios*.py"))]
+    modules = {name: importlib.import_module(f"checks.{name}") for name in (*names, "library")}
+    for name in [name for name in sys.modules if name.partition(".")[0] == "checks"]:
+        del sys.modules[name]
+    return modules
 
 
 class Server:
     """The hand-in of one student: a module for each part, exercises or rungs."""
 
-    def __init__(self, callback: Callable[[int, tuple], object], guard: Guard):
-        self.callback = callback  # (index, arguments): calls a function of the grader
-        self.guard = guard
+    def __init__(
+        self,
+        callback: Callable[[int, tuple], object],  # (index, arguments): calls one of the grader
+        guard: Guard,
+        ours: dict[str, types.ModuleType],  # of load_scenarios
+    ):
+        self.callback, self.guard, self.ours = callback, guard, ours
         self.modules: dict[str, types.ModuleType] = {}
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -92,25 +101,22 @@ class Server:
             sys.path.append(folder)  # at the end, so that no file there hides another module
         sys.modules[part] = self.modules[part] = module
         exec(compile(text, path, "exec"), vars(module))
-        if library:
-            rungs = importlib.import_module("checks.library").RUNGS
-            vars(module).update({name: rungs[n][name] for n in library for name in rungs[n]})
+        for n in library:
+            put_in(module, self.ours["library"].RUNGS[n])
 
     def ask_call(self, part: str, name: str, args: list) -> object:
-        return getattr(self.modules[part], name)(*self.unpack(args))
-
-    def ask_has(self, part: str, name: str) -> bool:
-        return callable(getattr(self.modules[part], name, None))
+        function = getattr(self.modules[part], name, None)
+        if not callable(function):
+            raise AttributeError(name=name, obj=self.modules[part])
+        return function(*self.unpack(args))
 
     def ask_value(self, part: str, name: str) -> object:
         return getattr(self.modules[part], name, None)
 
     def ask_run(self, part: str, scenario: str, args: list) -> object:
         """Runs a function of checks/scenarios*.py on the module of the student."""
-        module, _, name = scenario.partition(":")
-        if not module.startswith("checks.scenarios"):
-            raise ValueError(f"{module} holds no scenarios")
-        function = getattr(importlib.import_module(module), name)
+        module, _, name = scenario.removeprefix("checks.").partition(":")
+        function = getattr(self.ours[module], name)
         return function(self.modules[part], *self.unpack(args))
 
     def unpack(self, args: list) -> list:
@@ -128,7 +134,8 @@ class Server:
 
     def explain(self, error: BaseException, part: str | None) -> dict[str, Any]:
         """The exception and the line of the hand-in that raised it, without the grader's lines."""
-        path = getattr(self.modules.get(part or ""), "__file__", "")
+        module = self.modules.get(part or "")
+        path = getattr(module, "__file__", "")
         lines = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()
         text = lines[-1][:400]
         if isinstance(error, MemoryError) or "can't allocate memory" in text:
@@ -145,4 +152,31 @@ class Server:
             "text": text,
             "todo": str(error) if todo else None,
             "function": frames[-1].name if frames else None,
+            "missing": getattr(error, "obj", error) is module and getattr(error, "name", None),
         }
+
+    def place(self, thread: int) -> dict[str, Any]:
+        """The innermost line of the hand-in that a thread is running."""
+        paths = {module.__file__ for module in self.modules.values()}
+        frame = sys._current_frames().get(thread)
+        while frame and frame.f_code.co_filename not in paths:
+            frame = frame.f_back
+        if frame is None:
+            return {}
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        return {"function": frame.f_code.co_name, "line": frame.f_lineno, "text": line}
+
+
+def put_in(module: types.ModuleType, functions: dict[str, object]) -> None:
+    """Replaces functions of the module, also where they are the default of an argument."""
+    new = {getattr(module, name, None): value for name, value in functions.items()}
+    vars(module).update(functions)
+    for one in vars(module).values():
+        if isinstance(one, types.FunctionType):
+            one.__defaults__ = tuple(renew(v, new) for v in one.__defaults__ or ()) or None
+            given = one.__kwdefaults__ or {}
+            one.__kwdefaults__ = {key: renew(v, new) for key, v in given.items()} or None
+
+
+def renew(value: object, new: dict[object, object]) -> object:
+    return new.get(value, value) if callable(value) else value

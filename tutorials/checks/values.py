@@ -86,7 +86,9 @@ def unpack(
     if kind == "tensor":
         dtype, shape, data = rest
         flat = torch.frombuffer(bytearray(bytes_of(data)) or bytearray(1), dtype=torch.uint8)
-        kind_of = getattr(torch, dtype)
+        kind_of = getattr(torch, dtype, None)
+        if not isinstance(kind_of, torch.dtype):
+            return Other("Tensor", dtype)
         return flat.view(kind_of).reshape(shape) if data else torch.empty(shape, dtype=kind_of)
     if kind == "array":
         dtype, shape, data = rest
