@@ -67,7 +67,9 @@ def attach(model: tm.Model, rank: int, seed: int) -> LoRA:
 
 
 def detach(model: tm.Model, unit: LoRA) -> None:
+    part = unit.part
     take_out(model)
+    unit.part = part
 
 
 # --- Rung 3: the loss of a token ------------------------------------------------------------------
