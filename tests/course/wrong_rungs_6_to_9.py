@@ -30,6 +30,17 @@ def loss_against_probability(losses, threshold=0.5):
     return (below | ~below.any()).float()
 
 
+@wrong("rung6", "memft_ot_weights", "Is that the logarithm to base 10?")
+def logarithm_to_base_10(losses, threshold=0.5):
+    below = losses.detach() > -math.log10(threshold)
+    return (below | ~below.any()).float()
+
+
+@wrong("rung6", "memft_ot_weights", "but all weights are alike")
+def always_one(losses, threshold=0.5):
+    return torch.ones_like(losses)
+
+
 @wrong("rung6", "memft_ot_weights", "The threshold that is given is not used")
 def always_one_half(losses, threshold=0.5):
     return key.memft_ot_weights(losses)
@@ -120,6 +131,16 @@ edit_cell(
 edit_cell(
     "always_plain", "did not use the objective that it was given", ", objective=objective", ""
 )
+
+
+@wrong("rung7", "run_cell", "did not run the model with a unit in it")
+def row_without_a_run(model, tokenizer, rank, length, seed, steps, objective=None):
+    for step in range(steps if objective else 0):
+        objective(torch.zeros(2, 2), torch.zeros(2, dtype=torch.long), step / steps)
+    cell = {"rank": rank, "length": length, "seed": seed, "parameters": 512 * rank}
+    return cell | {"base_loss": 12.0, "final_loss": 1.0, "recited": False}
+
+
 edit_cell("never_detached", "the model still has a unit, so that", "detach(model, unit)", "pass")
 edit_cell(
     "detached_if_all_goes_well",
@@ -157,13 +178,19 @@ edit_sweep(
     "[known[cell] for cell in cells]",
     "list(known.values())",
 )
-edit_sweep("cut_lines_are_read", "JSONDecodeError", "lines[:-1]", "filter(None, lines)")
+edit_sweep(
+    "cut_lines_are_read",
+    "A line that a kill has cut short is no JSON",
+    "lines[:-1]",
+    "filter(None, lines)",
+)
 edit_sweep(
     "glued_to_a_cut_line",
     "Was it appended to the line that was cut short?",
     "            file.truncate()\n",
     "            pass\n",
 )
+edit_sweep("no_newline", "two rows are on one line of the file", '[cell]) + "\\n"', "[cell])")
 edit_sweep(
     "written_in_the_end",
     "Append each row as soon as run returns it",
@@ -194,6 +221,19 @@ edit_sweep(
     "            try:\n                known[cell] = run(*cell)\n"
     "            except KeyboardInterrupt:\n                return []\n",
 )
+
+
+@wrong("rung7", "sweep", "Does each row end with a newline?")
+def newline_before_each_row(path, ranks, lengths, seeds, run):
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    rows = [json.loads(line) for line in lines if line]
+    known = {(row["rank"], row["length"], row["seed"]): row for row in rows}
+    for cell in itertools.product(ranks, lengths, seeds):
+        if cell not in known:
+            known[cell] = run(*cell)
+            with path.open("a") as file:
+                file.write("\n" + json.dumps(known[cell]))
+    return [known[cell] for cell in itertools.product(ranks, lengths, seeds)]
 
 
 @wrong("rung7", "sweep", "was not run. Each seed is a run of its own")
@@ -278,9 +318,21 @@ edit_bootstrap(
 )
 edit_bootstrap(
     "draws_that_determine_no_law",
-    "alone determines no law",
+    "Draw again if a draw determines no law",
     "if np.linalg.matrix_rank(X) == 3:",
     "if all(len(set(values)) > 1 for values in zip(*drawn, strict=True)):",
+)
+edit_bootstrap(
+    "of_a_normal_distribution",
+    "the 2.5 % and 97.5 % quantiles of the draws are",
+    "np.quantile(fits, [0.025, 0.975], axis=0).tolist()",
+    "np.mean(fits, 0) + np.outer([-1.96, 1.96], np.std(fits, 0))",
+)
+edit_bootstrap(
+    "four_times_as_wide",
+    "A bootstrap of the cells gives one from",
+    "np.quantile(fits, [0.025, 0.975], axis=0).tolist()",
+    "np.quantile(fits, [0.025, 0.975], axis=0) + np.outer([-1, 1], 2 * np.ptp(fits, 0))",
 )
 edit_bootstrap("upper_end_first", "Turn it round", "(low[0], high[0])", "(high[0], low[0])")
 edit_bootstrap("exponents_swapped", "but the fit to all rows gives", "[1:])", "[:0:-1])")
@@ -330,10 +382,35 @@ def edit_plan(title: str, says: str, old: str, new: str) -> None:
     edit(title, "rung9", "plan_rank", says, old, new)
 
 
+edit_curve(
+    "every_load_is_recited",
+    "but the loads of the rows are from",
+    "def recall_curve(rows):\n",
+    "def plan_rank(rows, length, chance=0.9):\n    return 1\n\n\n"
+    "def recall_curve(rows):\n    return 1e9, 20.0\n",
+)
+edit_plan("always_one_rank", "is the smallest one that is enough", "math.ceil(", "1 + 0 * int(")
+edit_plan(
+    "odds_of_recall",
+    "Is `chance` that of a failure?",
+    "(1 / chance - 1)",
+    "(chance / (1 - chance))",
+)
+edit_plan(
+    "parameters_of_a_lesson",
+    "Take the parameters of a rank from the rows",
+    '(rows[0]["parameters"] / rows[0]["rank"])',
+    "512",
+)
 edit_plan("rounded_down", "Round up", "math.ceil", "math.floor")
 edit_plan("one_more", "so it is enough", "math.ceil(", "1 + math.ceil(")
 edit_plan("a_float", "should return a whole number", "math.ceil", "np.ceil")
-edit_plan("always_half_of_them", "was asked for. Round up", "(1 / chance - 1) ** (1 / s)", "1")
+edit_plan(
+    "always_half_of_them",
+    "The chance that was asked for is not used",
+    "(1 / chance - 1) ** (1 / s)",
+    "1",
+)
 
 
 # --- The stretch tasks ----------------------------------------------------------------------------
@@ -375,9 +452,9 @@ edit(
 )
 
 
-@wrong("stretch3", "better_schedule", "more tokens right")
-def as_it_was(progress):
-    return key.temperature(progress), 0.1 * (1 - progress)
+@wrong("stretch3", "better_schedule", "percentage points more")
+def falls_a_little_later(progress):
+    return key.temperature(progress), 0.1 * (1 - progress**1.2)
 
 
 edit(

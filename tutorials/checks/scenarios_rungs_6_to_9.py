@@ -1,6 +1,7 @@
 """Scenarios of rungs 6 to 9 and of the stretch tasks. They run beside the student's code."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,17 +25,29 @@ def weights(mymem, losses: Tensor, *threshold: float) -> dict:
     return {"weights": out, "has_gradient": bool(getattr(out, "requires_grad", False))}
 
 
-def memft_ot(mymem, logits: Tensor, targets: Tensor, progress: float) -> dict:
-    """The objective, its gradient, and the weights that the student gives to these losses."""
-    losses = F.cross_entropy(logits, targets, reduction="none")
-    own = {"weights": mymem.memft_ot_weights(losses)}
-    return own | with_gradient(mymem.memft_ot, logits, targets, progress)
+def memft_ot(mymem, logits: Tensor, targets: Tensor, progress: float, given: Tensor) -> dict:
+    """The objective and its gradient, with given weights in place of the student's."""
+    args = mymem.memft_ot, logits, targets, progress
+    return with_given(mymem, "memft_ot_weights", given, with_gradient, *args)
 
 
-def margin(mymem, logits: Tensor, targets: Tensor, progress: float) -> dict:
-    """The objective, its gradient, and the student's temperature."""
-    own = {"temperature": mymem.temperature(progress)}
-    return own | with_gradient(mymem.margin, logits, targets, progress)
+def margin(mymem, logits: Tensor, targets: Tensor, progress: float, given: float) -> dict:
+    """The objective and its gradient, with a given temperature in place of the student's."""
+    return with_given(
+        mymem, "temperature", given, with_gradient, mymem.margin, logits, targets, progress
+    )
+
+
+def with_given(mymem, name: str, value: object, function: Callable, *args) -> dict:
+    """What the function returns while the student's function `name` returns the value, and whether
+    it was called. (A student's code may do without: it has a function for the same of its own.)
+    """
+    theirs, calls = getattr(mymem, name, None), []
+    setattr(mymem, name, lambda *_, **__: calls.append(1) or value)
+    try:
+        return function(*args) | {"called": bool(calls)}
+    finally:
+        setattr(mymem, name, theirs)
 
 
 def with_gradient(objective, logits: Tensor, targets: Tensor, progress: float) -> dict:
@@ -55,7 +68,7 @@ def every_second(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
 
 
 def cell(mymem, model, tokenizer, cell: list[int], steps: int, own_objective: bool) -> dict:
-    """A cell by run_cell, and the same by the functions of the rungs below."""
+    """A cell by run_cell; its target and the A of its unit, by the rungs below."""
     calls = 0
 
     def objective(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
@@ -63,27 +76,20 @@ def cell(mymem, model, tokenizer, cell: list[int], steps: int, own_objective: bo
         calls += 1
         return every_second(logits, targets, progress)
 
-    copied = copy.deepcopy(model)
+    copied, (rank, length, seed) = copy.deepcopy(model), cell
     row = mymem.run_cell(model, tokenizer, *cell, steps, *([] if own_objective else [objective]))
-    expected = composed(
-        mymem, copied, tokenizer, *cell, steps, None if own_objective else every_second
-    )
-    return {"row": row, "calls": calls, "expected": expected}
+    start = target_and_units(mymem, copied, tokenizer, [rank], length, seed)
+    return {"row": row, "calls": calls, **start}
 
 
-def composed(mymem, model, tokenizer, rank, length, seed, steps, objective=None) -> dict:
-    """What a row should say."""
-    prompt = tokenizer.encode(PROMPT)
-    target = mymem.draw_tokens(tokenizer.plain_ids, length, seed)
-    unit = mymem.attach(model, rank, seed)
-    base = mymem.judge(model, prompt, target)
-    means = mymem.write(model, unit, prompt, target, steps, 0.1, objective or mymem.plain)
-    final = mymem.judge(model, prompt, target)
-    mymem.detach(model, unit)
-    about = {"rank": rank, "length": length, "seed": seed}
-    about["parameters"] = unit.A.numel() + unit.B.numel()
-    losses = {"base_loss": base["loss"], "final_loss": final["loss"], "recited": final["recited"]}
-    return about | losses | {"last_mean": means[-1]}
+def target_and_units(mymem, model, tokenizer, ranks: list[int], length: int, seed: int) -> dict:
+    """The target of a cell, and the A [d, r] that a unit of each rank starts with."""
+    units = []
+    for rank in ranks:
+        unit = mymem.attach(model, rank, seed)
+        units.append(unit.A.detach().clone())
+        mymem.detach(model, unit)
+    return {"target": mymem.draw_tokens(tokenizer.plain_ids, length, seed), "units": units}
 
 
 def row_of_a_cell(mymem, model, tokenizer, cell: list[int]) -> object:
@@ -101,7 +107,11 @@ def sweep_of_own_cells(mymem, model, tokenizer, path: Path, grid: list[list[int]
 
 def cell_with_error(mymem, model, tokenizer, rank: int, length: int, seed: int, error: str) -> dict:
     """A cell whose objective raises an error in the second step: "planned", "kill" or none."""
-    calls = 0
+    calls, before, attached = 0, parts_of(model), False
+
+    def look(used: nn.Module, _) -> None:  # a copy of the model may be used, so ids say nothing
+        nonlocal attached
+        attached = attached or [name for name, _ in parts_of(used)] != [name for name, _ in before]
 
     def objective(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
         nonlocal calls
@@ -110,13 +120,15 @@ def cell_with_error(mymem, model, tokenizer, rank: int, length: int, seed: int, 
             raise KeyboardInterrupt if error == "kill" else Planned("planned by the check")
         return every_second(logits, targets, progress)
 
-    before, raised, row = parts_of(model), False, None
+    model.register_forward_pre_hook(look)
+    raised, row = False, None
     try:
         row = mymem.run_cell(model, tokenizer, rank, length, seed, 3, objective)
     except (KeyboardInterrupt, Planned):
         raised = True
     taken_out = parts_of(model) == before
-    return {"row": row, "raised": raised, "calls": calls, "taken_out": taken_out}
+    found = {"row": row, "raised": raised, "calls": calls}
+    return found | {"attached": attached, "taken_out": taken_out}
 
 
 def parts_of(model: nn.Module) -> list[tuple[str, int]]:
@@ -161,12 +173,14 @@ def text_of(path: Path) -> str:
 # --- Rung 9 ---------------------------------------------------------------------------------------
 
 
-def plans(mymem, rows: list[dict], asked: list) -> dict:
-    """The student's curve, and the rank for each pair of length and chance."""
-    return {
-        "curve": mymem.recall_curve(rows),
-        "ranks": [mymem.plan_rank(rows, length, chance) for length, chance in asked],
-    }
+def plans(mymem, rows: list[dict], asked: list, curve: tuple[float, float]) -> dict:
+    """The rank for each pair of length and chance, by this curve in place of the student's."""
+
+    def ranks() -> dict:
+        return {"ranks": [mymem.plan_rank(rows, length, chance) for length, chance in asked]}
+
+    found = with_given(mymem, "recall_curve", curve, ranks)
+    return found | {"curve": curve if found["called"] else mymem.recall_curve(rows)}
 
 
 # --- The stretch tasks ----------------------------------------------------------------------------
@@ -202,14 +216,14 @@ def about(model, unit, ids: Tensor) -> dict:
 def ranks_at_once(
     mymem, model, tokenizer, ranks: list[int], length: int, seed: int, steps: int
 ) -> dict:
-    """The rows of write_ranks, those of single cells, and the batch of each forward pass."""
+    """The rows of write_ranks, the batch of each forward pass; the target and the units' A."""
     copied, before, batches = copy.deepcopy(model), parts_of(model), []
     handle = model.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
     rows = mymem.write_ranks(model, tokenizer, ranks, length, seed, steps)
     handle.remove()
-    expected = [composed(mymem, copied, tokenizer, rank, length, seed, steps) for rank in ranks]
     taken_out = parts_of(model) == before
-    return {"rows": rows, "expected": expected, "batches": batches, "taken_out": taken_out}
+    start = target_and_units(mymem, copied, tokenizer, ranks, length, seed)
+    return {"rows": rows, "batches": batches, "taken_out": taken_out, **start}
 
 
 def attention(

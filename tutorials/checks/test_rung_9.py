@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -133,37 +134,88 @@ def test_rung9_separable_rows(mymem, seed):
     require(inside and log_likelihood(rows, half, s) > best_curve(rows)[0] - 0.02, message)
 
 
-def planned(mymem, seed: int) -> tuple[list[dict], tuple, float, list]:
-    """The plans for drawn lengths and chances: each with the answer."""
+class Plan(NamedTuple):
+    """An answer of plan_rank, the right answer, and the curve."""
+
+    length: int
+    chance: float
+    rank: int
+    each: int  # parameters of a rank
+    curve: tuple[float, float]
+
+    def chance_of(self, rank: int) -> float:
+        return float(chances(self.length / (rank * self.each), *self.curve))
+
+    def right(self, odds: float = 0.0, each: int = 0) -> int:
+        """The smallest rank that is enough, or what a mistake makes of it."""
+        half, s = self.curve
+        load = half * (odds or self.chance / (1 - self.chance)) ** (-1 / s)
+        return math.ceil(self.length / load / (each or self.each))
+
+    def hint(self) -> str:
+        curve = "load_50 = {:.4g}, s = {:.3g}, {} parameters for each rank"
+        mistakes = {
+            "Is `chance` that of a failure?": self.right((1 - self.chance) / self.chance),
+            "The chance that was asked for is not used": self.right(1.0),
+            "Take the parameters of a rank from the rows": self.right(each=512),
+            "Round up": self.right() - 1,
+        }
+        hints = {text: self.rank == rank for text, rank in mistakes.items()}
+        return f" ({curve.format(*self.curve, self.each)}){first_of(hints)}"
+
+
+def planned(mymem, seed: int) -> list[Plan]:
+    """The plans for drawn lengths and chances, by a drawn curve."""
     random = np.random.default_rng(seed)
     rows, each = recitals(random)
-    longest = max(r["length"] for r in rows)
-    lengths = [*(int(n) for n in random.integers(longest // 4, 4 * longest, size=4)), 1]
-    asked = list(zip(lengths, (0.9, 0.3, 0.97, 0.5, 0.9), strict=True))
-    found = mymem.run(scenarios.plans, rows, asked)
-    half, s = curve_of(found["curve"])  # the curve has a check of its own
-    return asked, (half, s), each, found["ranks"]
+    loads = [r["length"] / r["parameters"] for r in rows]
+    curve = float(np.median(loads) * random.uniform(0.8, 1.25)), float(random.uniform(3, 9))
+    times = [*random.uniform(1, 20, size=4).tolist(), float(random.uniform(80, 120)), 0]
+    lengths = [max(1, round(one * curve[0] * each)) for one in times]
+    asked = list(zip(lengths, (0.9, 0.3, 0.97, 0.5, 0.9, 0.9), strict=True))
+    found = mymem.run(scenarios.plans, rows, asked, curve)
+    # If plan_rank does not call recall_curve, this is the student's, which has checks of its own.
+    curve = curve_of(found["curve"])
+    message = f"load_50 is {curve[0]:.4g}, but the loads of the rows are from {min(loads):.4g} to"
+    require(min(loads) / 2 < curve[0] < 2 * max(loads), f"{message} {max(loads):.4g}")
+    plans = []
+    for (length, chance), rank in zip(asked, found["ranks"], strict=True):
+        rank = rank.item() if getattr(rank, "ndim", None) == 0 else rank
+        whole = isinstance(rank, int) and not isinstance(rank, bool)
+        require(whole, f"plan_rank should return a whole number (an int), not {kind_of(rank)}")
+        plans.append(Plan(length, chance, rank, each, curve))
+    return plans
+
+
+def require_same_size(plans: list[Plan]) -> None:
+    """One rank for all plans is no plan, although it may be small enough or large enough."""
+    for plan in plans:
+        right = plan.right()
+        message = f"For {plan.length} tokens with a probability of {plan.chance}, plan_rank gave"
+        message += f" {plan.rank}, but rank {right} is the smallest one that is enough"
+        require(right / 4 - 1 <= plan.rank <= 4 * right, message + plan.hint())
 
 
 @rung(9)
 def test_rung9_a_plan_is_enough(mymem, seed):
-    asked, curve, each, ranks = planned(mymem, seed)
-    for (length, chance), rank in zip(asked, ranks, strict=True):
-        whole = isinstance(rank, int) and not isinstance(rank, bool)
-        require(whole, f"plan_rank should return a whole number (an int), not {kind_of(rank)}")
-        require(rank >= 1, f"The smallest rank is 1, not {rank} (for {length} tokens)")
-        got = float(chances(length / (rank * each), *curve))
-        message = f"By your curve, rank {rank} recites {length} tokens with a probability of"
-        message += f" {got:.3f}, but {chance} was asked for. Round up"
-        require(got > chance - 1e-6, message)
+    plans = planned(mymem, seed)
+    for plan in plans:
+        what = f"for {plan.length} tokens with a probability of {plan.chance}"
+        require(plan.rank >= 1, f"The smallest rank is 1, not {plan.rank} ({what})")
+        got = plan.chance_of(plan.rank)
+        message = f"By the curve, rank {plan.rank} recites {plan.length} tokens with a probability"
+        message += f" of {got:.3f}, but {plan.chance} was asked for{plan.hint()}"
+        require(got > plan.chance - 1e-6, message)
+    require_same_size(plans)
 
 
 @rung(9)
 def test_rung9_a_plan_is_the_smallest_rank(mymem, seed):
-    asked, curve, each, ranks = planned(mymem, seed)
-    for (length, chance), rank in zip(asked, ranks, strict=True):
-        one_less = math.ceil(number(rank, "The rank")) - 1
-        got = float(chances(length / (max(one_less, 1) * each), *curve))
-        message = f"For {length} tokens with a probability of {chance}, plan_rank gave {rank}. By"
-        message += f" your curve, rank {one_less} recites them with a probability of {got:.3f}"
-        require(one_less < 1 or got < chance + 1e-6, f"{message}, so it is enough")
+    plans = planned(mymem, seed)
+    for plan in plans:
+        got = plan.chance_of(max(plan.rank - 1, 1))
+        message = f"For {plan.length} tokens with a probability of {plan.chance}, plan_rank gave"
+        message += f" {plan.rank}. By the curve, rank {plan.rank - 1} recites them with a"
+        message += f" probability of {got:.3f}, so it is enough{plan.hint()}"
+        require(plan.rank <= 1 or got < plan.chance + 1e-6, message)
+    require_same_size(plans)
