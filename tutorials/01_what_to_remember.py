@@ -94,7 +94,8 @@ print(f"everything is ready; the course's files are in {'this folder' if here ==
 # The model `tiny` is part of the package, so no download is needed. It has 3.9 million parameters
 # and was trained on Shakespeare, Milton and the King James Bible. The table shows what it reads and
 # what it should predict. A batch may hold several memories, so `batch.rows` is two lists: which
-# memory, and which position. `batch.rows[1]` is the second one.
+# memory, and which position. `batch.rows[1]` is the second one. (`model.config.context` is the largest
+# number of tokens that the model can read.)
 
 # %%
 model, tokenizer = tm.load("tiny", device="cpu")

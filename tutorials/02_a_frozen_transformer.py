@@ -201,7 +201,8 @@ left.imshow(a.numpy(), cmap="Blues", vmin=0)
 left.set(yticks=range(T), yticklabels=tokens, title="attention weights of one head (tiny)")
 left.set_xticks(range(T), tokens, rotation=90)
 fig.colorbar(right.imshow(products.numpy()), ax=right)
-right.set(xlabel="position j of the key", title="rotated q·k, the same q and k everywhere")
+right.set(xlabel="position j of the key", ylabel="position i of the query")
+right.set_title("rotated q·k, the same q and k everywhere")
 fig.savefig("02_a_frozen_transformer.png", dpi=110)
 
 # %% [markdown]

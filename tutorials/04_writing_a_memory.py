@@ -152,8 +152,8 @@ assert abs(loss - final) < 1e-5
 # %% [markdown]
 # ## What you should see
 #
-# - The learning rate of 0.1 is large, so the loss first rises, and then falls from 12.432 to 0.115
-#   nats per token. Both loops have the same losses over the first 50 steps, up to rounding.
+# - The loss falls from 12.432 to 0.115 nats per token. The learning rate of 0.1 is large, so in the
+#   first steps the loss rises for a while. Both loops have the same losses over the first 50 steps, up to rounding.
 # - Half of the tokens exceed one half by step 15, and the last one only at step 46. The mean loss
 #   hides this, and lesson 5 explains why it matters.
 #
@@ -161,7 +161,7 @@ assert abs(loss - final) < 1e-5
 #
 # Training minimizes the mean of −ln p over the target tokens, where each is predicted given the
 # true tokens before it. Ten lines of torch are enough, because the memory is one example that is
-# used in every step. After a first rise, the mean loss falls smoothly, but each token exceeds one
+# used in every step. After the first steps, the mean loss falls smoothly, but each token exceeds one
 # half at a step of its own.
 #
 # ## The paper's claim

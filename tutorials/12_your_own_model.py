@@ -115,7 +115,7 @@ measured = {r: sum(verdicts[r, s].recall_exact for s in SEEDS) for r, _ in cells
 for rank, count in measured.items():
     print(f"measured at rank {rank}: {count} of 3 runs recite")
 answer = min((rank for rank, count in measured.items() if count >= 2), default=None)
-print(f"the smallest sufficient rank is {answer}")
+print(f"the smallest sufficient rank is {answer or 'none of these'}")
 
 # %% [markdown]
 # ## Compare, and explain the difference
@@ -130,8 +130,9 @@ rank = answer or middle
 randoms = [tm.random_memory(tokenizer, text.length, seed=seed) for seed in SEEDS]
 control = write(randoms, [(rank, seed) for seed in SEEDS])
 recited = sum(verdict.recall_exact for verdict in control.values())
-print(f"the prediction is {middle / rank:.2f} times the answer, and the answer is", end=" ")
-print(f"{'inside' if low <= rank <= high else 'outside'} the interval")
+if answer:
+    print(f"the prediction is {middle / rank:.2f} times the answer, and the answer is", end=" ")
+    print(f"{'inside' if low <= rank <= high else 'outside'} the interval")
 losses = [tm.judge(model, memory).loss for memory in (text, randoms[0])]
 print("base loss: text {:.2f} and random tokens {:.2f} nats per token".format(*losses))
 print(f"control: {recited} of 3 memories of random tokens are recited at rank {rank}")
