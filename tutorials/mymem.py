@@ -90,7 +90,7 @@ def target_logits(model: tm.Model, prompt_ids: list[int], target_ids: list[int])
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """The loss −ln softmax(logits)[target] of each token [N], in nats.
+    """The loss −ln softmax(logits)[target] of each token [N], in nats, with its gradient.
 
     logits [N, V], targets [N]. Use exp, log, sum, max and indexing only: no softmax, logsumexp or
     cross_entropy. The losses must not change when 1000 is added to all logits of a token.

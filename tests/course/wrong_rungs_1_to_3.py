@@ -282,7 +282,7 @@ def detach_forgets(model, unit):
 # --- Rung 3: the loss of a token ------------------------------------------------------------------
 
 
-@wrong("rung3", "target_logits", "The model has read the token whose logits these are")
+@wrong("rung3", "target_logits", "These logits are one position too late")
 def logits_unshifted(model, prompt_ids, target_ids):
     return model(torch.tensor([prompt_ids + target_ids]))[0, len(prompt_ids) :]
 
@@ -295,6 +295,11 @@ def no_batch_in_one_pass(model, prompt_ids, target_ids):
 @wrong("rung3", "target_logits", "should have the shape")
 def logits_of_the_prompt_too(model, prompt_ids, target_ids):
     return model(torch.tensor([prompt_ids + target_ids[:-1]]))[0]
+
+
+@wrong("rung3", "target_logits", "gave fewer than the")
+def logits_of_the_prompt(model, prompt_ids, target_ids):
+    return model(torch.tensor([prompt_ids]))[0]
 
 
 @wrong("rung3", "target_logits", "These are log-probabilities")
@@ -325,6 +330,39 @@ def no_shift(logits, targets):
 def one_shift_for_all(logits, targets):
     shifted = logits - logits.max()
     return shifted.exp().sum(-1).log() - shifted[torch.arange(len(targets)), targets]
+
+
+@wrong("rung3", "token_losses", "the largest logit of each row, wherever it is")
+def first_logit_subtracted(logits, targets):
+    shifted = logits - logits[:, :1]
+    return shifted.exp().sum(-1).log() - shifted[torch.arange(len(targets)), targets]
+
+
+@wrong("rung3", "token_losses", "is the sum of exp detached, or inside no_grad?")
+def sum_without_gradient(logits, targets):
+    with torch.no_grad():
+        largest = logits.max(-1).values
+        total = (logits - largest[:, None]).exp().sum(-1).log() + largest
+    return total - logits[torch.arange(len(targets)), targets]
+
+
+@wrong("rung3", "token_losses", "is the logit of the target detached?")
+def target_detached(logits, targets):
+    largest = logits.max(-1).values
+    total = (logits - largest[:, None]).exp().sum(-1).log() + largest
+    return total - torch.tensor([row[y] for row, y in zip(logits.tolist(), targets, strict=True)])
+
+
+@wrong("rung3", "token_losses", "Change a copy of them")
+def subtracted_in_place(logits, targets):
+    logits -= logits.max(-1, keepdim=True).values
+    return logits.exp().sum(-1).log() - logits[torch.arange(len(targets)), targets]
+
+
+@wrong("rung3", "token_losses", "uses torch's logcumsumexp")
+def cumulative(logits, targets):
+    own = logits[torch.arange(len(targets)), targets]
+    return torch.logcumsumexp(logits, -1)[:, -1] - own
 
 
 @wrong("rung3", "token_losses", "Use max + log(sum(exp)) − z_target, never the log of p")
@@ -358,9 +396,19 @@ def sum_of_the_losses(logits, targets, progress):
     return key.token_losses(logits, targets).sum()
 
 
+@wrong("rung3", "token_losses", "plain should be the mean of the losses")
+def no_losses(logits, targets):
+    return (logits * 0).sum(-1)
+
+
 @wrong("rung3", "plain", "a scalar, should be a tensor")
 def mean_as_a_number(logits, targets, progress):
     return key.token_losses(logits, targets).mean().item()
+
+
+@wrong("rung3", "plain", "Return the mean as it is, with its gradient")
+def mean_detached(logits, targets, progress):
+    return key.token_losses(logits, targets).mean().detach()
 
 
 @wrong("rung3", "plain", "plain should not use the progress")

@@ -145,26 +145,27 @@ def logits_of(mymem, model, prompt: list[int], target: list[int], A: Tensor, B: 
     return {"logits": logits, "passes": passes.count, "gradient": tensor and logits.requires_grad}
 
 
-def losses_of(mymem, logits: Tensor, targets: Tensor) -> tuple[object, list[str], object]:
+def losses_of(mymem, logits: Tensor, targets: Tensor) -> dict:
     """The losses, the operations of torch that they took, and the gradient of their sum."""
-    logits = logits.requires_grad_()
+    leaf = logits.requires_grad_()
+    given = leaf.clone()  # as the logits of a model, this tensor could be changed in place
     with Watch() as watch:
-        losses = mymem.token_losses(logits, targets)
+        losses = mymem.token_losses(given, targets)
     if isinstance(losses, Tensor) and losses.requires_grad:
         losses.sum().backward()
-    return losses, sorted(watch.names), logits.grad
+    names = sorted(watch.names)
+    return {"losses": losses, "names": names, "gradient": leaf.grad, "given": given}
 
 
-def objective(
-    mymem, logits: Tensor, targets: Tensor, progress: float
-) -> tuple[object, object, object]:
+def objective(mymem, logits: Tensor, targets: Tensor, progress: float) -> dict:
     """The value of `plain`, its gradient, and the losses that it is the mean of."""
-    logits = logits.requires_grad_()
-    losses = mymem.token_losses(logits, targets)
-    value = mymem.plain(logits, targets, progress)
+    leaf = logits.requires_grad_()
+    losses = mymem.token_losses(leaf.clone(), targets)
+    value = mymem.plain(leaf.clone(), targets, progress)
     if isinstance(value, Tensor) and value.requires_grad:
         value.backward()
-    return value, logits.grad, losses
+    detached = isinstance(losses, Tensor) and not losses.requires_grad
+    return {"value": value, "losses": losses, "detached": detached, "gradient": leaf.grad}
 
 
 # --- Rung 4: a training loop ----------------------------------------------------------------------

@@ -20,6 +20,7 @@ from checks.grading import (
     tensor,
 )
 from checks.ladder import rung
+from checks.server import load_shipped
 from checks.values import MODEL
 
 LN2 = math.log(2)
@@ -39,7 +40,7 @@ def test_rung3_the_logits_of_the_target(mymem, seed):
         logits = tensor(found["logits"], (len(target), every.shape[1]), f"{case}, [N, V],")
         right = every[len(prompt) - 1 : -1]
         hints = {
-            "The model has read the token whose logits these are": (
+            "These logits are one position too late: there the model has read the token itself": (
                 apart(logits, every[len(prompt) :]) < 1e-3
             ),
             "These are log-probabilities": apart(logits, right.log_softmax(-1)) < 1e-3,
@@ -55,6 +56,9 @@ def test_rung3_one_pass_with_a_gradient(mymem, seed):
     prompt, target = token_ids(4, generator), token_ids(6, generator)
     unit = expected.some_unit(2, generator)
     found = mymem.run(scenarios.logits_of, MODEL, prompt, target, *unit)
+    size = len(target) * load_shipped()[0].config.vocab_size
+    enough = isinstance(found["logits"], Tensor) and found["logits"].numel() >= size
+    require(enough, f"target_logits gave fewer than the {size:,} logits of 6 target tokens")
     message = "The logits have no gradient with respect to A and B, so a unit could not be trained"
     hint = "Do not detach them, and do not use torch.no_grad here"
     require(found["gradient"], f"{message}. {hint}")
@@ -63,10 +67,10 @@ def test_rung3_one_pass_with_a_gradient(mymem, seed):
     require(found["passes"] == 1, message, keeps=0.5)
 
 
-def losses_of(mymem, logits: Tensor, targets: Tensor) -> tuple[Tensor, list[str], object]:
-    losses, names, gradient = mymem.run(scenarios.losses_of, logits, targets)
-    losses = tensor(losses, targets.shape, "The losses, [N], one for each token,")
-    return losses, names, gradient
+def losses_of(mymem, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict]:
+    """The losses, and what else the scenario has found."""
+    found = mymem.run(scenarios.losses_of, logits, targets)
+    return tensor(found["losses"], targets.shape, "The losses, [N], one for each token,"), found
 
 
 def scored(seed: int) -> tuple[Tensor, Tensor]:
@@ -80,7 +84,7 @@ def scored(seed: int) -> tuple[Tensor, Tensor]:
 @rung(3)
 def test_rung3_the_loss_of_each_token(mymem, seed):
     logits = torch.tensor([[0.0, 0.0], [0.0, math.log(3)], [math.log(3), 0.0]])
-    losses, _, _ = losses_of(mymem, logits, torch.tensor([0, 0, 0]))
+    losses, _ = losses_of(mymem, logits, torch.tensor([0, 0, 0]))
     right = torch.tensor([LN2, math.log(4), math.log(4 / 3)])
     shifted = logits - logits.max(-1, keepdim=True).values
     tables = [z.exp().sum().log() - z[:, 0] for z in (logits, shifted)]
@@ -97,15 +101,37 @@ def test_rung3_the_loss_of_each_token(mymem, seed):
     message += f" 0.288 nats, not {rounded(losses)}"
     require_close(losses, right, message + first_of(hints))
     logits, targets = scored(seed)
-    losses, names, gradient = losses_of(mymem, logits, targets)
+    losses, found = losses_of(mymem, logits, targets)
     right = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     message = "The losses should be equal to those of torch's cross_entropy"
     require_close(losses, right, message, 1e-4)
+    require_gradient(found["gradient"], logits, targets)
+    names = {name.strip("_") for name in found["names"] if "softmax" in name or "sumexp" in name}
+    message = f"token_losses uses torch's {', '.join(sorted(names))}, itself or inside another"
+    message += " function such as cross_entropy. Use exp, log, sum, max and indexing only"
+    require(not names, message, keeps=0.5)
+    message = "token_losses has changed the logits that it was given. Change a copy of them"
+    require(torch.equal(found["given"], logits), message, keeps=0.5)
+
+
+def require_gradient(gradient: object, logits: Tensor, targets: Tensor) -> None:
+    """The gradient of the sum of the losses, which half of the points are for."""
     message = "The losses have no gradient with respect to the logits. Do not detach them"
     require(isinstance(gradient, Tensor), message, keeps=0.5)
-    found = {name.strip("_") for name in names if "softmax" in name or "logsumexp" in name}
-    message = f"token_losses uses torch's {', '.join(sorted(found))}. Use exp, log, sum, max and"
-    require(not found, f"{message} indexing only", keeps=0.5)
+    p, target = logits.softmax(-1), torch.nn.functional.one_hot(targets, logits.shape[1])
+    hints = {
+        "The softmax is missing in yours: is the sum of exp detached, or inside no_grad?": (
+            apart(gradient, -target.float()) < 1e-4
+        ),
+        "The −1 is missing in yours: is the logit of the target detached?": (
+            apart(gradient, p) < 1e-4
+        ),
+    }
+    far = apart(gradient, p - target)
+    message = "The losses are right, but their gradient is not, and training follows the gradient."
+    message += " The gradient with respect to the logits is the softmax, less 1 at the target."
+    message += f" Yours differs by up to {far:.3g}{first_of(hints)}"
+    require(far < 1e-4, message, keeps=0.5)
 
 
 @rung(3)
@@ -119,36 +145,49 @@ def test_rung3_large_logits(mymem, seed):
         "Adding 1000 to the logits of the first token": first,
     }
     for what, shift in shifts.items():
-        losses, _, _ = losses_of(mymem, logits + shift, targets)
+        losses, _ = losses_of(mymem, logits + shift, targets)
         odd = losses[~losses.isfinite()][:1].tolist()
         message = f"{what} gave a loss of {odd}. In float32, e^1000 overflows, and ln 0 is not"
         message += " finite either. First subtract from each row its own largest logit"
         require(not odd, message)
         require_close(losses, plain, f"{what} should not change the losses", 1e-3)
     far = whole(150, 250, drawn(seed))
-    losses, _, gradient = losses_of(mymem, torch.tensor([[0.0, -far]]), torch.tensor([1]))
     message = f"With the logits 0 and −{far}, the loss of the second token is {far} nats, and its"
     message += " gradient is finite. The softmax of such a target is 0 in float32, and its log −inf"
-    message += ". Use max + log(sum(exp)) − z_target, never the log of p. Your loss is"
+    message += ". Use max + log(sum(exp)) − z_target, never the log of p"
+    require_loss(mymem, [0.0, -far], far, message)
+    message = f"With the logits −{far} and 0, the loss of the first token is {far} nats. Subtract"
+    message += f" the largest logit of each row, wherever it is: e^{far} overflows"
+    require_loss(mymem, [-far, 0.0], far, message)
+
+
+def require_loss(mymem, logits: list[float], right: int, message: str) -> None:
+    """The loss of the smallest of these logits has this value, and a gradient that is finite."""
+    target = logits.index(min(logits))
+    losses, found = losses_of(mymem, torch.tensor([logits]), torch.tensor([target]))
+    gradient = found["gradient"]
     finite = not isinstance(gradient, Tensor) or bool(gradient.isfinite().all())
     value = f"{float(losses):g}{'' if finite else ', with a gradient that is not finite'}"
-    require(near(float(losses), far, 1e-4) and finite, f"{message} {value}", keeps=0.5)
+    right = near(float(losses), right, 1e-4) and finite
+    require(right, f"{message}. Your loss is {value}", keeps=0.5)
 
 
 @rung(3)
 def test_rung3_plain_is_the_mean(mymem, seed):
     logits, targets = scored(seed)
     for progress in (0.0, 0.7):
-        value, gradient, own = mymem.run(scenarios.objective, logits, targets, progress)
+        found = mymem.run(scenarios.objective, logits, targets, progress)
+        own, value = found["losses"], found["value"]
         value = tensor(value, (), "The value of plain, a scalar,")
-        losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        if isinstance(own, Tensor) and own.shape == losses.shape:
-            losses = own  # another check is about the losses themselves
+        losses, of = torch.nn.functional.cross_entropy(logits, targets, reduction="none"), "losses"
+        if isinstance(own, Tensor) and own.shape == losses.shape and apart(own, own.mean()) > 1e-3:
+            losses, of = own, "values of your token_losses"  # another check is about these
         hints = {
             "This is the sum of the losses": near(float(value), float(losses.sum()), 1e-4),
             "plain should not use the progress": progress > 0,
         }
-        message = f"plain should be the mean loss, {losses.mean():.4f}, not {value:.4f}"
+        message = f"plain should be the mean of the {of}, {losses.mean():.4f}, not {value:.4f}"
         require(near(float(value), float(losses.mean()), 1e-4), message + first_of(hints))
         message = "plain has no gradient with respect to the logits, so nothing would be trained"
-        require(isinstance(gradient, Tensor), f"{message}. Return a tensor, not a number", 0.5)
+        trains = found["detached"] or isinstance(found["gradient"], Tensor)
+        require(trains, f"{message}. Return the mean as it is, with its gradient", keeps=0.5)
