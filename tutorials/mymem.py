@@ -121,8 +121,8 @@ def write(
 ) -> list[float]:
     """Writes the memory into the attached unit: only A and B change.
 
-    Returns a float for each step: the mean loss of the target before it, whatever the objective is.
-    Each step minimizes objective(logits, targets, step / steps) with torch's AdamW, without weight
+    Returns the mean loss of the target before each step, a float, whatever the objective is. Each
+    step minimizes objective(logits, targets, step / steps) with torch's AdamW, without weight
     decay. The norm of the gradient of A and B together is clipped to 1. The learning rate falls in
     a straight line: it is lr · (1 − step / steps) in step 0, 1, …, steps − 1.
     """

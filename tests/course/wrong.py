@@ -24,6 +24,7 @@ from tests import answer_key
 
 KEY = Path(__file__).parents[1] / "answer_key.py"
 BETWEEN = """
+import copy
 import types
 import numpy as np
 import torch.nn.functional as F

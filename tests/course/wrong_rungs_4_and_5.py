@@ -13,6 +13,8 @@ WRONG, wrong, edit = planted()
 # --- Rung 4: a training loop ----------------------------------------------------------------------
 
 
+BOTH = "[unit.A, unit.B]"
+LOGITS = "logits = target_logits(model, prompt_ids, target_ids)"
 MEAN = "token_losses(logits.detach(), targets).mean().item()"
 RATE = "lr * (1 - step / steps)"
 BACKWARD = "objective(logits, targets, step / steps).backward()"
@@ -50,6 +52,52 @@ edit_write(
     "            line = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1 - n / steps)\n"
     "        line.step()\n",
 )
+edit_write(
+    "rate_one_step_late",
+    "falls one step too late: set that of this step before",
+    f'        optimizer.param_groups[0]["lr"] = {RATE}\n        optimizer.step()\n',
+    f'        optimizer.step()\n        optimizer.param_groups[0]["lr"] = {RATE}\n',
+)
+edit_write(
+    "rate_by_steps_less_one",
+    "divide by steps, not by steps − 1",
+    RATE,
+    "lr * (1 - step / max(1, steps - 1))",
+)
+edit_write("only_b_is_trained", "The optimizer trains only B", f"AdamW({BOTH}", "AdamW([unit.B]")
+edit_write(
+    "a_new_optimizer_in_each_step",
+    "Make one before the loop: it remembers earlier gradients",
+    "        optimizer.step()",
+    f"        torch.optim.AdamW({BOTH}, lr * (1 - step / steps), weight_decay=0).step()",
+)
+edit_write(
+    "logits_once_for_all_steps",
+    "Compute them anew in each step",
+    f"    for step in range(steps):\n        {LOGITS}",
+    f"    {LOGITS}\n    for step in range(steps):",
+)
+edit_write("no_step", "let the optimizer make a step", "optimizer.step()", "pass")
+edit_write(
+    "a_copy_is_trained",
+    "Train the unit itself, not a copy of it",
+    "    targets, means =",
+    "    model = copy.deepcopy(model)\n"
+    "    unit = next(part for part in model.modules() if isinstance(part, LoRA))\n"
+    "    targets, means =",
+)
+edit_write(
+    "unit_taken_out",
+    "Leave it attached",
+    "    return means",
+    "    detach(model, unit)\n    return means",
+)
+edit_write(
+    "losses_as_tensors",
+    "A loss in the list of write is a tensor of shape [], not float",
+    MEAN,
+    MEAN.replace(".item()", ""),
+)
 edit_write("rate_to_a_tenth", "falls to a tenth, not to 0", RATE, "lr * (1 - 0.9 * step / steps)")
 edit_write(
     "rate_along_a_cosine",
@@ -67,7 +115,7 @@ edit_write(
 edit_write(
     "prompt_in_the_loss",
     "This is the loss of the prompt and the target",
-    "logits = target_logits(model, prompt_ids, target_ids)",
+    LOGITS,
     PROMPT_TOO.strip(),
 )
 edit_write(

@@ -120,24 +120,29 @@ def loop(
     optimizer: type[Adam] = Adam,
     decay: float = 0.0,
     prompt_too: bool = False,
+    trained: str = "AB",
+    renewed: bool = False,
 ) -> tuple[list[float], Tensor, Tensor]:
     """The loop of rung 4, or one with a fault: the loss before each step, and A and B in the end.
 
-    stop: after so many of the steps.
+    stop: after so many of the steps. trained: the matrices that the optimizer has. renewed: it is
+    made anew in each step.
     """
     A, B = A.clone().requires_grad_(), torch.zeros_like(A.T).requires_grad_()
     ids, targets, losses = prompt + target, torch.tensor(target), []
-    both = optimizer([A, B], decay)
+    own = [p for name, p in (("A", A), ("B", B)) if name in trained]
+    descent = optimizer(own, decay)
     for step in range(steps if stop is None else stop):
         logits = target_logits(prompt, target, A, B)
         losses.append(F.cross_entropy(logits, targets).item())
         loss = objective(logits, targets, step / steps)
         if prompt_too:
             loss = F.cross_entropy(all_logits(ids[:-1], A, B), torch.tensor(ids[1:]))
-        if zero:
-            A.grad = B.grad = None
+        for p in own if zero else []:
+            p.grad = None
         loss.backward()
         for group in {"both": [[A, B]], "each": [[A], [B]], "none": []}[clip]:
             torch.nn.utils.clip_grad_norm_(group, 1.0)
-        both.update(lr * rate(step, steps))
+        descent = optimizer(own, decay) if renewed else descent
+        descent.update(lr * rate(step, steps))
     return losses, A.detach(), B.detach()

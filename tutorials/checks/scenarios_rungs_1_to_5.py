@@ -189,14 +189,21 @@ def write_memory(
         count = len(targets) // 2
         return torch.nn.functional.cross_entropy(logits[:count], targets[:count])
 
-    more = (first_half,) if half else ()
-    losses = mymem.write(model, unit, prompt, target, steps, lr, *more)
+    more, mlps = (first_half,) if half else (), [layer.mlp for layer in model.layers]
+    try:
+        losses = mymem.write(model, unit, prompt, target, steps, lr, *more)
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error):
+            raise
+        text = "backward went twice through the same logits. Compute them anew in each step"
+        raise RuntimeError(text).with_traceback(error.__traceback__) from None
     return {
         "losses": losses,
         "start": A,
         "A": unit.A,
         "B": unit.B,
         "given": [[list(shape), *rest] for shape, *rest in given],
+        "attached": all(layer.mlp is mlp for layer, mlp in zip(model.layers, mlps, strict=True)),
         "changed": [name for name, p in base.items() if not torch.equal(p, before[name])],
     }
 
