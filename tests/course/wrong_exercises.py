@@ -21,6 +21,8 @@ edit(
     *(" / math.sqrt(q.shape[1])", ""),
 )
 edit("scale_by_d", "ex2", "attention", "You divided by D", "math.sqrt(q.shape[1])", "q.shape[1]")
+edit("scale_by_t", "ex2", "attention", "You divided by the root of T", "q.shape[1]", "len(k)")
+edit("finite_mask", "ex2", "attention", "should be −∞, not a finite number", "-math.inf", "-20")
 edit(
     "no_mask",
     *("ex2", "attention", "which is later: its weight is"),
@@ -62,7 +64,21 @@ def interleaved(x, positions, theta=10_000.0):
 
 
 edit("other_way", "ex2", "rotate", "rotates in the other direction", "(positions", "(-positions")
+edit("its_own_theta", "ex2", "rotate", "Use the argument theta", "theta **", "10_000.0 **")
+edit("from_one", "ex2", "rotate", "are counted from 0", "arange(half)", "arange(1, half + 1)")
 edit("half_the_exponent", "ex2", "rotate", "with a factor of 2", "/ half)", "/ 2 / half)")
+
+
+@wrong("ex2", "rotate", "which yours has overwritten")
+def overwrites_the_first_half(x, positions, theta=10_000.0):
+    half = x.shape[-1] // 2
+    angles = torch.outer(positions.float(), theta ** (-torch.arange(half) / half))
+    out = x.clone()
+    out[:, :half] = out[:, :half] * angles.cos() - out[:, half:] * angles.sin()
+    out[:, half:] = out[:, half:] * angles.cos() + out[:, :half] * angles.sin()
+    return out
+
+
 edit(
     "one_sign_wrong",
     *("ex2", "rotate", "A rotation should not change the length of a vector"),
