@@ -49,12 +49,15 @@ def rotate(x: Tensor, positions: Tensor, theta: float = 10_000.0) -> Tensor:
 def recalled_below_one_half(model, memory) -> dict:
     """Options with which this memory is recited although one of its tokens has p ≤ ½.
 
-    The memory is a tinymem.Memory of 16 to 32 random tokens, and the model is the shipped one.
-    Four memories are drawn when this is graded. The same options do not work for every length, so
-    search for them. With the options that you return, for example {"rank": 2, "steps": 150},
+    The memory is a tinymem.Memory of 16 to 32 random tokens, and the model is the shipped one. With
+    the options that you return, for example {"rank": 2, "steps": 150},
     `tinymem.memorize(model, memory, **options)` writes the memory in at most 400 steps, so that
     greedy decoding recites it completely (`recall_exact` in the report) but `min_probability` is at
     most one half. The options may be rank, steps, lr and seed.
+
+    When this is graded, two pairs of a short and a long memory are drawn. A pair has its two points
+    if it works for both memories. The same options do not work for every length, so search for
+    them.
 
     Your function has 120 seconds for each memory (`--limit` changes this), enough for about 30
     trainings on two idle cores. The memory is trained again when it is graded, and another machine

@@ -212,14 +212,6 @@ def test_all_sweeps_with_a_bug_differ_from_the_one_that_works_and_are_caught(tmp
             check_sweep(getattr(Sweeps(), bug), tmp_path / bug)
 
 
-def test_fixed_options_do_not_work_for_all_memories(grade):
-    """Rank 3 has room for the longest memory, and then certifies the shortest one."""
-    for steps in (50, 300):
-        text = f"def recalled_below_one_half(*_):\n    return {{'rank': 3, 'steps': {steps}}}\n"
-        grades = grade(text, "-m", "ex5")
-        assert grades["points"] <= 2 and reasons(grades)
-
-
 def test_texts_differ_and_have_the_promised_length():
     from checks.drawn import KINDS, draw_text
     from checks.server import load_shipped

@@ -9,8 +9,9 @@ from tests import answer_key as key
 from tests.course.wrong import Wrong, planted
 
 WRONG, wrong, edit = planted()
-# These two get no points: a test that fails for every sweep, and a capstone of nobody.
-NOTHING = ("expects_an_order", "a_name")
+# These get no points: options without a search, tests that fail for a sweep that works, and a
+# capstone of nobody.
+NOTHING = ("enough_for_the_longest", "enough_for_the_shortest", "expects_an_order", "a_name")
 
 
 # --- Exercise 2 -----------------------------------------------------------------------------------
@@ -96,12 +97,13 @@ def enough_for_the_longest(model, memory):
 
 @wrong("ex5", "recalled_below_one_half", "is not recited: greedy decoding is wrong at token")
 def enough_for_the_shortest(model, memory):
-    return {"rank": 3, "steps": 50}
+    return {"rank": 2, "steps": 300}
 
 
 @wrong("ex5", "recalled_below_one_half", "others, the library would search for you")
-def the_library_stops(model, memory):
-    if len(memory.target_ids) < 20:
+def the_library_stops(model, memory, calls=[]):  # noqa: B006
+    calls.append(1)
+    if len(calls) <= 2:  # the first pair
         return key.recalled_below_one_half(model, memory)
     return {"rank": 3, "steps": 400, "stop_when_recited": True}
 
