@@ -59,8 +59,8 @@ def recalled_below_one_half(model, memory) -> dict:
     if it works for both memories. The same options do not work for every length, so search for
     them.
 
-    Your function has 120 seconds for each memory (`--limit` changes this), enough for about 30
-    trainings on two idle cores. The memory is trained again when it is graded, and another machine
+    Your function has 120 seconds of computing for each memory (`--limit` changes this), enough for
+    at least 30 trainings. The memory is trained again when it is graded, and another machine
     rounds differently, so leave a little room: a `min_margin` above 0.01 and a `min_probability`
     below 0.49.
     """
