@@ -28,7 +28,7 @@ import copy
 import types
 import numpy as np
 import torch.nn.functional as F
-key = types.SimpleNamespace(**globals())
+key = types.SimpleNamespace(**locals())
 """
 
 
