@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checks import source
 from checks.hand_in import Computer, HandIn
 from checks.values import MODEL, TOKENIZER, Raised
 
@@ -338,7 +339,34 @@ def test_the_tagged_cells_of_a_notebook_are_the_answers(hand_in):
     assert made.reason is None and made.call("f") == 5
     made = hand_in(notebook(("a = 1\n1 / 0", ["answer"])), "exercises.ipynb")
     assert "exercises.py and exercises.ipynb are both there" in hand_in("x = 1").reason
-    assert made.reason.endswith("division by zero (line 3: 1 / 0)")
+    assert made.reason.endswith("division by zero (cell 1, line 2: 1 / 0)")
+
+
+def test_a_cell_without_the_tag_is_named_if_one_of_its_names_is_missing(hand_in):
+    cells = [("%matplotlib inline\nimport random\n\ndef g():\n    pass", []), ("for", [])]
+    function = "x = 5\n\ndef f():\n    return random.random()"
+    made = hand_in(notebook(*cells, (function, ["answer"])), "exercises.ipynb")
+    message = "NameError: name 'random' is not defined (cell 3, line 4: return random.random())"
+    where = "is in cell 1, which has no tag `answer`, so it is not graded"
+    with pytest.raises(pytest.fail.Exception) as failed:
+        made.call("f")
+    assert message in str(failed.value) and f"`random` {where}" in str(failed.value)
+    stopped = source.in_cells("f was stopped in line 2: x = 5", made.path, made.source)
+    assert stopped == "f was stopped in cell 3, line 1: x = 5"
+    with pytest.raises(pytest.fail.Exception, match=f"no function g.*`g` {where}"):
+        made.call("g")
+    with pytest.raises(pytest.fail.Exception, match=r"Do not rename the functions$"):
+        made.call("h")
+
+
+def test_beside_the_untouched_file_of_the_course_the_notebook_is_graded(tmp_path):
+    text = (TUTORIALS / "mymem.py").read_text(encoding="utf-8")
+    (tmp_path / "mymem.py").write_bytes(text.replace("\n", "\r\n").encode())
+    (tmp_path / "mymem.ipynb").touch()
+    assert source.find(tmp_path, "mymem").suffix == ".ipynb"
+    (tmp_path / "mymem.py").write_text(text + "x = 1\n", encoding="utf-8")
+    with pytest.raises(source.Refused, match="are both there"):
+        source.find(tmp_path, "mymem")
 
 
 @pytest.mark.parametrize(
@@ -362,9 +390,11 @@ def test_a_notebook_that_cannot_be_graded(hand_in, text, says):
 
 def test_a_folder_without_the_file_and_a_file_that_is_no_text(hand_in, tmp_path, computer):
     empty = HandIn("rungs", tmp_path, computer)
-    assert empty.load() == "mymem.py and mymem.ipynb are missing"
+    assert empty.load() == "neither mymem.py nor mymem.ipynb is there"
     (tmp_path / "exercises.py").write_bytes(b"\xff\xfe\x00")
     assert HandIn("exercises", tmp_path, computer).load() == "exercises.py is not a text in UTF-8"
+    (tmp_path / "exercises.py").write_bytes(b"\xef\xbb\xbf \n")
+    assert HandIn("exercises", tmp_path, computer).load() == "exercises.py is empty"
     (tmp_path / "exercises.py").write_bytes(b"#" * 2**21)
     assert "has more than 1 MB" in HandIn("exercises", tmp_path, computer).load()
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from . import source, values
-from .grading import require
 from .process import Process
 
 NAMES = {"exercises": "exercises", "rungs": "mymem"}  # part: the file that a student edits
@@ -73,14 +72,14 @@ class HandIn:
     def __init__(self, part: str, answers: Path, computer: Computer, library: tuple[int, ...] = ()):
         """answers: a file that has the answers of every part, or a folder with the usual names."""
         self.part, self.answers, self.computer, self.library = part, answers, computer, library
-        self.name, self.source = NAMES[part], ""
+        self.name, self.source, self.path = NAMES[part], "", answers
         self.functions: list[Callable] = []
         self.stopped: dict[str, str] = {}  # questions that have ended a process, and why
 
     def load(self) -> str | None:
         """Runs the file. If this fails, returns the reason."""
         try:
-            path = source.find(self.answers, NAMES[self.part])
+            self.path = path = source.find(self.answers, NAMES[self.part])
             self.name, self.source = path.name, source.read(path)
         except source.Refused as refused:
             return str(refused)
@@ -89,7 +88,7 @@ class HandIn:
         if "ended" in reply:
             return f"{self.name} cannot be imported: it {reply['ended']}"
         return (
-            f"{self.name} cannot be imported: {reply['raised']['text']}"
+            self.in_cells(f"{self.name} cannot be imported: {reply['raised']['text']}")
             if "raised" in reply
             else None
         )
@@ -117,6 +116,12 @@ class HandIn:
         question |= {"ask": ask, "part": self.part}
         return self.computer.ask(question, self.call_back, limit)
 
+    def has_no(self, name: str) -> str:
+        return self.in_cells(f"{self.name} has no function {name}. Do not rename the functions")
+
+    def in_cells(self, message: str) -> str:
+        return source.in_cells(message, self.path, self.source)
+
     def pack(self, args: tuple) -> list:
         self.functions = []
         return [values.pack(one, self.functions) for one in args]
@@ -124,9 +129,6 @@ class HandIn:
     def call_back(self, index: int, arguments: tuple) -> object:
         """The student's code calls a function that was among the arguments."""
         return self.functions[index](*arguments)
-
-    def has_no(self, name: str) -> str:
-        return f"{self.name} has no function {name}. Do not rename the functions"
 
     def result(self, key: str, who: str, catch: bool, ask: str, **question) -> object:
         """The value of the reply; fails with a sentence about the function `who` without one.
@@ -142,16 +144,17 @@ class HandIn:
         if "value" in reply:
             return values.unpack(reply["value"])
         if "ended" in reply:
-            self.stopped[key] = f"{reply['function'] or who} {reply['ended']}"
+            self.stopped[key] = self.in_cells(f"{reply['function'] or who} {reply['ended']}")
             pytest.fail(self.stopped[key], pytrace=False)
         raised = reply["raised"]
-        require(not raised["missing"], self.has_no(raised["missing"]))
+        if raised["missing"]:
+            pytest.fail(self.has_no(raised["missing"]), pytrace=False)
         if raised["todo"]:
             pytest.fail(f"not done yet: {raised['todo']}", pytrace=False)
         if catch:
-            return values.Raised(raised["text"])
+            return values.Raised(self.in_cells(raised["text"]))
         who = who if ask == "call" else raised["function"] or who
-        pytest.fail(f"{who} raised {raised['text']}", pytrace=False)
+        pytest.fail(self.in_cells(f"{who} raised {raised['text']}"), pytrace=False)
 
 
 def called_by(scenario: Callable) -> str:
