@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable, Iterator
 ALLOWED = {"tinymem", "tinymem.load", "tinymem.Model", "tinymem.Tokenizer", "tinymem.Memory"}
 OWNED = {"tinymem", "checks", "tests"}  # the packages that have the answers
 BY_NAME = {"exec", "eval", "globals", "vars", "__import__", "import_module"}  # reach anything
-BY_NAME |= {"sys.modules", "modules", "__globals__", "__builtins__"}
+BY_NAME |= {"sys.modules", "__globals__", "__builtins__"}
+ATTRIBUTES = {"__globals__", "import_module"}  # of any object; model.eval() and .modules() are fine
 
 
 def taken_from_tinymem(source: str, names: Collection[str], others: Collection[str]) -> list[str]:
@@ -90,11 +91,11 @@ def paths(node: ast.AST, imports: dict[str, str]) -> Iterator[str]:
     """The names that a statement uses. A name of tinymem is given in full."""
     inside = set()
     for part in code_of(node):  # an attribute comes before the name that it belongs to
-        if isinstance(part, ast.Attribute) and part.attr in BY_NAME:
+        if isinstance(part, ast.Attribute) and part.attr in ATTRIBUTES:
             yield part.attr
         elif isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
             path = imports.get(part.value.id, "")
-            if is_owned(path):
+            if is_owned(path) or f"{path}.{part.attr}" in BY_NAME:
                 inside.add(part.value)
                 yield f"{path}.{part.attr}"
         elif isinstance(part, ast.Name) and part not in inside:
