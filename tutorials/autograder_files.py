@@ -47,8 +47,9 @@ exec "$root/venv/bin/python" "$root/source/tutorials/autograder.py" run "$root"
 
 
 def spoken(check: str) -> str:
-    """ "test_rung4_the_loss_falls" -> "the loss falls" """
-    return re.sub(r"^test_(rung|ex|stretch)\d+_", "", check).replace("_", " ")
+    """ "test_rung4_the_loss_falls[2]" -> "the loss falls (2)" """
+    name = re.sub(r"^test_(rung|ex|stretch)\d+_", "", check).replace("_", " ")
+    return re.sub(r"\[(.*)\]$", r" (\1)", name)
 
 
 def results(grades: dict, seconds: float, note: str = "", visibility: str = "visible") -> dict:

@@ -182,6 +182,30 @@ def test_the_unpacked_autograder_grades_a_hand_in(packed, tmp_path):
     assert "no number for you" not in document["output"]
 
 
+def test_on_gradescope_a_failed_grader_gives_no_score_and_a_student_without_a_number_is_told(
+    tmp_path, monkeypatch, capsys
+):
+    for path in ("source", "submission"):
+        (tmp_path / path).mkdir()
+    settings = {"seed": 4711, "options": [], "timeout": 500, "visibility": "hidden"}
+    (tmp_path / "source" / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    (tmp_path / "source" / "roster.csv").write_text("name,number\nAnna,7\n", encoding="utf-8")
+    capstone = {"12": {"points": 0, "of": 8}}
+    surrogate = {**GRADES["checks"][0], "reason": "raised \ud800", "check": "test_ex5_all[0]"}
+    graded = {**GRADES, "exercises": capstone, "checks": [surrogate]}
+    answers = [classes.Graded(None, "not graded: no memory", 1.0), classes.Graded(graded, "", 1.0)]
+    asked = []
+    monkeypatch.setattr(autograder, "grade", lambda *all: asked.append(all[2]) or answers.pop(0))
+    assert autograder.main(["run", str(tmp_path)]) == 2
+    assert not (tmp_path / "results").exists() and "no memory" in capsys.readouterr().err
+    assert autograder.main(["run", str(tmp_path)]) == 0
+    assert asked == [["--seed=4711", "--student=0"]] * 2
+    document = json.loads((tmp_path / "results" / "results.json").read_text(encoding="utf-8"))
+    assert document["output"].startswith("Your teacher's list has no number for you: exercise 12")
+    assert "of 8" not in document["output"]  # the tests are hidden, and so is the score
+    assert document["tests"][0]["name"] == "exercise 5: all (0)"
+
+
 # --- GitHub ---------------------------------------------------------------------------------------
 
 
