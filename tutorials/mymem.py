@@ -175,10 +175,7 @@ def temperature(progress: float) -> float:
 
 
 def margin(logits: Tensor, targets: Tensor, progress: float) -> Tensor:
-    """The objective margin: T times the mean loss of the logits divided by T, a scalar.
-
-    T is temperature(progress).
-    """
+    """The objective margin: T times the mean loss of logits / T, with T = temperature(progress)."""
     raise NotImplementedError("Rung 6: margin")
 
 
@@ -202,11 +199,11 @@ def run_cell(
 def sweep(path: Path, ranks: list[int], lengths: list[int], seeds: list[int], run) -> list[dict]:
     """The rows of all combinations, in any order. A sweep that was killed goes on where it stopped.
 
-    run(rank, length, seed) gives the row of one combination. Each row is appended to the file
-    `path`, as one line of JSON, as soon as it is finished, and its combination is never run again.
-    If a kill has cut the last line short, it does not count, and its combination is run again. The
-    file may hold rows of other combinations, and another process may append some while this one
-    runs: they stay in the file and are not returned. The folder of the file exists.
+    run(rank, length, seed) gives the row of one combination. As soon as a row is finished, it is
+    appended to the file `path`, as JSON on one line that ends with a newline, and its combination
+    is never run again. If a kill has cut the last line short, it does not count, and its
+    combination is run again. The file may hold rows of other combinations, and another process may
+    append some while this one runs: they stay in the file and are not returned. The folder exists.
     """
     raise NotImplementedError("Rung 7: sweep")
 
@@ -258,7 +255,10 @@ def recall_curve(rows: list[dict]) -> tuple[float, float]:
 
 
 def plan_rank(rows: list[dict], length: int, chance: float = 0.9) -> int:
-    """The smallest whole rank for which the curve gives `length` tokens at least this chance."""
+    """The smallest whole rank for which recall_curve gives `length` tokens at least this chance.
+
+    As in the rows, the number of parameters is proportional to the rank.
+    """
     raise NotImplementedError("Rung 9: plan_rank")
 
 

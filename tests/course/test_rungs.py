@@ -18,7 +18,7 @@ from checks.library import RUNGS
 from checks.points import checked, failed_checks
 
 from tests.course.conftest import TUTORIALS
-from tests.course.wrong import KEY, Wrong
+from tests.course.wrong import BETWEEN, KEY, Wrong
 from tests.course.wrong_rungs_1_to_3 import WRONG as WRONG_1_TO_3
 from tests.course.wrong_rungs_4_and_5 import WRONG as WRONG_4_AND_5
 from tests.course.wrong_rungs_6_to_9 import WRONG as WRONG_6_TO_9
@@ -170,6 +170,33 @@ def test_the_rungs_of_the_library_do_what_the_contracts_say(grade, monkeypatch):
     points = {r.check: r.points for r in results}
     assert points["test_rung5_greedy_reads_what_it_has_written"] == 0.5  # right on `tiny`
     assert points["test_rung5_judge_measures"] == 0.5
+
+
+OTHER_FORMS = """
+def least_squares(X, y):  # the name of a function of scipy
+    return np.linalg.solve(X.T @ X, X.T @ y).tolist()
+
+
+def memft_ot(logits, targets, progress):  # without memft_ot_weights
+    losses = token_losses(logits, targets)
+    return losses[losses > LN2].mean()
+
+
+def margin(logits, targets, progress):  # without temperature
+    return 0.01 ** (progress**2) * token_losses(logits / 0.01 ** (progress**2), targets).mean()
+
+
+def plan_rank(rows, length, chance=0.9):  # without recall_curve, and not an int of Python
+    half, s = key.recall_curve(rows)
+    load = half * (1 / chance - 1) ** (1 / s)
+    return np.ceil(length / load / (rows[0]["parameters"] / rows[0]["rank"])).astype(int)
+"""
+
+
+def test_right_answers_of_other_forms(grade):
+    solved = "np.linalg.solve(X.T @ X, X.T @ y).tolist()"
+    text = ANSWERS.replace(solved, "least_squares(X, y)") + BETWEEN + OTHER_FORMS
+    assert not reasons(grade(text, ["rung6", "rung8", "rung9"], seed=1))
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -125,12 +125,17 @@ def is_taken(path: str) -> bool:
 
 
 def names_used(source: str, name: str) -> set[str]:
-    """All names and attributes in the definition of `name`, and in the definitions it uses."""
-    bound, used, waiting = bindings(source), {name}, [name]
+    """All names and attributes in the definition of `name`, and in the definitions it uses.
+
+    A function of the hand-in is not counted: it may be called like one of a library.
+    """
+    bound, used, waiting, attributes = bindings(source), {name}, [name], set()
     while waiting:
         for part in (p for node in bound.get(waiting.pop(), ()) for p in ast.walk(node)):
+            attributes |= {part.attr} if isinstance(part, ast.Attribute) else set()
             for field in ("id", "attr", "name"):  # of names, attributes and imports
                 new = {str(getattr(part, field, name))} - used
                 used |= new
                 waiting += sorted(new)
-    return used
+    own = {one for one, nodes in bound.items() if isinstance(nodes[-1], ast.FunctionDef)}
+    return used - (own - attributes)

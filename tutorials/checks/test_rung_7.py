@@ -122,16 +122,15 @@ def lines_in(text: str) -> list[dict]:
     return rows
 
 
-def glued(text: str) -> bool:
-    """Is there something behind a row, on its line?"""
+def require_lines(text: str, what: str) -> None:
+    """Fails if there is something behind a row, on its line."""
+    message = f"{what}, two rows are on one line of the file. Write a newline after each row"
     for line in text.splitlines():
         try:
             _, end = json.JSONDecoder().raw_decode(line)
         except ValueError:
             continue
-        if line[end:].strip():
-            return True
-    return False
+        require(not line[end:].strip(), message)
 
 
 def key(row: object) -> tuple:
@@ -155,8 +154,7 @@ class Sweep:
             cut = "JSONDecodeError" in found.text and "cut" in what
             hint = first_of({"A line that a kill has cut short is no JSON": cut})
             require(False, f"{what}, sweep raised {found.text}{hint}")
-        message = f"{what}, two rows are on one line of the file. Write a newline after each row"
-        require(not glued(found["end"]), message)
+        require_lines(found["end"], what)
         before = (found["files"] or [""])[0]
         hint = first_of({"Does each row end with a newline?": before[-1:] not in ("", "\n")})
         calls = [tuple(cell) for cell in found["calls"]]
@@ -236,6 +234,7 @@ def test_rung7_a_sweep_of_your_own_cells(mymem, seed, tmp_path):
     path = tmp_path / "rows.jsonl"
     found = mymem.run(scenarios.sweep_of_own_cells, MODEL, TOKENIZER, path, grid)
     rows = found["rows"] if isinstance(found["rows"], (list, tuple)) else []
+    require_lines(found["end"], "After a sweep of your own cells")
     for where, some in (("returned", rows), ("in the file", lines_in(found["end"]))):
         keys = [key(one) for one in some]
         message = f"After a sweep of your own cells {cells} (rank, length, seed), the rows {where}"
