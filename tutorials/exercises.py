@@ -74,18 +74,20 @@ def check_sweep(sweep, folder) -> None:
     """A test of a sweep, written as for pytest: raises AssertionError if the sweep has a bug.
 
     `sweep(folder, ranks, lengths, seeds)` trains each combination that is not in the folder yet
-    (for one step, in this exercise). It returns the rows of exactly these combinations, in any
-    order. Each row is a dict with at least `rank`, `length`, `seed`, `base_loss` (without a unit),
-    `final_loss` and `wall_seconds`. When it is called again with the same folder, with the same
-    grid or with another, it trains only what is new. Each seed has its own memory. With the same
-    seed, a longer memory begins with the shorter one.
+    (for one step, in this exercise). It returns the rows of exactly these combinations, in another
+    order each time. Each row is a dict with at least `rank`, `length`, `seed`, `base_loss` (without
+    a unit), `final_loss` and `wall_seconds`. When it is called again with the same folder, with the
+    same grid or with another, it trains only what is new. Each seed has its own memory. With the
+    same seed, a longer memory begins with the shorter one.
 
-    Your test must pass for a sweep that works, and fail for each of several sweeps with a bug.
+    Your test must fail for each of six sweeps with a bug, and each that it finds is one point. It
+    must also pass, every time, for a sweep that works: if it fails for that once, no bug counts.
     The bugs are drawn from a list that you do not see. Consider what can go wrong when a sweep is
     started again with another grid, when it has several seeds, and when only a part of the grid is
     run. A cell that is trained twice has the same losses both times, but not the same
-    `wall_seconds`. `folder` is an empty directory (a pathlib.Path); a sweep may use any folder in
-    it. Keep the grids small.
+    `wall_seconds`. `folder` is an empty directory (a pathlib.Path). Each call of the sweep may use
+    it or any folder inside of it. Keep the grids small: ranks up to 32, lengths up to 64, and at
+    most 300 combinations in all calls together.
     """
     raise NotImplementedError("Exercise 7: check_sweep")
 

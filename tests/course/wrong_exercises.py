@@ -11,7 +11,8 @@ from tests.course.wrong import Wrong, planted
 WRONG, wrong, edit = planted()
 # These get no points: options without a search, tests that fail for a sweep that works, and a
 # capstone of nobody.
-NOTHING = ("enough_for_the_longest", "enough_for_the_shortest", "expects_an_order", "a_name")
+NOTHING = {"enough_for_the_longest", "enough_for_the_shortest", "a_name"}
+NOTHING |= {"expects_an_order", "counts_its_calls", "writes_beside", "a_large_grid", "no_test"}
 
 
 # --- Exercise 2 -----------------------------------------------------------------------------------
@@ -143,16 +144,32 @@ def never_started_again(sweep, folder):
     assert any(alone["final_loss"] == row["final_loss"] for row in rows)
 
 
-@wrong("ex7", "check_sweep", "Your test fails for a sweep that works: AssertionError")
+@wrong("ex7", "check_sweep", "Your test passes for a sweep that")
+def no_test(sweep, folder):
+    sweep(folder, [1], [4], [0])
+
+
+@wrong("ex7", "check_sweep", "fails for a sweep that works, so no bug counts: AssertionError")
 def expects_an_order(sweep, folder):
-    rows = sweep(folder, [2, 1], [4], [0])
-    assert [row["rank"] for row in rows] == [1, 2]
+    rows = sweep(folder, [2, 1], [4, 6], [0])
+    assert [row["rank"] for row in rows] == [2, 2, 1, 1]
 
 
-@wrong("ex7", "check_sweep", "Your test fails for a sweep that works: AssertionError")
-def counts_its_calls(sweep, folder, calls=[]):  # noqa: B006, the guess that only one sweep works
+@wrong("ex7", "check_sweep", "fails for a sweep that works, so no bug counts: AssertionError")
+def counts_its_calls(sweep, folder, calls=[]):  # noqa: B006, the guess that every second one works
     calls.append(1)
-    assert len(calls) < 2
+    assert len(calls) % 2
+
+
+@wrong("ex7", "check_sweep", "ValueError: check_sweep may use folders inside of `folder` only")
+def writes_beside(sweep, folder):
+    key.check_sweep(sweep, folder)
+    sweep(folder.parent / "beside", [1], [4], [0])
+
+
+@wrong("ex7", "check_sweep", "ValueError: the ranks should be from 1 to 32")
+def a_large_grid(sweep, folder):
+    sweep(folder, [1], [4], range(301))
 
 
 # --- Exercise 9 -----------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The checks of exercise 7: the student's test of a sweep is tried on sweeps with planted bugs."""
 
+import functools
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -7,43 +9,68 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from checks import scenarios_exercises as scenarios
 from checks.grading import require
 from checks.hand_in import HandIn
 from checks.sweeps import BUGS, Sweeps
 from checks.values import Raised
 
-DRAWN = 5
+DRAWN = 6
+# The sweeps run in the grader's process, so what they may be asked for is limited.
+CELLS, RANK, LENGTH = 300, 32, 64
+OUTSIDE = "check_sweep may use folders inside of `folder` only, not"
+GRIDS = f"the ranks should be from 1 to {RANK}, the lengths from 1 to {LENGTH}, and all grids of"
+GRIDS += f" one test together should have at most {CELLS} cells"
 
 
-def complaint(answers: HandIn, sweep: Callable) -> Raised | None:
+def guarded(sweep: Callable, folder: Path, generator: np.random.Generator) -> Callable:
+    """The sweep as check_sweep gets it. It returns its rows in another order each time."""
+    cells = 0
+
+    def run(where, *grid):
+        nonlocal cells
+        if not Path(where).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{OUTSIDE} {where}")
+        ranks, lengths, seeds = grid = [[int(one) for one in values] for values in grid]
+        cells += max(1, math.prod(map(len, grid)))
+        fits = all(1 <= rank <= RANK for rank in ranks)
+        if cells > CELLS or not fits or not all(1 <= length <= LENGTH for length in lengths):
+            raise ValueError(GRIDS)
+        rows = sweep(where, ranks, lengths, seeds)
+        return [rows[i] for i in generator.permutation(len(rows))]
+
+    return run
+
+
+def complaint(answers: HandIn, sweep: Callable, generator: np.random.Generator) -> str | None:
     """What the student's test raises for this sweep: any exception, as in pytest."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        # An anonymous function, so that its name says nothing about the bug.
-        out = answers.call("check_sweep", lambda *grid: sweep(*grid), Path(folder), catch=True)
-    return out if isinstance(out, Raised) else None
+        given = guarded(sweep, Path(folder), generator), Path(folder)
+        out = answers.run(scenarios.check_of_a_sweep, *given, catch=True)
+    return out.text if isinstance(out, Raised) else None
 
 
-def require_that_good_passes(error: Raised | None) -> None:
-    require(error is None, f"Your test fails for a sweep that works: {error and error.text}")
+@functools.lru_cache(maxsize=1)  # for all checks of a hand-in
+def complaints(answers: HandIn, seed: int) -> tuple[list[str], dict[str, str | None]]:
+    """What the student's test raises for each of the drawn bugs, and for a sweep that works.
 
-
-@pytest.mark.ex7
-def test_ex7_a_sweep_that_works_passes(answers):
-    require_that_good_passes(complaint(answers, Sweeps().good))
+    The latter is called as often as all the others, in a drawn order: a test that guesses, or that
+    counts its calls, fails for it sooner or later.
+    """
+    generator = np.random.default_rng(seed)
+    bugs = generator.permutation(BUGS)[:DRAWN].tolist()
+    found: dict[str, str | None] = {"good": None}
+    for name in generator.permutation(bugs + ["good"] * DRAWN).tolist():
+        found[name] = found.get(name) or complaint(answers, getattr(Sweeps(), name), generator)
+    return bugs, found
 
 
 @pytest.mark.ex7
 @pytest.mark.parametrize("bug", range(DRAWN))
 def test_ex7_a_bug_is_caught(answers, seed, bug):
-    broken = getattr(Sweeps(), np.random.default_rng(seed).permutation(BUGS)[bug])
-    # A test that fails for every sweep would catch every bug, so it has to pass for a good one. The
-    # order is drawn, so that counting the calls does not tell which of the two it is.
-    order = np.random.default_rng([seed, bug]).permutation(2)
-    error, caught = None, None
-    for place in order:
-        if place:
-            caught = complaint(answers, broken)
-        else:
-            error = complaint(answers, Sweeps().good)
-    require_that_good_passes(error)
-    require(caught, f"Your test passes for a sweep that {broken.__doc__}")
+    """A test that fails for every sweep would catch every bug, so the good one has to pass."""
+    bugs, found = complaints(answers, seed)
+    message = f"Your test fails for a sweep that works, so no bug counts: {found['good']}"
+    require(not found["good"], message)
+    does = getattr(Sweeps, bugs[bug]).__doc__
+    require(found[bugs[bug]], f"Your test passes for a sweep that {does}")
