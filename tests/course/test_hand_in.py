@@ -347,7 +347,7 @@ def test_a_cell_without_the_tag_is_named_if_one_of_its_names_is_missing(hand_in)
     function = "x = 5\n\ndef f():\n    return random.random()"
     made = hand_in(notebook(*cells, (function, ["answer"])), "exercises.ipynb")
     message = "NameError: name 'random' is not defined (cell 3, line 4: return random.random())"
-    where = "is in cell 1, which has no tag `answer`, so it is not graded"
+    where = "is in cell 1, which is not graded: it has no tag `answer`"
     with pytest.raises(pytest.fail.Exception) as failed:
         made.call("f")
     assert message in str(failed.value) and f"`random` {where}" in str(failed.value)

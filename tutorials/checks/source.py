@@ -103,6 +103,6 @@ def in_cells(message: str, path: Path, code: str) -> str:
     missing = re.search(r"name '(\w+)' is not defined|has no function (\w+)", message)
     for number, tag, text in code_cells(json.loads(path.read_text(encoding="utf-8-sig"))):
         if missing and not tag and (name := missing[1] or missing[2]) in names_in(text):
-            message += f". `{name}` is in cell {number}, which has no tag `{TAG}`, so it is not"
-            return f"{message} graded. Add the tag, or move the code into a cell that has it"
+            where = f"`{name}` is in cell {number}, which is not graded: it has no tag `{TAG}`"
+            return f"{message} ({where})"
     return message

@@ -22,8 +22,9 @@ KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "languag
 HEADING = re.compile(r"^# --- (.*?) -+$", re.MULTILINE)
 HAND_IN = """
 You may hand in this notebook instead of the file. The cells with the tag `answer` are graded, as if
-they stood one below the other in the file; other cells are for your own experiments. The commands
-above check the file. To check this notebook, save it and add its path to them:
+they stood one below the other in the file; other cells are for your own experiments. If a graded
+cell needs a new cell, give it the tag, too: JupyterLab shows tags in its property inspector. The
+commands above check the file. To check this notebook, save it and add its path to them:
 
     pytest tutorials -m {mark} --answers=PATH/{name}.ipynb
 """
