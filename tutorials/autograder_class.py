@@ -55,6 +55,8 @@ def read_roster(path: Path | None) -> Roster:
         raise Refused(f"{path}: not a text in UTF-8; Excel can save it as CSV UTF-8") from error
     except (OSError, csv.Error) as error:
         raise Refused(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    if not roster.names:
+        raise Refused(f"{path}: no student is in it")
     return roster
 
 

@@ -382,6 +382,7 @@ def test_a_roster_from_excel_and_names_from_a_mac(tmp_path):
         (["grade", "one", "--out=missing/g.csv"], "missing"),
         (["grade", "one", "--roster=missing.csv"], "missing.csv: No such file"),
         (["grade", "one", "--roster=no-number.csv"], "the columns name and number"),
+        (["grade", "one", "--roster=nobody.csv"], "nobody.csv: no student is in it"),
         *[
             (["grade", "one", f"--roster={name}.csv"], f"{name}.csv, line 3: {says}")
             for name, says in {
@@ -403,6 +404,7 @@ def test_mistakes_of_a_teacher_are_told_in_one_line(arguments, says, tmp_path, m
     Path("twice/anna.py").touch()
     Path("no-number.csv").write_text("name,email\n")
     Path("there.csv").mkdir()
+    Path("nobody.csv").write_text("name,number\n\n,\n")
     Path("latin.csv").write_bytes("name,number\nZoë,1\n".encode("latin-1"))
     second = {"words": "bob,x", "power": "bob,²", "large": "bob,2023117", "numbers": "bob,1"}
     for name, row in {**second, "names": "Anna,2"}.items():
