@@ -7,11 +7,11 @@ write it. Check one exercise, or all of them, from the folder that contains tuto
     pytest tutorials -m "ex2 or ex5 or ex7 or ex9 or ex11 or ex12"
     python tutorials/hint.py ex2        # a first hint; call it again for the next one
 
-Shapes are in brackets: N target tokens, V tokens in the vocabulary, T positions, width d, rank r,
-D numbers in one attention head. Losses are in nats and logarithms are natural, unless a docstring
-says bits. Keep the names of the functions and the order of their arguments; you may add functions
-of your own. Most answers can be found in the library, in the files that the lesson explains. You
-learn more if you look there afterwards.
+Shapes are in brackets: N target tokens, V tokens in the vocabulary, T positions, width d, rank r, D
+numbers in one attention head. Losses are in nats and logarithms are natural, unless a docstring
+says bits. Keep the names of the functions and the order of their arguments, and do not change the
+tensors that a function is given. You may add functions of your own. Most answers can be found in
+the library, in the files that the lesson explains. You learn more if you look there afterwards.
 """
 
 from torch import Tensor
@@ -111,7 +111,7 @@ def bits_of(report: dict) -> float | None:
     If the target is not completely random, `entropy` is None: nobody knows how much there was to
     learn, so the answer is None. A random target that is recited (`recall_exact`) can be read from
     the unit completely, whatever its loss is. In all other cases memorized_bits of `final_loss`
-    counts. The report also has `length`.
+    counts. The report is a dict with `entropy`, `final_loss`, `recall_exact` and `length`.
     """
     raise NotImplementedError("Exercise 9: bits_of")
 
@@ -123,7 +123,8 @@ def logits_from_cache(model, layer: int, h: Tensor, x: Tensor, A: Tensor, B: Ten
     """Logits [1, T, V] of a model with a unit beside the MLP of `layer`, from cached activations.
 
     h [1, T, d] is the output of that layer in the base model, without a unit. x [1, T, d] is the
-    input of its MLP. Compute only the layers above. See `Model.run` and `Model.head`.
+    input of its MLP. Compute only the layers above. Two methods of the model are useful:
+    `help(tinymem.Model.run)` and `help(tinymem.Model.head)`.
     """
     raise NotImplementedError("Exercise 11: logits_from_cache")
 

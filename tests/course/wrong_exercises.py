@@ -203,6 +203,9 @@ def all_layers(model, layer, h, x, A, B):
     return key.logits_from_cache(model, layer, h, x, A, B)
 
 
+edit(
+    "changes_h", "ex11", "logits_from_cache", "but h changed", "h + x @ A @ B", "h.add_(x @ A @ B)"
+)
 edit("own_layer_again", "ex11", "logits_from_cache", "own layer was computed again", " + 1", "")
 edit("no_norm", "ex11", "logits_from_cache", "last norm is missing", "model.head", "model.lm_head")
 edit("no_unit", "ex11", "logits_from_cache", "The unit is missing", " + x @ A @ B", "")

@@ -4,6 +4,7 @@ A check that shows two things gives points for the first if the second fails: `k
 of its points that a hand-in has earned by then.
 """
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -69,8 +70,11 @@ def whole_numbers(value: object, what: str) -> list[int]:
 def number(value: object, what: str) -> float:
     single = isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim == 0
     fits = single or (isinstance(value, (int, float, np.number)) and not isinstance(value, bool))
-    require(fits, f"{what} should be a number, not {kind_of(value)}")
-    return float(value)
+    converted = None
+    with contextlib.suppress(OverflowError, TypeError, RuntimeError):  # 10**400, 2j
+        converted = float(value) if fits else None
+    require(converted is not None, f"{what} should be a number, not {kind_of(value)}")
+    return converted
 
 
 def truth(value: object, what: str) -> bool:

@@ -21,12 +21,18 @@ def check_of_a_sweep(exercises, asked, given) -> None:
 
 
 @torch.no_grad()
-def logits_and_layers(
+def logits_of(
     exercises, model, layer: int, h: Tensor, x: Tensor, A: Tensor, B: Tensor
-) -> tuple[object, list[int]]:
-    """What logits_from_cache returns, and the layers of which something was computed."""
+) -> tuple[object, list[int], list[str]]:
+    """What logits_from_cache returns, the layers of which something was computed, and the names of
+    the arguments that have changed.
+    """
     ran: list[int] = []
     for n, block in enumerate(model.layers):
         for part in (block, block.self_attn, block.mlp):
             part.register_forward_hook(lambda *_, n=n: ran.append(n))
-    return exercises.logits_from_cache(model, layer, h, x, A, B), sorted(set(ran))
+    given = {"h": h, "x": x, "A": A, "B": B}
+    before = {name: one.clone() for name, one in given.items()}
+    logits = exercises.logits_from_cache(model, layer, *given.values())
+    changed = [name for name, one in given.items() if not torch.equal(one, before[name])]
+    return logits, sorted(set(ran)), changed

@@ -8,7 +8,7 @@ import torch
 
 from checks import scenarios_exercises as scenarios
 from checks.expected import some_unit, whole
-from checks.grading import apart, first_of, kind_of, near, number, require, several, tensor
+from checks.grading import apart, first_of, near, number, require, several, tensor
 from checks.values import MODEL
 
 LN2 = math.log(2)
@@ -69,8 +69,7 @@ def test_ex9_what_a_report_says(answers, seed):
     require(got is None, f"{message} bits there were to learn: bits_of should return None", 0.0)
     whole_target = entropy * length / LN2
     for recited, expected in ((False, (entropy - loss) * length / LN2), (True, whole_target)):
-        got = bits(entropy, loss, recited)
-        require(isinstance(got, float | int), f"bits_of should be a number, not {kind_of(got)}")
+        got = number(bits(entropy, loss, recited), "bits_of")
         message = f"A random target of {length} tokens (H = {entropy:.3f} nats per token) that is"
         message += " recited" if recited else " not recited"
         message += f", with the loss L = {loss:.3f}, is worth {expected:.2f} bits, not {got:.2f}"
@@ -104,18 +103,19 @@ def cached(tiny, generator):
     return (layer, h, x, A, B), ids, expected
 
 
-def answered(answers, given: tuple, shape: torch.Size) -> tuple[torch.Tensor, list[int]]:
-    """The logits of the answer, and the layers of which it computed something."""
-    logits, ran = several(answers.run(scenarios.logits_and_layers, MODEL, *given), 2, "a pair")
-    return tensor(logits, shape, "The logits, [1, T, V],"), ran
+def answered(answers, given: tuple, shape: torch.Size) -> tuple[torch.Tensor, list[int], list[str]]:
+    """The logits, the layers of which something was computed, and the arguments that changed."""
+    logits, ran, changed = several(answers.run(scenarios.logits_of, MODEL, *given), 3, "a triple")
+    return tensor(logits, shape, "The logits, [1, T, V],"), ran, changed
 
 
 @pytest.mark.ex11
+@points(2)
 def test_ex11_the_same_logits(answers, tiny, cached):
     model, _ = tiny
     given, ids, expected = cached
     layer, h, x, A, B = given
-    logits, _ = answered(answers, given, expected.shape)
+    logits, _, changed = answered(answers, given, expected.shape)
     with torch.no_grad():
         run, unit, above = model.run, x @ A @ B, layer + 1
         mistakes = {
@@ -134,13 +134,18 @@ def test_ex11_the_same_logits(answers, tiny, cached):
     hint = first_of({m: apart(logits, z) < 1e-3 for m, z in mistakes.items()})
     message = f"The logits differ by up to {far:.3g} from those of the whole model with the unit"
     require(far < 1e-3, f"{message} attached (0.001 is allowed){hint}")
+    message = (
+        f"The logits are right, but {', '.join(changed)} changed. The next step reads the same"
+    )
+    require(
+        not changed, f"{message} tensors again: h + … makes a new one, and h += … does not", 0.5
+    )
 
 
 @pytest.mark.ex11
-@points(2)
 def test_ex11_only_the_layers_above(answers, tiny, cached):
     given, _, expected = cached
-    _, ran = answered(answers, given, expected.shape)
+    _, ran, _ = answered(answers, given, expected.shape)
     layer, count = given[0], tiny[0].config.num_layers
     above = list(range(layer + 1, count))
     message = f"The unit is in layer {layer} of layers 0 to {count - 1}, so only {above} should be"
