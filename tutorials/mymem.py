@@ -133,7 +133,7 @@ def write(
 
 
 def greedy(model: tm.Model, prompt_ids: list[int], count: int) -> list[int]:
-    """Decodes `count` tokens after the prompt, always the most probable one. No gradient."""
+    """The `count` tokens after the prompt, each the most probable one. No gradient is stored."""
     raise NotImplementedError("Rung 5: greedy")
 
 
@@ -147,8 +147,8 @@ def judge(model: tm.Model, prompt_ids: list[int], target_ids: list[int]) -> dict
 
     The keys with floats: `loss`, the mean loss (nats per token); `lowest_p`, the lowest probability
     of a target token; `lowest_margin`. With bools: `certified`, True if every p is above ½;
-    `recited`, True if the pass proves, without decoding, that greedy decoding gives the target.
-    With a list: `decoded`, the ids that decoding gives.
+    `recited`, True if every target token is more probable than all others in this pass, so that
+    greedy decoding must give the target. With a list: `decoded`, the ids that decoding gives.
     """
     raise NotImplementedError("Rung 5: judge")
 

@@ -234,6 +234,12 @@ def with_the_target_itself(logits, targets):
     return logits[torch.arange(len(targets)), targets] - logits.max(-1).values
 
 
+@wrong("rung5", "margins", "by −∞, not by 0")
+def target_replaced_by_zero(logits, targets):
+    own = logits.gather(-1, targets[:, None])[:, 0]
+    return own - logits.scatter(-1, targets[:, None], 0.0).max(-1).values
+
+
 @wrong("rung5", "margins", "A margin is in logits, not in probabilities")
 def of_probabilities(logits, targets):
     return key.margins(logits.softmax(-1), targets)
@@ -247,7 +253,18 @@ def logits_overwritten(logits, targets):
     return own - logits.max(-1).values
 
 
-@wrong("rung5", "judge", "If recited is made from it, the fault is in greedy")
+@wrong("rung5", "greedy", "greedy did not call the model")
+def no_tokens(model, prompt_ids, count):
+    return []
+
+
+@wrong("rung5", "judge", "judge gave the same for a memory with every p above one half")
+def the_same_for_every_memory(model, prompt_ids, target_ids):
+    names = ("loss", "lowest_p", "lowest_margin")
+    return {**dict.fromkeys(names, 0.0), "certified": True, "recited": True, "decoded": []}
+
+
+@wrong("rung5", "judge", "Do not decode for recited")
 def recited_as_decoded(model, prompt_ids, target_ids):
     verdict = key.judge(model, prompt_ids, target_ids)
     decoded = key.greedy(model, prompt_ids[1:], len(target_ids))
@@ -285,6 +302,16 @@ edit_judge(
     "can be the most probable one with p below one half",
     "lowest_margin > 0,",
     "lowest_p > 0.5,",
+)
+edit_judge("certified_at_one_half", "judge gives True for certified", "> 0.5", ">= 0.5")
+edit_judge(
+    "recited_with_a_tie", "judge gives True for recited", "lowest_margin > 0", "lowest_margin >= 0"
+)
+edit_judge(
+    "recited_by_decoding",
+    "Do not decode for recited",
+    "lowest_margin > 0",
+    "greedy(model, prompt_ids, len(target_ids)) == target_ids",
 )
 edit_judge(
     "decoded_after_the_true_tokens",

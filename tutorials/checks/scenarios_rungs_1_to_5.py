@@ -3,8 +3,10 @@
 The first argument of each scenario is the module of the student. They judge nothing.
 """
 
+import contextlib
 import copy
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -230,11 +232,11 @@ def planned(model, prompt: list[int], target: list[int], logits: Tensor, astray:
     return Passes(model)
 
 
-def decode(mymem, model, prompt: list[int], count: int) -> tuple[object, list[int], int]:
-    """What greedy gives; its prompt afterwards; how many passes stored what a gradient needs."""
+def decode(mymem, model, prompt: list[int], count: int) -> tuple[object, list[int], int, int]:
+    """What greedy gives; its prompt afterwards; passes, and those that stored for a gradient."""
     mymem.attach(model, 1, 0)
     passes = Passes(model)
-    return mymem.greedy(model, prompt, count), prompt, passes.with_gradient
+    return mymem.greedy(model, prompt, count), prompt, passes.count, passes.with_gradient
 
 
 def decode_planned(mymem, model, plan: tuple, count: int) -> object:
@@ -242,17 +244,34 @@ def decode_planned(mymem, model, plan: tuple, count: int) -> object:
     return mymem.greedy(model, plan[0], count)
 
 
-def judge_planned(mymem, model, plan: tuple) -> tuple[object, list[list[int]], int]:
-    """What judge gives; prompt and target afterwards; passes that stored what a gradient needs."""
+@contextlib.contextmanager
+def greedy_of(mymem, own: bool) -> Iterator[None]:
+    """Unless `own`, judge finds a greedy that gives wrong tokens instead of the student's."""
+    theirs = mymem.greedy
+    if not own:
+        mymem.greedy = lambda model, prompt, count: prompt[:1] * count
+    try:
+        yield
+    finally:
+        mymem.greedy = theirs
+
+
+def judge_planned(
+    mymem, model, plan: tuple, own_greedy: bool
+) -> tuple[object, list[list[int]], int, int]:
+    """What judge gives; prompt and target afterwards; passes, and those that stored as above."""
     passes = planned(model, *plan)
     prompt, target = list(plan[0]), list(plan[1])
-    return mymem.judge(model, prompt, target), [prompt, target], passes.with_gradient
+    with greedy_of(mymem, own_greedy):
+        out = mymem.judge(model, prompt, target)
+    return out, [prompt, target], passes.count, passes.with_gradient
 
 
 def judge_unit(mymem, model, prompt: list[int], target: list[int], A: Tensor, B: Tensor) -> object:
     """What judge gives for a unit with these values."""
     put_in(mymem, model, A, B)
-    return mymem.judge(model, prompt, target)
+    with greedy_of(mymem, own=False):
+        return mymem.judge(model, prompt, target)
 
 
 def margins_of(mymem, logits: Tensor, targets: Tensor) -> tuple[object, Tensor]:

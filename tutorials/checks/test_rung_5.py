@@ -1,7 +1,6 @@
 """The checks of rung 5: decode and judge.
 
-Most of them ask a model whose logits are planned: the check decides how probable each target token
-is, and what the model gives when it has read a wrong token. All inputs are drawn from --seed.
+Most of them ask a model whose logits are planned (planned.py). All inputs are drawn from --seed.
 """
 
 import math
@@ -27,74 +26,12 @@ from checks.grading import (
     whole_numbers,
 )
 from checks.ladder import rung
-from checks.server import load_shipped
+from checks.planned import Plan, plans, tie
 from checks.values import MODEL
 
 LN2 = math.log(2)
 points = pytest.mark.points
 MEASURED = ("loss", "lowest_p", "lowest_margin")
-
-
-class Plan:
-    """A memory and a model for it. p: the probability of each target token, given the true ones.
-
-    rivals: that of the strongest other token. All others share the rest. After a wrong token, the
-    model always gives the token `lost`.
-    """
-
-    def __init__(self, p: list[float], rivals: list[float], generator: torch.Generator):
-        size = load_shipped()[0].config.vocab_size
-        ids = torch.randperm(size, generator=generator)[: 2 * len(p) + 6].tolist()
-        self.prompt, self.target = ids[:5], ids[6 : 6 + len(p)]
-        self.lost, self.others = ids[5], ids[6 + len(p) :]
-        self.p, rest = torch.tensor(p), (1 - torch.tensor(p) - torch.tensor(rivals)) / (size - 2)
-        probabilities = rest[:, None].repeat(1, size)
-        for t, one in enumerate(p):
-            probabilities[t, self.target[t]] = one
-            probabilities[t, self.others[t]] = rivals[t]
-        shift = torch.randn(len(p), 1, generator=generator)  # which changes no probability
-        self.logits = probabilities.log() + shift
-        self.astray = torch.zeros(size)
-        self.astray[self.lost] = 5.0
-        self.margins = (self.p / torch.tensor(rivals)).log()
-
-    @property
-    def parts(self) -> tuple:
-        return self.prompt, self.target, self.logits, self.astray
-
-    def decoded(self) -> list[int]:
-        wrong = [t for t, margin in enumerate(self.margins.tolist()) if margin < 0]
-        if not wrong:
-            return self.target
-        first = wrong[0]
-        after = [self.lost] * (len(self.target) - first - 1)
-        return [*self.target[:first], self.others[first], *after]
-
-    def __str__(self) -> str:
-        return f"The target tokens have p = {rounded(self.p)}"
-
-
-def spread(count: int, low: float, high: float, generator: torch.Generator) -> list[float]:
-    values = low + (high - low) * torch.rand(count, generator=generator)
-    return [round(v, 2) for v in values.tolist()]
-
-
-def plans(seed: int) -> dict[str, Plan]:
-    """Memories of each kind, by what is true of them."""
-    generator = drawn(seed)
-    n = whole(4, 6, generator)
-    high = spread(n, 0.55, 0.9, generator)
-    weak, odd = spread(n, 0.25, 0.4, generator), whole(1, n - 2, generator)
-    mixed, mixed_rivals = list(high), [0.05] * n
-    mixed[odd], mixed_rivals[odd] = weak[odd], 0.15
-    sharp, sharp_rivals = [0.98] * n, [0.01] * n
-    sharp[odd], sharp_rivals[odd] = 0.2, 0.7
-    return {
-        "certified": Plan(high, [0.05] * n, generator),
-        "one p below one half": Plan(mixed, mixed_rivals, generator),
-        "every p below one half": Plan(weak, [0.15] * n, generator),
-        "a low mean loss, but one token fails": Plan(sharp, sharp_rivals, generator),
-    }
 
 
 def listed(value: object, count: int, what: str) -> list[int]:
@@ -111,8 +48,12 @@ def verdict(value: object, *keys: str) -> dict:
     return value
 
 
-def judged(mymem, plan: Plan, *keys: str) -> dict:
-    out, *_ = mymem.run(scenarios.judge_planned, MODEL, plan.parts)
+def judged(mymem, plan: Plan, *keys: str, own_greedy: bool = False) -> dict:
+    """The verdict. With own_greedy, judge decodes with the student's greedy, else with a wrong one.
+
+    So a mistake in greedy costs the points of decoding only, and what is decoded proves nothing.
+    """
+    out, *_ = mymem.run(scenarios.judge_planned, MODEL, plan.parts, own_greedy)
     return verdict(out, *keys)
 
 
@@ -125,7 +66,7 @@ def test_rung5_greedy_reads_what_it_has_written(mymem, seed):
         if gap < 1e-2:  # rounding could decide which token is the most probable one
             continue
         tried += 1
-        out, after, _ = mymem.run(scenarios.decode, MODEL, prompt, count)
+        out, after, *_ = mymem.run(scenarios.decode, MODEL, prompt, count)
         ids = whole_numbers(out, "The result of greedy")
         with torch.no_grad():
             once = expected.all_logits(prompt)[-1].topk(count).indices.tolist()
@@ -153,14 +94,16 @@ def test_rung5_greedy_reads_what_it_has_written(mymem, seed):
 @points(0.5)
 def test_rung5_no_gradient_is_stored(mymem, seed):
     prompt = token_ids(4, drawn(seed))
-    out, _, stored = mymem.run(scenarios.decode, MODEL, prompt, 3)
+    out, _, passes, stored = mymem.run(scenarios.decode, MODEL, prompt, 3)
     whole_numbers(out, "The result of greedy")
+    require(passes, "greedy did not call the model")
     message = "stored what a gradient needs in each pass, which costs memory and time. Decoding and"
     message += " judging need no gradient: use torch.no_grad()"
     require(not stored, f"greedy {message}")
     plan = plans(seed)["certified"]
-    out, after, stored = mymem.run(scenarios.judge_planned, MODEL, plan.parts)
+    out, after, passes, stored = mymem.run(scenarios.judge_planned, MODEL, plan.parts, True)
     verdict(out)
+    require(passes, "judge did not call the model", keeps=0.5)
     require(not stored, f"judge {message}", keeps=0.5)
     message = "judge has changed the lists that it was given. Begin with copies"
     require(after == [plan.prompt, plan.target], message, keeps=0.5)
@@ -173,9 +116,11 @@ PLAIN["decoded"] = (list,)
 @rung(5)
 @points(0.5)
 def test_rung5_the_results_are_plain_values(mymem, seed):
-    plan = plans(seed)["certified"]
-    out = judged(mymem, plan, *PLAIN)
+    plan, weak = plans(seed)["certified"], plans(seed)["every p below one half"]
+    out, other = (judged(mymem, one, *PLAIN, own_greedy=True) for one in (plan, weak))
     odd = {f"{key} of judge": not_plain(out[key], kinds) for key, kinds in PLAIN.items()}
+    message = "judge gave the same for a memory with every p above one half and for one with none"
+    require(any(odd.values()) or out != other, message)
     out = mymem.run(scenarios.decode_planned, MODEL, plan.parts, 3)
     odd = {"The result of greedy": not_plain(out, (list,)), **odd}
     odd = [f"{what} {wrong}" for what, wrong in odd.items() if wrong]
@@ -192,16 +137,20 @@ def test_rung5_the_margins(mymem, seed):
     targets = torch.randint(v, (n,), generator=generator)
     targets[:2] = torch.tensor([1, 2])
     targets[2] = logits[2].argmax()
+    logits[3], targets[3] = torch.tensor([-1.0, -3.0] + [-9.0] * (v - 2)), 0
     right = expected.margins(logits, targets)
     out, after = mymem.run(scenarios.margins_of, logits, targets)
     out = tensor(out, targets.shape, "The margins, [N],")
-    itself = logits[torch.arange(len(targets)), targets] - logits.amax(-1)
+    own = logits[torch.arange(len(targets)), targets]
     hints = {
         "Leave the target itself out of the maximum, or no margin is above 0": (
-            apart(out, itself) < 1e-4
+            apart(out, own - logits.amax(-1)) < 1e-4
         ),
         "Wrong sign": apart(out, -right) < 1e-4,
         "These are absolute values": apart(out, right.abs()) < 1e-4,
+        "Replace the logit of the target by −∞, not by 0: all logits of a row may be negative": (
+            apart(out, own - logits.scatter(-1, targets[:, None], 0.0).amax(-1)) < 1e-4
+        ),
         "A margin is in logits, not in probabilities": (
             apart(out, expected.margins(logits.softmax(-1), targets)) < 1e-4
         ),
@@ -258,34 +207,41 @@ def test_rung5_judge_proves(mymem, seed):
         if truth(out["certified"], "certified") != (low > 0.5):
             hint = ". Every p counts, and not their mean" if mean < 0.693 else ""
             wrong["certified"].append(f"{one} judge gives {low <= 0.5}{hint}")
-        lowest, certain = float(plan.margins.min()), low > 0.5
+        lowest = float(plan.margins.min())
         one = f"{plan}, and the lowest margin is {lowest:.2f}. recited should be {lowest > 0},"
         if truth(out["recited"], "recited") != (lowest > 0):
-            hint = ". A token can be the most probable one with p below one half"
-            hint = disagreement(out, plan) or (hint if lowest > 0 and not certain else "")
-            wrong["recited"].append(f"{one} but judge gives {lowest <= 0}{hint}")
+            wrong["recited"].append(f"{one} but judge gives {lowest <= 0}{reason(out, plan)}")
     keeps = 0.5 if not all(wrong.values()) else 0.0
     for messages in wrong.values():
         require(not messages, "".join(messages[:1]), keeps)
+    plan = tie(seed)
+    out = judged(mymem, plan, *wrong)
+    true = [key for key in wrong if truth(out[key], key)]
+    message = f"{plan}. Another token has p = 0.5 as well, so it may be decoded: p is not above"
+    message += (
+        f" ½, and the margin is 0, not above 0. But judge gives True for {' and '.join(true)}"
+    )
+    require(not true, message, keeps=0.5)
 
 
-def disagreement(out: dict, plan: Plan) -> str:
-    """Which other value of judge is wrong, if recited may have been made from it."""
-    decoded, right, margin = out.get("decoded"), plan.decoded(), out.get("lowest_margin")
-    if isinstance(decoded, list) and decoded != right:
-        text = f". Your decoded is wrong too: {decoded}, not {right}. If recited is made from it,"
-        return f"{text} the fault is in greedy"
-    lowest = float(plan.margins.min())
+def reason(out: dict, plan: Plan) -> str:
+    """Why recited may be wrong."""
+    margin, lowest = out.get("lowest_margin"), float(plan.margins.min())
     if isinstance(margin, float) and not near(margin, lowest, 1e-3):
         text = f". Your lowest_margin is wrong too: {margin:.2f}. If recited is made from it, the"
         return f"{text} fault is in margins"
-    return ""
+    if lowest < 0:
+        return ""
+    if plan.p.min() < 0.5:
+        return ". A token can be the most probable one with p below one half"
+    text = ". In this check, greedy gives wrong tokens. Do not decode for recited: the pass over"
+    return f"{text} the true tokens proves it, because every margin is above 0"
 
 
 @rung(5)
 def test_rung5_judge_decodes(mymem, seed):
     for plan in plans(seed).values():
-        out = judged(mymem, plan, "decoded")
+        out = judged(mymem, plan, "decoded", own_greedy=True)
         ids = listed(out["decoded"], len(plan.target), "decoded")
         right = plan.decoded()
         forced = plan.logits.argmax(-1).tolist()
