@@ -50,9 +50,12 @@ def grade_class(options: argparse.Namespace, others: list[str]) -> int:
         raise Refused(f"--out {options.out}: expected a file with an ending, such as grades.csv")
     if place in (folder.resolve(), folder.resolve().parent):
         raise Refused(f"--out {options.out}: choose a place outside the folder of hand-ins")
-    if options.out.exists():
-        raise Refused(f"{options.out} exists already; delete it, or choose another --out")
+    if options.out.exists() and not (options.resume and options.out.is_file()):
+        raise Refused(
+            f"{options.out} exists already; use --resume, delete it or choose another --out"
+        )
     folder.mkdir(exist_ok=True)
+    began = begin(folder / "settings.txt", json.dumps([options.seed, others]), options.resume)
     numbers = {student: number_of(roster, student) for student in found}
     absent = {name: n for n, name in roster.names.items() if n not in numbers.values()}
     numbers |= absent
@@ -67,7 +70,9 @@ def grade_class(options: argparse.Namespace, others: list[str]) -> int:
 
             others_of = [f"--seed={options.seed}", *as_option(numbers[student]), *others]
             shown = progress if live else lambda text: None
-            graded = grade(hand_in, folder / f"{student}.json", others_of, options.timeout, shown)
+            path, number = folder / f"{student}.json", numbers[student]
+            graded = earlier(path, number, began) if options.resume else None
+            graded = graded or grade(hand_in, path, others_of, options.timeout, shown)
             code = 1 if graded.note else code
             missing = ["not in the roster"] * (numbers[student] == 0)
             about = [*failed_parts(graded.grades), *unreadable_hints(hand_in), *missing]
@@ -87,6 +92,22 @@ def grade_class(options: argparse.Namespace, others: list[str]) -> int:
     if rows:
         print(f"Wrote {options.out} and {folder}{os.sep}*.json")
     return code
+
+
+def begin(path: Path, settings: str, resume: bool) -> float:
+    """When grading with these settings began. They are kept, so that --resume mixes no others."""
+    if not resume:
+        path.write_text(settings, encoding="utf-8")
+    elif not (path.is_file() and path.read_text(encoding="utf-8") == settings):
+        raise Refused(f"--resume: {path.parent} has no grades with this seed and these options")
+    return path.stat().st_mtime
+
+
+def earlier(path: Path, number: int | None, began: float) -> Graded | None:
+    """The grades of a hand-in that was graded to the end before the command was interrupted."""
+    grades = read_grades(path)
+    done = grades and grades["finished"] and grades["student"] == number
+    return Graded(grades, "", 0.0) if done and path.stat().st_mtime >= began else None
 
 
 def as_option(number: int | None) -> list[str]:
@@ -200,6 +221,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("grade", help="grade all hand-ins in a folder")
     one.add_argument("hand_ins", type=Path, help="a folder with a folder for each student")
+    one.add_argument("--resume", action="store_true", help="go on where this was interrupted")
     two = commands.add_parser("gradescope", help="write the zip file for Gradescope")
     shown = ("visible", "hidden", "after_due_date", "after_published")
     two.add_argument("--visibility", choices=shown, default="visible", help="of all checks")

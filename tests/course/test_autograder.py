@@ -311,18 +311,37 @@ def test_each_student_is_graded_and_the_table_has_a_row_for_each(
 
 
 def test_an_interrupted_class_keeps_its_rows(handed_in, tmp_path, monkeypatch, capsys):
+    asked = []
+
     def grade(hand_in, path, options, timeout, progress):
-        if hand_in.name == "bob":
+        asked.append(path.stem)
+        if asked == ["anna", "bob"]:
             raise KeyboardInterrupt
-        return classes.Graded(GRADES, "", 65.2)
+        grades = {**GRADES, "student": None, "finished": hand_in.name != "bob"}
+        path.write_text(json.dumps(grades), encoding="utf-8")
+        return classes.Graded(grades, "", 65.2)
 
     monkeypatch.setattr(autograder, "grade", grade)
     out = tmp_path / "grades.csv"
-    assert autograder.main(["grade", str(handed_in), "--seed=1", f"--out={out}"]) == 130
+    command = ["grade", str(handed_in), "--seed=1", f"--out={out}"]
+    old = tmp_path / "grades" / "cy.json"  # of a table that the teacher has deleted
+    old.parent.mkdir()
+    old.write_text(json.dumps({**GRADES, "student": None}), encoding="utf-8")
+    os.utime(old, (1e9, 1e9))
+    assert autograder.main(command) == 130
     assert list(rows_of(out)) == ["anna"]
     told = capsys.readouterr()
     assert told.out.startswith(f"Wrote {out}")
     assert told.err.splitlines()[-1] == "interrupted: 1 of 4 hand-ins were graded"
+    # What is graded to the end with the same settings is not graded again.
+    assert autograder.main([*command, "--resume", "--", "-m", "rung4"]) == 2
+    assert "no grades with this seed and these options" in capsys.readouterr().err
+    for again in (["bob", "cy", "dee"], ["bob"]):
+        del asked[:]
+        assert autograder.main([*command, "--resume"]) == 0
+        assert list(rows_of(out)) == ["anna", "bob", "cy", "dee"]
+        assert rows_of(out)["anna"]["points"] == "3.5"
+        assert asked == again
 
 
 def test_a_note_says_why_a_file_was_not_graded_and_that_hints_cannot_be_read(tmp_path):
