@@ -200,6 +200,30 @@ def test_right_answers_of_other_forms(grade):
     assert not reasons(grade(text, ["rung6", "rung8", "rung9"], seed=1))
 
 
+NO_WORK = """
+def memft_ot_weights(losses, threshold=0.5): return torch.ones_like(losses)
+def memft_ot(logits, targets, progress): return key.plain(logits, targets, progress)
+def temperature(progress): return 1.0
+def margin(logits, targets, progress): return key.plain(logits, targets, progress)
+def run_cell(model, tokenizer, rank, length, seed, steps, objective=None):
+    for step in range(steps if objective else 0):
+        objective(torch.zeros(2, 2), torch.zeros(2, dtype=torch.long), step / steps)
+    cell = {"rank": rank, "length": length, "seed": seed, "parameters": 512 * rank}
+    return cell | {"base_loss": 12.0, "final_loss": 0.0, "recited": False}
+def sweep(path, ranks, lengths, seeds, run): return []
+def fit_law(rows): return 1.0, 1.0, 1.0
+def bootstrap(rows, draws, seed): return {"alpha": (-seed, 9.0), "beta": (-seed, 9.0)}
+def rank_for_loss(rows, length, loss=0.6931): return 1.0
+def recall_curve(rows): return 1e9, 20.0
+def plan_rank(rows, length, chance=0.9): return 1
+"""
+
+
+def test_constants_earn_no_points(grade):
+    results = grade(ANSWERS + BETWEEN + NO_WORK, ["rung6", "rung7", "rung8", "rung9"])
+    assert not [(r.check, r.points) for r in results if r.points]
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_wrong_answers_are_told_why_and_keep_what_works(grade, part):
     """And each check is failed by one of them."""

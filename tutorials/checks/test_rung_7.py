@@ -134,8 +134,9 @@ def require_lines(text: str, what: str) -> None:
 
 
 def key(row: object) -> tuple:
-    names = ("rank", "length", "seed")
-    return tuple(row.get(name) for name in names) if isinstance(row, dict) else (None,) * 3
+    """Rank, length and seed; as a text if it is something else than a number."""
+    found = [row.get(name) if isinstance(row, dict) else None for name in KEYS[:3]]
+    return tuple(one if isinstance(one, (int, float)) else str(one) for one in found)
 
 
 class Sweep:
