@@ -434,8 +434,8 @@ def logits_from_cache(model, layer, h, x, A, B):
 
 MY_NUMBER = 5  # 75 tokens
 # From 18 runs of 24, 40 and 56 random tokens at ranks 1 to 3, tm.recite_rank gives rank 3 a chance
-# of 66 %, and rank 4 of 92 %. A letter of common words should be easier, so rank 2 is possible.
-MY_PREDICTION = {"load": 0.049, "rank": 3, "low": 2, "high": 4}
+# of 66 %, and rank 4 of 92 %. A letter of common words is easier, so rank 2 or 3 should do.
+MY_PREDICTION = {"load": 0.049, "rank": 3, "low": 2, "high": 3}
 MY_MEASUREMENT = {1: 0, 2: 3}
 MY_MISS = {
     "ratio": 1.5,

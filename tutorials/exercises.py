@@ -148,13 +148,15 @@ def logits_from_cache(model, layer: int, h: Tensor, x: Tensor, A: Tensor, B: Ten
 MY_NUMBER = 0
 
 # First predict, without training a unit on the whole text. Take the recall curve of your rung 9, or
-# tinymem.recite_rank, and runs of other memories or of pieces of the text. The load is the largest
-# number of tokens per parameter that your curve allows; a unit of rank r beside an MLP of the
-# shipped model has 512 r parameters. The rank is the smallest one with at most that load. (If
-# tinymem.recite_rank gives you the rank, the load is length / (512 rank).) The interval, from low
-# to high, should contain the smallest sufficient rank with a probability of 90 %. An
-# interval gets all points if high is at most 2 low, and fewer if it is wider. A wrong prediction
-# costs only 2 of the 8 points if you explain it.
+# tinymem.recite_rank, and runs of other memories or of pieces of the text. (What rung 9 calls
+# `parameters` and `recited`, the report of a run calls `trainable_parameters` and `recall_exact`.)
+# The load is the largest number of tokens per parameter that your curve allows; a unit of rank r
+# beside an MLP of the shipped model has 512 r parameters. The rank is the smallest one with at most
+# that load. (If tinymem.recite_rank gives you the rank, the load is length / (512 rank).) The
+# interval, from low to high, should contain the smallest sufficient rank with a probability of 90
+# %. An interval gets all points if it has two ranks, or if high is at most 1.5 low, and fewer if it
+# is wider: 2 to 4 keeps three quarters. A wrong prediction costs only 2 of the 8 points if you
+# explain it. A wrong measurement costs more, because nothing can then be compared with it.
 MY_PREDICTION = {"load": 0.0, "rank": 0, "low": 0, "high": 0}
 
 # Then measure: for each rank that you tried, how many of the three seeds recite. The smallest

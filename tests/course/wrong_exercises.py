@@ -227,6 +227,12 @@ value(
 )
 value("everything", "MY_PREDICTION", "but it is wide", "MY_PREDICTION.update(low=1, high=32)\n")
 value("never_measured", "MY_MEASUREMENT", "but fewer did", "MY_MEASUREMENT[1] = 1\n")
+value(
+    "never_tried_the_rank_below",
+    *("MY_MEASUREMENT", "A prediction can only be compared with a measured rank"),
+    "MY_MEASUREMENT = {2: 0, 3: 3}\n",
+)
+value("other_sign", "MY_MISS", "Its sign is the other one", "MY_MISS['margin'] *= -1\n")
 value("nothing_below", "MY_MEASUREMENT", "but not rank 1, one below", "del MY_MEASUREMENT[1]\n")
 value("loss_in_bits", "MY_MISS", "That is in bits", "MY_MISS['base_loss'] /= LN2\n")
 value("loss_with_a_unit", "MY_MISS", "A unit was attached", "MY_MISS['base_loss'] = 0.4\n")

@@ -13,7 +13,7 @@ from .hand_in import HandIn
 from .server import load_shipped
 
 SEEDS, ENOUGH, STEPS = (0, 1, 2), 2, 300
-LARGEST = 32  # rank
+LARGEST, USUAL = 32, 4  # ranks
 PER_RANK = 512  # parameters of a unit beside an MLP of the shipped model
 UNSURE = 0.1  # logits: another machine may recite, or not, where the lowest margin is smaller
 BECAUSE = ("chance", "kind", "curve")
@@ -31,7 +31,8 @@ class Runs:
         self.unsure = sum(abs(min(margins)) < UNSURE for margins in self.margins)
 
     def agree(self, recited: int) -> bool:
-        return abs(recited - self.recited) <= self.unsure
+        """Whether another machine may count so many: at most one run may differ."""
+        return abs(recited - self.recited) <= min(self.unsure, 1)
 
 
 @functools.cache  # several checks need the same runs
@@ -62,7 +63,7 @@ def random_runs(length: int, rank: int) -> Runs:
 
 def smallest_rank(number: int, near: int) -> int:
     """The smallest sufficient rank, found by steps of one from a rank that is likely near."""
-    rank = near
+    rank = min(near, USUAL)
     while rank < LARGEST and text_runs(number, rank).recited < ENOUGH:
         rank += 1
     while rank > 1 and text_runs(number, rank - 1).recited >= ENOUGH:
@@ -119,6 +120,11 @@ class Capstone:
             return smallest_rank(self.number, self.measured)
         return self.measured
 
+    def require_measured(self) -> None:
+        """Fails if the measured rank is a wrong one."""
+        message = f"{self.disagreement()}. A prediction can only be compared with a measured rank"
+        require(self.smallest() == self.measured, message)
+
 
 def read_capstone(answers: HandIn, student: int | None) -> Capstone:
     """Fails with a sentence if there is none yet, or if it is another student's."""
@@ -129,7 +135,7 @@ def read_capstone(answers: HandIn, student: int | None) -> Capstone:
     message = f"MY_NUMBER is {given}, but this is the hand-in of student {student}. The answers are"
     message += " those to another student's text"
     require(student in (None, given), message)
-    measurement = answers.value("MY_MEASUREMENT")
+    measurement = python_numbers(answers.value("MY_MEASUREMENT"))
     require(measurement, "not done yet: MY_MEASUREMENT is empty")
     pairs = measurement.items() if isinstance(measurement, dict) else [(None, None)]
     fits = all(
@@ -138,21 +144,28 @@ def read_capstone(answers: HandIn, student: int | None) -> Capstone:
     )
     message = "MY_MEASUREMENT should give for each rank how many of three seeds recite, such as"
     require(fits, f"{message} {{2: 0, 3: 1, 4: 3}}, not {kind_of(measurement)}")
-    prediction, miss = answers.value("MY_PREDICTION"), answers.value("MY_MISS")
-    prediction = numbers(prediction, "MY_PREDICTION", ("load", "rank", "low", "high"))
+    prediction = numbers(answers, "MY_PREDICTION", ("load", "rank", "low", "high"))
     facts = ("ratio", "base_loss", "random_base_loss", "control", "weakest", "margin")
-    miss = numbers(miss, "MY_MISS", facts)
+    miss = numbers(answers, "MY_MISS", facts)
     copied = all(near(miss[name], loss, 0.001) for name, loss in LESSON.items())
     message = "MY_MISS has the losses of lesson 12, which are those of its own text and length."
     require(not copied, f"{message} Yours is the text of number {given}: measure it yourself")
     return Capstone(given, prediction, measurement, miss)
 
 
-def numbers(values: object, where: str, names: Collection[str]) -> dict:
-    """The dict, which has a number under each of these names."""
+def numbers(answers: HandIn, where: str, names: Collection[str]) -> dict:
+    """The dict that the hand-in calls `where`, which has a number under each of these names."""
+    values = python_numbers(answers.value(where))
     missing = [name for name in names if not isinstance(values, dict) or name not in values]
     require(not missing, f"{where} should be a dict with {', '.join(names)}, not {kind_of(values)}")
     for name in names:
         value = number(values[name], f"{where}[{name!r}]")
         require(math.isfinite(value), f"{where}[{name!r}] should be a number, not {value}")
     return values
+
+
+def python_numbers(values: object) -> object:
+    """A dict with plain numbers instead of those of numpy and torch."""
+    if not isinstance(values, dict):
+        return values
+    return {k: v.item() if getattr(v, "ndim", None) == 0 else v for k, v in values.items()}
