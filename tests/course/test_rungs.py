@@ -27,6 +27,7 @@ WRONG: dict[str, Wrong] = {**WRONG_1_TO_3, **WRONG_4_AND_5, **WRONG_6_TO_9}
 POINTS = {1: 4, 2: 6, 3: 5, 4: 6, 5: 6, 6: 6, 7: 8, 8: 6, 9: 6}
 STUBS = (TUTORIALS / "mymem.py").read_text(encoding="utf-8")
 ANSWERS = KEY.read_text(encoding="utf-8")
+TRIVIAL = KEY.with_name("course").joinpath("trivial.py").read_text(encoding="utf-8")
 
 
 def all_checks() -> dict[str, list]:
@@ -139,6 +140,11 @@ def test_stubs_get_nothing(grade):
         assert all(reason.startswith(f"not done yet: {title}: ") for reason in reasons(results))
 
 
+def test_what_is_easiest_to_write_gets_little(grade):
+    points = {n: reached(grade(TRIVIAL, [f"rung{n}"], seed=n))[0] for n in RUNGS}
+    assert points == {n: 0.5 if n in (2, 3) else 0 for n in RUNGS}
+
+
 @pytest.mark.parametrize("seed", [0, 7, 4711])
 def test_the_key_gets_everything(grade, seed):
     parts = [part for part in PARTS if seed == 0 or part.startswith("rung")]
@@ -198,30 +204,6 @@ def test_right_answers_of_other_forms(grade):
     solved = "np.linalg.solve(X.T @ X, X.T @ y).tolist()"
     text = ANSWERS.replace(solved, "least_squares(X, y)") + BETWEEN + OTHER_FORMS
     assert not reasons(grade(text, ["rung6", "rung8", "rung9"], seed=1))
-
-
-NO_WORK = """
-def memft_ot_weights(losses, threshold=0.5): return torch.ones_like(losses)
-def memft_ot(logits, targets, progress): return key.plain(logits, targets, progress)
-def temperature(progress): return 1.0
-def margin(logits, targets, progress): return key.plain(logits, targets, progress)
-def run_cell(model, tokenizer, rank, length, seed, steps, objective=None):
-    for step in range(steps if objective else 0):
-        objective(torch.zeros(2, 2), torch.zeros(2, dtype=torch.long), step / steps)
-    cell = {"rank": rank, "length": length, "seed": seed, "parameters": 512 * rank}
-    return cell | {"base_loss": 12.0, "final_loss": 0.0, "recited": False}
-def sweep(path, ranks, lengths, seeds, run): return []
-def fit_law(rows): return 1.0, 1.0, 1.0
-def bootstrap(rows, draws, seed): return {"alpha": (-seed, 9.0), "beta": (-seed, 9.0)}
-def rank_for_loss(rows, length, loss=0.6931): return 1.0
-def recall_curve(rows): return 1e9, 20.0
-def plan_rank(rows, length, chance=0.9): return 1
-"""
-
-
-def test_constants_earn_no_points(grade):
-    results = grade(ANSWERS + BETWEEN + NO_WORK, ["rung6", "rung7", "rung8", "rung9"])
-    assert not [(r.check, r.points) for r in results if r.points]
 
 
 @pytest.mark.parametrize("part", PARTS)

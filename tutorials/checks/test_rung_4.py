@@ -20,8 +20,10 @@ from checks.grading import (
     not_plain,
     number,
     require,
+    tensor,
 )
 from checks.ladder import rung
+from checks.server import load_shipped
 from checks.values import MODEL
 
 LN2 = math.log(2)
@@ -39,6 +41,8 @@ class Case:
         rank = whole(2, 4, generator)
         memory = (self.prompt, self.target, rank, steps, self.lr, half)
         self.found = mymem.run(scenarios.write_memory, MODEL, *memory)
+        width = load_shipped()[0].config.hidden_size
+        tensor(self.found["start"], (width, rank), "A of a new unit, [d, r],")
 
     @property
     def losses(self) -> list[float]:
