@@ -359,6 +359,10 @@ def test_a_cell_without_the_tag_is_named_if_one_of_its_names_is_missing(hand_in)
         made.call("h")
 
 
+def test_a_line_may_begin_with_the_operator_percent(hand_in):
+    assert hand_in(notebook(("x = (7\n  % 4)", ["answer"])), "exercises.ipynb").value("x") == 3
+
+
 def test_beside_the_untouched_file_of_the_course_the_notebook_is_graded(tmp_path):
     text = (TUTORIALS / "mymem.py").read_text(encoding="utf-8")
     (tmp_path / "mymem.py").write_bytes(text.replace("\n", "\r\n").encode())

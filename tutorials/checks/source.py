@@ -1,5 +1,6 @@
 """Reads the text of a hand-in: a Python file, or the cells of a notebook with the tag `answer`."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -70,11 +71,19 @@ def from_notebook(name: str, text: str) -> str:
         message = f"{name} has no code cell with the tag `{TAG}`. Tag the cells that hold your"
         raise Refused(f"{message} answers, or hand in a .py file")
     for number, code in codes:
-        for line in code.splitlines():
+        lines = [] if is_python(code) else code.splitlines()  # Python has the operator %, too
+        for line in lines:
             if line.lstrip().startswith(("%", "!")):
                 message = f"Cell {number} of {name} has a line for the notebook only"
                 raise Refused(f"{message}: {line.strip()[:60]}. Remove it")
     return "\n\n".join(f"{MARK}{number}\n{code}" for number, code in codes) + "\n"
+
+
+def is_python(code: str) -> bool:
+    try:
+        return bool(ast.parse(code))
+    except (SyntaxError, ValueError, RecursionError):
+        return False
 
 
 def names_in(cell: str) -> set[str]:
