@@ -53,7 +53,7 @@ class Guard:
         if name == os.devnull or inside(name, self.writable):
             return
         if write:
-            raise PermissionError(f"a hand-in may not change {name}, outside its own folder")
+            raise PermissionError(f"a hand-in may not change {name}; it may write where it runs")
         if not inside(name, self.readable) or inside(name, self.hidden):
             raise PermissionError(f"a hand-in may not read {name}")
 
