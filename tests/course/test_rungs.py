@@ -222,6 +222,12 @@ def test_wrong_answers_are_told_why_and_keep_what_works(grade, part):
     assert failed == {check.__name__ for check in CHECKS[part]}
 
 
+def test_answers_without_any_work_earn_nearly_nothing(grade):
+    text = Path(__file__).with_name("no_work.py").read_text(encoding="utf-8")
+    points, of = reached(grade(text, [f"rung{n}" for n in RUNGS], seed=4711))
+    assert of == sum(POINTS.values()) and points <= 3
+
+
 def test_each_rung_has_three_wrong_answers_and_every_function_one():
     parts = [wrong.part for wrong in WRONG.values()]
     assert all(parts.count(f"rung{n}") >= 3 for n in PLANTED)

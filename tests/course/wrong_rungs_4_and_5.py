@@ -258,7 +258,7 @@ def no_tokens(model, prompt_ids, count):
     return []
 
 
-@wrong("rung5", "judge", "judge gave the same for a memory with every p above one half")
+@wrong("rung5", "judge", "judge gave one loss for a memory with every p above one half")
 def the_same_for_every_memory(model, prompt_ids, target_ids):
     names = ("loss", "lowest_p", "lowest_margin")
     return {**dict.fromkeys(names, 0.0), "certified": True, "recited": True, "decoded": []}

@@ -33,6 +33,12 @@ def some_unit(rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return A, torch.randn(rank, width, generator=generator) / 10
 
 
+def new_A(rank: int, generator: torch.Generator) -> Tensor:
+    """A [d, r] of a new unit."""
+    shape = (load_shipped()[0].config.hidden_size, rank)
+    return (2 * torch.rand(shape, generator=generator) - 1) / rank**0.5
+
+
 def all_logits(ids: list[int], A: Tensor | None = None, B: Tensor | None = None) -> Tensor:
     """Logits [T, V] after each of the ids, with a unit in its place or without one."""
     model, _ = load_shipped()

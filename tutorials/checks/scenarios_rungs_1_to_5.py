@@ -174,17 +174,17 @@ def objective(mymem, logits: Tensor, targets: Tensor, progress: float) -> dict:
 
 
 def write_memory(
-    mymem, model, prompt: list[int], target: list[int], rank: int, steps: int, lr: float, half: bool
+    mymem, model, prompt: list[int], target: list[int], A: Tensor, steps: int, lr: float, half: bool
 ) -> dict:
-    """A memory is written into a new unit.
+    """A memory is written into a new unit with this A.
 
     half: with an objective that trains only the first half of the target, and that notes what it
     is given.
     """
-    unit = mymem.attach(model, rank, len(target))
+    unit = put_in(mymem, model, A, torch.zeros_like(A.T))
     base = {name: p for name, p in model.named_parameters() if p is not unit.A and p is not unit.B}
     before = {name: p.detach().clone() for name, p in base.items()}
-    A, given = unit.A.detach().clone(), []
+    given = []
 
     def first_half(logits, targets, progress):
         given.append((logits.shape, logits.requires_grad, targets.tolist(), float(progress)))
@@ -201,7 +201,6 @@ def write_memory(
         raise RuntimeError(text).with_traceback(error.__traceback__) from None
     return {
         "losses": losses,
-        "start": A,
         "A": unit.A,
         "B": unit.B,
         "given": [[list(shape), *rest] for shape, *rest in given],

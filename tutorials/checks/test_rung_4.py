@@ -38,8 +38,8 @@ class Case:
         self.prompt = token_ids(whole(3, 6, generator), generator)
         self.target = token_ids(whole(10, 16, generator), generator)
         self.steps, self.lr = steps, [0.05, 0.1][whole(0, 1, generator)]
-        rank = whole(2, 4, generator)
-        memory = (self.prompt, self.target, rank, steps, self.lr, half)
+        self.start = expected.new_A(whole(2, 4, generator), generator)
+        memory = (self.prompt, self.target, self.start, steps, self.lr, half)
         self.found = mymem.run(scenarios.write_memory, MODEL, *memory)
         width = load_shipped()[0].config.hidden_size
         tensor(self.found["start"], (width, rank), "A of a new unit, [d, r],")
@@ -58,8 +58,8 @@ class Case:
         return bool((self.found["B"] - B).abs().mean() < 1e-3 * B.abs().mean())
 
     def loop(self, stop: int | None = None, **fault) -> tuple[list[float], Tensor, Tensor]:
-        """What the right loop does from the student's A, or a loop with a fault."""
-        start = (self.prompt, self.target, self.found["start"], self.steps, self.lr)
+        """What the right loop does from the same A, or a loop with a fault."""
+        start = (self.prompt, self.target, self.start, self.steps, self.lr)
         return expected.loop(*start, stop=stop, **fault)
 
 
@@ -178,7 +178,7 @@ def two_faults() -> dict[str, dict]:
 @rung(4)
 def test_rung4_one_step(mymem, seed):
     case = Case(mymem, seed, steps=1)
-    A, B, start = (case.found[name].double() for name in ("A", "B", "start"))
+    A, B = case.found["A"], case.found["B"]
     if not B.any() and Case(mymem, seed, steps=2).trained_right(rate=early):
         return  # another check is about the learning rate
     message = "After one step, B is still 0. Make a step after every loss, also the last, with a"
@@ -186,7 +186,7 @@ def test_rung4_one_step(mymem, seed):
     message = f"In the first step, AdamW moves each entry of B by the learning rate, {case.lr}, up"
     message += f" or down. Yours moved by {B.abs().mean():.4f} on average"
     require(near(float(B.abs().median()), case.lr, 1e-2), message, keeps=0.5)
-    far = apart(A, start)
+    far = apart(A, case.start)
     message = "In the first step, A should not change: B is 0, and so is the gradient of A. Yours"
     hint = "With a gradient of 0, only weight decay moves A: give AdamW weight_decay=0"
     hint = first_of({hint: case.lr * 1e-3 < far < case.lr * 0.1})
@@ -206,7 +206,7 @@ def test_rung4_only_the_unit_is_trained(mymem, seed):
     message += f" {', '.join(changed[:1])}. Give the optimizer only A and B of the unit"
     require(not changed, message)
     message = "After three steps, A is still what it was. Give the optimizer both, A and B"
-    require(not torch.equal(case.found["A"], case.found["start"]), message, keeps=0.5)
+    require(not torch.equal(case.found["A"], case.start), message, keeps=0.5)
     message = "write has taken the unit out of the model. Leave it attached: what judges the memory"
     require(case.found["attached"], f"{message} needs it", keeps=0.5)
 
