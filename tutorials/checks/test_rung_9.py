@@ -106,8 +106,8 @@ def test_rung9_the_likeliest_curve(mymem, seed):
     got = log_likelihood(rows, half, s)
     ranks = np.mean([r["rank"] / r["parameters"] for r in rows])
     hints = {
-        "The load is length / parameters, not the other way round": near(half * right, 1, 0.2),
         "The load is length / parameters, not length / rank": near(half * ranks / right, 1, 0.1),
+        "The load is length / parameters, not the other way round": half > 1,
         "The best s is at its lower end: does your curve fall with the load?": s < 0.51,
     }
     message = f"Your curve has load_50 = {half:.4g} and s = {s:.3g}. The logarithm of its"
