@@ -22,7 +22,7 @@ from tests.course.wrong_exercises import NOTHING, WRONG
 CHECKS = TUTORIALS / "checks"
 STUBS = (TUTORIALS / "exercises.py").read_text(encoding="utf-8")
 ANSWERS = KEY.read_text(encoding="utf-8")
-TRIVIAL = Path(__file__).with_name("trivial.py")
+NO_WORK = Path(__file__).with_name("no_work.py")
 NAMES = re.findall(r"^def (\w+)", STUBS, re.MULTILINE)
 VALUES = re.findall(r"^(MY_\w+) = ", STUBS, re.MULTILINE)
 POINTS = {2: 4, 5: 4, 7: 6, 9: 3, 11: 3, 12: 8}
@@ -73,9 +73,9 @@ def test_stubs_score_nothing(grade):
     assert all(reason.startswith("not done yet: ") for reason in reasons(grades))
 
 
-def test_what_is_easiest_to_write_gets_little(grade):
+def test_answers_without_any_work_earn_nearly_nothing(grade):
     """Exercises 5 and 12 need trainings and are left out."""
-    grades = grade(TRIVIAL, "-m", "ex2 or ex7 or ex9 or ex11")
+    grades = grade(NO_WORK, "-m", "ex2 or ex7 or ex9 or ex11")
     assert {n: one["points"] for n, one in grades["exercises"].items()} == {
         **{"2": 1, "7": 0, "9": 0},
         "11": 1,  # for the layers that are computed
