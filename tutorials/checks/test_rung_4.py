@@ -20,10 +20,8 @@ from checks.grading import (
     not_plain,
     number,
     require,
-    tensor,
 )
 from checks.ladder import rung
-from checks.server import load_shipped
 from checks.values import MODEL
 
 LN2 = math.log(2)
@@ -41,8 +39,6 @@ class Case:
         self.start = expected.new_A(whole(2, 4, generator), generator)
         memory = (self.prompt, self.target, self.start, steps, self.lr, half)
         self.found = mymem.run(scenarios.write_memory, MODEL, *memory)
-        width = load_shipped()[0].config.hidden_size
-        tensor(self.found["start"], (width, rank), "A of a new unit, [d, r],")
 
     @property
     def losses(self) -> list[float]:
