@@ -94,7 +94,7 @@ def test_ex2_the_scores_are_divided_by_the_root_of_d(answers, generator):
     q, k = drawn_queries(generator)
     found, (count, width) = weights(answers, q[-1:], k)[0], k.shape
     message = f"The last query alone sees all {count} positions, but its weights are"
-    message += f" {rounded(found)}. The other checks say more"
+    message += f" {rounded(found)}. The other checks say why"
     require((found > 0).all() and abs(found.sum() - 1) < 1e-4, message)
     last, products = found.log(), (k - k[0]) @ q[-1]
     scale = float((last - last[0]) @ products / products.square().sum())
@@ -170,6 +170,8 @@ def test_ex2_rotate_by_hand(answers, seed):
         "The angle of component i is p · theta^(−2i/D), with a factor of 2": by(p, p / root**0.5),
         "Use the argument theta, not 10,000": by(p, p / 100),
         "The components i are counted from 0": by(p / root, p / theta),
+        "Use the argument positions, not the rows of x": by(1, 1 / root),
+        "The angles are in radians": by(math.radians(p), math.radians(p / root)),
         "Pairs of neighbours such as 0 and 1 are another form": right[[0, 2, 1, 3]],
         "The second half should be computed from the old first half, which yours has overwritten": (
             torch.cat([a, torch.stack([a[0] * b[0], b[1] + a[1] * math.sin(p / root)])])
