@@ -108,7 +108,8 @@ class HandIn:
         """
         where = f"{scenario.__module__}:{scenario.__name__}"
         args = self.pack(args)
-        return self.result(where, called_by(scenario), catch, "run", scenario=where, args=args)
+        key, who = f"{where} {args}", called_by(scenario)
+        return self.result(key, who, catch, "run", scenario=where, args=args)
 
     # --- Inside -----------------------------------------------------------------------------------
 
