@@ -25,7 +25,7 @@ def split(mymem, prompt: list[int], target: list[int]) -> tuple[object, list[int
 
 
 def new_unit(mymem, weight: Tensor, rank: int, seed: int, x: Tensor) -> dict:
-    """A new unit beside a linear layer: its matrices, its output, and the first gradients."""
+    """A new unit beside a linear layer: its parameters, its output, and the first gradient of B."""
     part = nn.Linear(*weight.shape, bias=False).requires_grad_(False)
     part.weight.copy_(weight)
     unit = mymem.LoRA(part, weight.shape[1], rank, seed)
