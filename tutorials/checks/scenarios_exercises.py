@@ -15,7 +15,7 @@ def check_of_a_sweep(exercises, asked, given) -> None:
     """Tries check_sweep on a sweep of the grader, which it may call with the names of arguments."""
 
     def sweep(folder, ranks, lengths, seeds):
-        return asked(folder, ranks, lengths, seeds)
+        return asked(folder, *map(list, (ranks, lengths, seeds)))  # also sets and generators
 
     exercises.check_sweep(sweep, given)
 
