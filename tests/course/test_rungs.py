@@ -191,13 +191,29 @@ def plan_rank(rows, length, chance=0.9):  # without recall_curve, and not an int
     half, s = key.recall_curve(rows)
     load = half * (1 / chance - 1) ** (1 / s)
     return np.ceil(length / load / (rows[0]["parameters"] / rows[0]["rank"])).astype(int)
+
+
+def sweep(path, *grid_and_run):  # the rows are written beside the file, which they then replace
+    path = Path(path)
+    beside = path.with_name("beside")
+    beside.write_bytes(path.read_bytes() if path.exists() else b"")
+    beside.replace(path)
+    return key.sweep(path, *grid_and_run)
+
+
+def greedy(model, prompt, count):  # calls model.forward
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(count):
+            ids.append(model.forward(torch.tensor([ids]))[0, -1].argmax().item())
+    return ids[len(prompt) :]
 """
 
 
 def test_right_answers_of_other_forms(grade):
     solved = "np.linalg.solve(X.T @ X, X.T @ y).tolist()"
     text = ANSWERS.replace(solved, "least_squares(X, y)") + BETWEEN + OTHER_FORMS
-    assert not reasons(grade(text, ["rung6", "rung8", "rung9"], seed=1))
+    assert not reasons(grade(text, [f"rung{n}" for n in range(5, 10)], seed=1))
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -129,7 +129,8 @@ class Server:
         arguments = [values.unpack(one, function, shipped) for one in args]
         for one in arguments:
             if isinstance(one, Path):  # a place that the check has made for the answer
-                self.guard.allow(one, write=True)
+                folder = one if one.is_dir() else one.parent  # also for a file beside a file
+                self.guard.allow(folder, write=True)
         return arguments
 
     def explain(self, error: BaseException, part: str | None) -> dict[str, Any]:
