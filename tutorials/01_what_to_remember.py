@@ -45,8 +45,8 @@ if problem:
     sys.exit(f"error: {problem}")
 
 # %% [markdown]
-# The versions are useful when you ask for help. The course needs no GPU (graphics processor) and uses
-# none: `tiny` is so small that two cores are enough.
+# The versions are useful when you ask for help. The course needs no GPU (graphics processor) and
+# uses none: `tiny` is so small that two cores are enough.
 
 # %%
 import math
@@ -66,8 +66,8 @@ print(f"everything is ready; the course's files are in {'this folder' if here ==
 # ## Idea
 #
 # A language model reads *tokens*: words or parts of words, each with a number, its *id*. The list
-# of all tokens is the *vocabulary*. When it has read the tokens 0 to $t$, the model gives each token
-# of the vocabulary the probability that this token comes next, as number $t + 1$.
+# of all tokens is the *vocabulary*. When it has read the tokens 0 to $t$, the model gives each
+# token of the vocabulary the probability that this token comes next, as number $t + 1$.
 #
 # A *memory* is a pair of token sequences. The prompt is the key, and the target is the value: after
 # the prompt "Ada Lovelace:" the model should write the number of that person. The first target
@@ -94,8 +94,8 @@ print(f"everything is ready; the course's files are in {'this folder' if here ==
 # The model `tiny` is part of the package, so no download is needed. It has 3.9 million parameters
 # and was trained on Shakespeare, Milton and the King James Bible. The table shows what it reads and
 # what it should predict. A batch may hold several memories, so `batch.rows` is two lists: which
-# memory, and which position. `batch.rows[1]` is the second one. (`model.config.context` is the largest
-# number of tokens that the model can read.)
+# memory, and which position. `batch.rows[1]` is the second one. (`model.config.context` is the
+# largest number of tokens that the model can read.)
 
 # %%
 model, tokenizer = tm.load("tiny", device="cpu")

@@ -8,8 +8,8 @@
 # Each token becomes a vector, and a stack of layers adds to it. Attention mixes in earlier
 # positions. The MLP, a small network of two matrices with a nonlinear function between them, works
 # at each position alone. From the last vector the *head* of the model, one more matrix, computes a
-# score for every possible next token. All of it is frozen: training never changes it. Memories are
-# written beside the MLP of the marked layer.
+# score for every possible next token. All of it is frozen, and memories are written beside the MLP
+# of the marked layer.
 #
 # - **You need:** [lesson 1](01_what_to_remember.py)
 # - **Time:** 2 seconds to run, 1.5 hours with the practice
@@ -24,8 +24,9 @@
 # to 1: $p_j = e^{z_j} / \sum_k e^{z_k}$.
 #
 # *Attention* mixes information from earlier positions. Every position $i$ has a query $q_i$, a key
-# $k_i$ and a value $v_i$, each of $D$ numbers. A position looks for keys that fit its query, and takes a mean of their
-# values, with weights $a_{ij}$ from the scores $s_{ij} = q_i \cdot k_j / \sqrt{D}$:
+# $k_i$ and a value $v_i$, each of $D$ numbers. A position looks for keys that fit its query, and
+# takes a mean of their values, with weights $a_{ij}$ from the scores $s_{ij} = q_i \cdot k_j /
+# \sqrt{D}$:
 #
 # $$a_{ij} = \frac{e^{s_{ij}}}{\sum_{k \le i} e^{s_{ik}}}$$
 #
@@ -211,8 +212,8 @@ fig.savefig("02_a_frozen_transformer.png", dpi=110)
 # - The model expects " earth" with a probability of 0.21. Head 0 gives 58 % of its attention at the
 #   last token to " heaven". In the left picture, the white triangle is the causal mask.
 # - When two earlier tokens are exchanged, the last output of head 0 changes by 0.81. Without the
-#   vectors of the positions it changes by 0.00. When token 5 changes, the logits before it change by 0.0. On
-#   the right every diagonal has one colour: a rotation encodes the distance alone.
+#   vectors of the positions it changes by 0.00. When token 5 changes, the logits before it change
+#   by 0.0. On the right every diagonal has one colour: a rotation encodes the distance alone.
 #
 # ## In three sentences
 #

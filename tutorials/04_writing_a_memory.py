@@ -153,7 +153,8 @@ assert abs(loss - final) < 1e-5
 # ## What you should see
 #
 # - The loss falls from 12.432 to 0.115 nats per token. The learning rate of 0.1 is large, so in the
-#   first steps the loss rises for a while. Both loops have the same losses over the first 50 steps, up to rounding.
+#   first steps the loss rises for a while. Both loops have the same losses over the first 50 steps,
+#   up to rounding.
 # - Half of the tokens exceed one half by step 15, and the last one only at step 46. The mean loss
 #   hides this, and lesson 5 explains why it matters.
 #
@@ -161,14 +162,14 @@ assert abs(loss - final) < 1e-5
 #
 # Training minimizes the mean of −ln p over the target tokens, where each is predicted given the
 # true tokens before it. Ten lines of torch are enough, because the memory is one example that is
-# used in every step. After the first steps, the mean loss falls smoothly, but each token exceeds one
-# half at a step of its own.
+# used in every step. After the first steps, the mean loss falls smoothly, but each token exceeds
+# one half at a step of its own.
 #
 # ## The paper's claim
 #
 # | claim of the paper | where in tinymem | our number |
 # |---|---|---|
-# | AdamW without weight decay, learning rate falling linearly from 1e-2 (at width 4,096), clipping at norm 1 | tinymem/training/recipe.py, `auto_lr` | learning rate 0.1 at the width of `tiny` (the rule gives 0.16; 0.1 is the upper limit) |
+# | AdamW without weight decay, learning rate falling linearly from 1e-2 (at width 4,096), clipping at norm 1 | tinymem/training/recipe.py, `auto_lr` | learning rate 0.1 at the width of `tiny`, which is the upper limit |
 # | A unit learns a text of random tokens by heart | tinymem/training/train.py | from 12.432 to 0.115 nats per token in 200 steps |
 # | The mean loss hides late and stubborn tokens | tinymem/training/record.py | no token is stubborn here, but the last one is late: step 46, and half of the tokens by step 15 |
 #

@@ -37,8 +37,8 @@
 #
 # $$m_t = z_{y_t} - \max_{j \neq y_t} z_j$$
 #
-# Greedy decoding recites the target if and only if every margin is above 0 (or if two largest logits
-# are exactly equal and decoding happens to take the right one). The mean loss proves
+# Greedy decoding recites the target if and only if every margin is above 0 (or if two largest
+# logits are exactly equal and decoding happens to take the right one). The mean loss proves
 # nothing: however small it is, a single token with $p_t = 0.1$ can make decoding fail.
 #
 # ## Shapes
@@ -73,7 +73,8 @@ recipes = [tm.Recipe(rank=rank, seed=seed, steps=80 if FAST else 300) for rank, 
 # ## Eight units
 #
 # Eight units learn 48 random tokens each. They have four ranks and two seeds, and they are trained
-# together as one batch. (A seed decides the random tokens and the initial $A$.) `tm.bars()` shows how far the training is.
+# together as one batch. (A seed decides the random tokens and the initial $A$.) `tm.bars()` shows
+# how far the training is.
 
 # %%
 with tm.bars() as bars:

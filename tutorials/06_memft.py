@@ -140,8 +140,8 @@ fig.savefig("06_memft.png", dpi=110)
 # - Rank 6, not enough: `sft` has 24.2 % of the tokens above one half, and `memft-ot` less than half
 #   as many. Its best tokens are held slightly below the threshold, and the others improve very
 #   little. All three methods recite 100 % all the same: they differ in the certificate only.
-# - Rank 5, too low for `sft` to recite: `memft-sw` decodes 90 % of the tokens correctly, because it learns the
-#   beginning first; `sft` decodes 38 %.
+# - Rank 5, too low for `sft` to recite: `memft-sw` decodes 90 % of the tokens correctly, because it
+#   learns the beginning first; `sft` decodes 38 %.
 #
 # The weights of `memft-ot` jump when a token crosses the threshold, so the last digits of its
 # results depend on how a machine rounds.

@@ -113,8 +113,8 @@ with tempfile.TemporaryDirectory() as work:
 # %% [markdown]
 # ## Read the grid
 #
-# An effect is convincing if it is much larger than the difference between two seeds at the same rank
-# and length.
+# An effect is convincing if it is much larger than the difference between two seeds at the same
+# rank and length.
 
 # %%
 losses = {(row["rank"], row["length"], row["seed"]): row["final_loss"] for row in rows}

@@ -119,14 +119,14 @@ assert offset.ci["b"][0] < 0 < offset.ci["b"][1]  # this grid does not even dete
 # %% [markdown]
 # ## Seeds are not cells
 #
-# An interval comes from a *bootstrap*: the law is fitted to many grids that might have been measured
-# instead, and the middle 95 % of the constants are kept, from their 2.5 % *quantile* (2.5 % of them
-# are lower) to their 97.5 % quantile. In rung 8 you make such a grid by drawing as many cells as
-# there are, with replacement. The library, whose intervals are printed here, keeps every cell and
-# multiplies its deviation from the law by a random number; its intervals are somewhat wider. Both
-# treat the three runs of a cell as one observation, because they deviate from the law in the same
-# way. The code changes each length by a millionth of a token per seed, and the library then takes
-# each run for a cell.
+# An interval comes from a *bootstrap*: the law is fitted to many grids that might have been
+# measured instead, and the middle 95 % of the constants are kept, from their 2.5 % *quantile* (2.5
+# % of them are lower) to their 97.5 % quantile. In rung 8 you make such a grid by drawing as many
+# cells as there are, with replacement. The library, whose intervals are printed here, keeps every
+# cell and multiplies its deviation from the law by a random number; its intervals are somewhat
+# wider. Both treat the three runs of a cell as one observation, because they deviate from the law
+# in the same way. The code changes each length by a millionth of a token per seed, and the library
+# then takes each run for a cell.
 
 # %%
 for seed in (0, 1, 2):
@@ -192,7 +192,8 @@ fig.savefig("08_the_law.png", dpi=110)
 #   kept, it is 0.253. Leaving saturated runs out is necessary, but ln 2 is not special.
 # - **Offset.** $b$ may be anything between −57.204 and 4.357 nats. If you set it to 0, say so.
 # - **Seeds.** Each seed alone gives nearly the same $\alpha$ (0.316, 0.315, 0.318), and an interval
-#   that is as wide as the one from all three together. With runs as cells it is half as wide: each cell counts three times.
+#   that is as wide as the one from all three together. With runs as cells it is half as wide: each
+#   cell counts three times.
 # - **Law or run.** By the law, 256 tokens need rank 9.4 to 12.7, and a single run needs rank 9 to
 #   15. An error of 3% of $\Delta L$ is hard to see in the picture, but rank 12 ends at 0.60 nats,
 #   and 0.23 were predicted.
@@ -204,15 +205,15 @@ fig.savefig("08_the_law.png", dpi=110)
 # ## In three sentences
 #
 # The loss reduction of runs that are not saturated follows a power law in rank and length within a
-# few percent. Its exponents depend on the steps, on the cut and on the offset, and their intervals must
-# be computed from cells, not from runs. The interval of the law is narrower than the interval of a
-# single run.
+# few percent. Its exponents depend on the steps, on the cut and on the offset, and their intervals
+# must be computed from cells, not from runs. The interval of the law is narrower than the interval
+# of a single run.
 #
 # ## The paper's claim
 #
 # | claim of the paper | where in tinymem | our number |
 # |---|---|---|
-# | One law describes long memories of all mixtures (Table 1: R² 0.983 and 0.987) | tinymem/law/power.py, `fit_law` | random tokens alone: R² 0.984, and 49 of the 54 runs had not converged; for all mixtures together the claim fails on `tiny` ([R² 0.54](reproduction/paper.md)) |
+# | One law describes long memories of all mixtures (Table 1: R² 0.983 and 0.987) | tinymem/law/power.py, `fit_law` | random tokens alone: R² 0.984, and 49 of the 54 runs had not converged; for all mixtures together the claim [fails](reproduction/paper.md) on `tiny` |
 # | Saturated runs are left out | tinymem/law/cells.py | α is 0.316 without them and 0.253 with them |
 #
 # ## Practice

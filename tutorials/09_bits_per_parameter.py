@@ -22,9 +22,9 @@
 # the loss by $\Delta L$ *stores* $\Delta L \cdot \ell / \ln 2$ bits about the target.
 #
 # Lesson 1 has shown, however, that random tokens have a higher loss in the base model than their
-# *entropy* $H = \ln 2047$, the loss of a uniform guess. The first part of the loss reduction,
-# $L_0 - H$, only removes the expectation of English text. For this the unit has to store one fact
-# only: the target is random. It need not store any of its tokens. For random tokens we can therefore
+# *entropy* $H = \ln 2047$, the loss of a uniform guess. The first part of the loss reduction, $L_0
+# - H$, only removes the expectation of English text. For this the unit has to store one fact only:
+# the target is random. It need not store any of its tokens. For random tokens we can therefore
 # count from $H$ instead of $L_0$:
 #
 # $$\text{stored bits} = \frac{(L_0 - L) \, \ell}{\ln 2}
@@ -140,16 +140,15 @@ assert small[1].r2 > 0.95
 # %% [markdown]
 # ## What you should see
 #
-# On SmolLM2-135M-Instruct, a language model with 135 million parameters, the 7 of 17 runs that are
-# not saturated hold 0.81 to 1.02 memorized bits per parameter at
-# every rank and length (one seed). A law with this one constant has a mean error of 4.4 %, and the
-# power law, which has three, of 1.2 %. On `tiny`, with the grid of lesson 8, the law with one
-# constant fails: the runs hold 0.15 to 0.94 bits per parameter, and its mean error is 8.0 %,
-# compared with 2.5 % for the power law. So the power law has the smaller error on both models. On
-# the larger one the law with one constant comes close to it, and seven runs of one seed are too few
-# to decide between them.
-# Most of the runs on `tiny` had not converged (lesson 8), so the numbers show how much was stored
-# after these steps, and not how much a parameter can store.
+# On SmolLM2-135M-Instruct, a larger language model, the 7 runs that are not saturated hold 0.81 to
+# 1.02 memorized bits per parameter at every rank and length (one seed). A law with this one
+# constant has a mean error of 4.4 %, and the power law, which has three, of 1.2 %. On `tiny`, with
+# the grid of lesson 8, the law with one constant fails: the runs hold 0.15 to 0.94 bits per
+# parameter, and its mean error is 8.0 %, compared with 2.5 % for the power law. So the power law
+# has the smaller error on both models. On the larger one the law with one constant comes close to
+# it, and seven runs of one seed are too few to decide between them. Most of the runs on `tiny` had
+# not converged (lesson 8), so the numbers show how much was stored after these steps, and not how
+# much a parameter can store.
 #
 # For comparison: the training of a base model (*pretraining*) stores 2 bits per parameter (the line
 # in the picture), and one trained input vector, without any unit, holds 0.7 to 1.7 (the band).

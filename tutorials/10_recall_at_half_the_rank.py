@@ -147,7 +147,8 @@ longer = recall_of([row for row in read("tiny-recall-long") if row["method"] == 
 print(f"steps: after 4 times as many, rank 2 recites {tokens(longer, 2):.0f} tokens with margin")
 other = recall_of([row for row in read("smollm2-margin") if row["method"] == "sft"]).load_50
 print(f"models: sft at rank 1 recites {1000 * other:.0f} tokens per 1,000 parameters on", end=" ")
-print(f"SmolLM2-135M-Instruct, and {1000 * half['sft'][1] / 512:.0f} on tiny")
+print("SmolLM2-135M-Instruct after 300 steps,", end=" ")
+print(f"and {1000 * half['sft'][1] / 512:.0f} on tiny after 600")
 assert longer.load_50 > 1.3 * curve("margin", 2).load_50 and other > 2 * half["sft"][1] / 512
 
 # %% [markdown]

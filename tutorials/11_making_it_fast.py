@@ -184,8 +184,9 @@ assert rows[0] == 1 and sum(rows) / len(rows) < (1 if FAST else 0.6)
 # The plain step computes layers 0 to 3, and the cached step computes layer 3 only. The losses are
 # the same except for rounding errors. The measured speedup is close to the predicted one of 1.83,
 # sometimes above and sometimes below it: the prediction leaves out norms, activation functions, the
-# products inside attention and the softmax, which are in the saved part and in the rest. For a memory of this length, a unit that is trained together with others takes about
-# as long as alone. There is a gain for short memories, where a step consists mostly of overhead.
+# products inside attention and the softmax, which are in the saved part and in the rest. For a
+# memory of this length, a unit that is trained together with others takes about as long as alone.
+# There is a gain for short memories, where a step consists mostly of overhead.
 #
 # To compare tinymem with other tools, run `python -m tests.benchmarks` in the folder of the
 # project.
@@ -194,8 +195,8 @@ assert rows[0] == 1 and sum(rows) / len(rows) < (1 if FAST else 0.6)
 #
 # The layers below a unit give the same numbers in every step, so they are computed once and the
 # numbers are kept. On `tiny` they cost about 45 % of a step, as counting the multiplications
-# predicts, and several units that are trained as one batch can share the rest. A shortcut is only right if the
-# losses of every step stay the same.
+# predicts, and several units that are trained as one batch can share the rest. A shortcut is only
+# right if the losses of every step stay the same.
 #
 # ## The paper's claim
 #

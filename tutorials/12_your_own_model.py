@@ -23,8 +23,8 @@
 # \qquad \text{load} = \ell / P$$
 #
 # The library's curve for several ranks differs in two ways: its $\text{load}_{50}$ grows with the
-# rank (the rank exponent of lesson 10), and its chance is the mean over all curves that the measured
-# runs allow.
+# rank (the rank exponent of lesson 10), and its chance is the mean over all curves that the
+# measured runs allow.
 #
 # A prediction has three parts: a rank, an interval, and what is counted as the answer. Here a rank
 # is *sufficient* if two of three seeds recite the whole text with the method `margin` in 300 steps,

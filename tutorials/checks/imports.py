@@ -27,7 +27,9 @@ def taken_from_tinymem(source: str, names: Collection[str], others: Collection[s
         name = waiting.pop()
         for node in bound.get(name, ()):
             inside = imported(ast.walk(node))
-            used = [*inside.values(), *paths(node, imports | inside)]
+            local = local_names(node)
+            used = [path for path in paths(node, imports | inside) if path not in local]
+            used += inside.values()
             taken |= dict.fromkeys(path for path in used if is_taken(path))
             new = {path for path in used if path not in known}
             known |= new
@@ -47,6 +49,8 @@ def bindings(source: str) -> dict[str, list[ast.stmt]]:
 def statements(body: list) -> Iterator[ast.stmt]:
     """The statements outside of functions and classes, also those inside of `if` and the like."""
     for node in body:
+        if isinstance(node, ast.If) and "__name__" in ast.dump(node.test):
+            continue  # if __name__ == "__main__": is never run by the grader
         yield node
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             for block in ("body", "orelse", "finalbody", "handlers", "cases"):
@@ -61,9 +65,21 @@ def names_of(node: ast.AST) -> list[str]:
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         return list(imported([node]))
     call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and node.value.func
-    stored = (n for n in ast.walk(node) if isinstance(getattr(n, "ctx", None), ast.Store))
+    head = (n for n in ast.iter_child_nodes(node) if not isinstance(n, ast.stmt))
+    parts = (n for one in head for n in ast.walk(one))  # a statement inside counts for itself
+    stored = (n for n in parts if isinstance(getattr(n, "ctx", None), ast.Store))
     roots = map(root_of, [*stored, call])
     return [root.id for root in roots if isinstance(root, ast.Name)]
+
+
+def local_names(node: ast.AST) -> set[str]:
+    """The arguments and variables of a function, or of the functions of a class."""
+    if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return set()
+    parts = list(ast.walk(node))
+    stored = {n.id for n in parts if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    stored |= {n.arg for n in parts if isinstance(n, ast.arg)}
+    return stored - {name for n in parts if isinstance(n, ast.Global) for name in n.names}
 
 
 def root_of(node: object) -> object:
@@ -125,17 +141,23 @@ def is_taken(path: str) -> bool:
 
 
 def names_used(source: str, name: str) -> set[str]:
-    """All names and attributes in the definition of `name`, and in the definitions it uses.
+    """The names that the definition of `name`, with all that it uses, takes from modules.
 
-    A function of the hand-in is not counted: it may be called like one of a library.
+    What the hand-in defines does not count: it may be called like a function of a library.
     """
-    bound, used, waiting, attributes = bindings(source), {name}, [name], set()
+    bound, known, waiting, used = bindings(source), {name}, [name], set[str]()
+    imports = imported([node for nodes in bound.values() for node in nodes])
     while waiting:
-        for part in (p for node in bound.get(waiting.pop(), ()) for p in ast.walk(node)):
-            attributes |= {part.attr} if isinstance(part, ast.Attribute) else set()
-            for field in ("id", "attr", "name"):  # of names, attributes and imports
-                new = {str(getattr(part, field, name))} - used
-                used |= new
-                waiting += sorted(new)
-    own = {one for one, nodes in bound.items() if isinstance(nodes[-1], ast.FunctionDef)}
-    return used - (own - attributes)
+        for node in bound.get(waiting.pop(), ()):
+            all_imports = imports | imported(ast.walk(node))
+            for part in ast.walk(node):
+                root = root_of(part)
+                path = all_imports.get(root.id) if isinstance(root, ast.Name) else None
+                if path and isinstance(part, ast.Attribute):
+                    used.add(part.attr)
+                elif path:
+                    used.add(path.rpartition(".")[2])
+            new = {*paths(node, all_imports)} - known - local_names(node)
+            known |= new
+            waiting += sorted(new)
+    return used
