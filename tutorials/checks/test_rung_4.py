@@ -3,6 +3,7 @@
 All inputs are drawn from --seed. What is expected is computed in plain torch (expected.py).
 """
 
+import functools
 import itertools
 import math
 
@@ -28,15 +29,30 @@ LN2 = math.log(2)
 points = pytest.mark.points
 
 
+@functools.lru_cache
+def memory_of(seed: int) -> tuple[list[int], list[int], Tensor, float]:
+    """The prompt, the target, A of the new unit and the learning rate."""
+    generator = drawn(seed)
+    prompt = token_ids(whole(3, 6, generator), generator)
+    target = token_ids(whole(10, 16, generator), generator)
+    lr = [0.05, 0.1][whole(0, 1, generator)]
+    return prompt, target, expected.new_A(whole(2, 4, generator), generator), lr
+
+
+@functools.lru_cache(maxsize=256)  # a failed check is repeated, with the same seed
+def loop_of(
+    seed: int, steps: int, stop: int | None, fault: tuple
+) -> tuple[list[float], Tensor, Tensor]:
+    prompt, target, A, lr = memory_of(seed)
+    return expected.loop(prompt, target, A, steps, lr, stop=stop, **dict(fault))
+
+
 class Case:
     """A small memory, and what the student's `write` makes of it."""
 
     def __init__(self, mymem, seed: int, steps: int, half: bool = False):
-        generator = drawn(seed)
-        self.prompt = token_ids(whole(3, 6, generator), generator)
-        self.target = token_ids(whole(10, 16, generator), generator)
-        self.steps, self.lr = steps, [0.05, 0.1][whole(0, 1, generator)]
-        self.start = expected.new_A(whole(2, 4, generator), generator)
+        self.seed, self.steps = seed, steps
+        self.prompt, self.target, self.start, self.lr = memory_of(seed)
         memory = (self.prompt, self.target, self.start, steps, self.lr, half)
         self.found = mymem.run(scenarios.write_memory, MODEL, *memory)
 
@@ -55,8 +71,7 @@ class Case:
 
     def loop(self, stop: int | None = None, **fault) -> tuple[list[float], Tensor, Tensor]:
         """What the right loop does from the same A, or a loop with a fault."""
-        start = (self.prompt, self.target, self.start, self.steps, self.lr)
-        return expected.loop(*start, stop=stop, **fault)
+        return loop_of(self.seed, self.steps, stop, tuple(sorted(fault.items())))
 
 
 STUCK = "Compute the logits anew in each step, and let the optimizer make a step"
