@@ -25,8 +25,8 @@
 #
 # *Attention* mixes information from earlier positions. Every position $i$ has a query $q_i$, a key
 # $k_i$ and a value $v_i$, each of $D$ numbers. A position looks for keys that fit its query, and
-# takes a mean of their values, with weights $a_{ij}$ from the scores $s_{ij} = q_i \cdot k_j /
-# \sqrt{D}$:
+# takes a mean of their values, with weights $a_{ij}$ from the scores
+# $s_{ij} = q_i \cdot k_j / \sqrt{D}$:
 #
 # $$a_{ij} = \frac{e^{s_{ij}}}{\sum_{k \le i} e^{s_{ik}}}$$
 #

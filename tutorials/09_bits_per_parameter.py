@@ -22,10 +22,10 @@
 # the loss by $\Delta L$ *stores* $\Delta L \cdot \ell / \ln 2$ bits about the target.
 #
 # Lesson 1 has shown, however, that random tokens have a higher loss in the base model than their
-# *entropy* $H = \ln 2047$, the loss of a uniform guess. The first part of the loss reduction, $L_0
-# - H$, only removes the expectation of English text. For this the unit has to store one fact only:
-# the target is random. It need not store any of its tokens. For random tokens we can therefore
-# count from $H$ instead of $L_0$:
+# *entropy* $H = \ln 2047$, the loss of a uniform guess. The first part of the loss reduction,
+# $L_0 - H$, only removes the expectation of English text. For this the unit has to store one fact
+# only: the target is random. It need not store any of its tokens. For random tokens we can
+# therefore count from $H$ instead of $L_0$:
 #
 # $$\text{stored bits} = \frac{(L_0 - L) \, \ell}{\ln 2}
 # \qquad \text{memorized bits} = \frac{\max(0, H - L) \, \ell}{\ln 2}$$

@@ -50,7 +50,7 @@ import numpy as np
 import tinymem as tm
 
 FAST = "TINYMEM_FAST" in os.environ  # fewer steps, for a quick look; the results are less precise
-STEPS, SEEDS = 60 if FAST else 300, (0, 1, 2)
+STEPS, SEEDS = 120 if FAST else 300, (0, 1, 2)
 TEXT = """Four score and seven years ago our fathers brought forth on this continent a new nation,
 conceived in liberty, and dedicated to the proposition that all men are created equal. Now we are
 engaged in a great civil war, testing whether that nation, or any nation so conceived and so

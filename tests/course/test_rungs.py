@@ -139,7 +139,7 @@ def test_stubs_get_nothing(grade):
         assert all(reason.startswith(f"not done yet: {title}: ") for reason in reasons(results))
 
 
-@pytest.mark.parametrize("seed", [0, 7, 4711])
+@pytest.mark.parametrize("seed", [0, 4711])
 def test_the_key_gets_everything(grade, seed):
     parts = [part for part in PARTS if seed == 0 or part.startswith("rung")]
     assert not reasons(grade(ANSWERS, parts, seed))
