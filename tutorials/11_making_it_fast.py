@@ -185,8 +185,8 @@ assert rows[0] == 1 and sum(rows) / len(rows) < (1 if FAST else 0.6)
 # the same except for rounding errors. The measured speedup is close to the predicted one of 1.83,
 # sometimes above and sometimes below it: the prediction leaves out norms, activation functions, the
 # products inside attention and the softmax, which are in the saved part and in the rest. For a
-# memory of this length, a unit that is trained together with others takes about as long as alone.
-# There is a gain for short memories, where a step consists mostly of overhead.
+# memory of this length, a unit that is trained together with others takes as long as alone or
+# somewhat less. The gain is larger for short memories, where a step consists mostly of overhead.
 #
 # To compare tinymem with other tools, run `python -m tests.benchmarks` in the folder of the
 # project.
