@@ -257,9 +257,8 @@ def test_output_is_limited_and_shown(hand_in, capsys):
     assert "f was stopped because it printed more than 1 MB" in said
 
 
-@pytest.mark.parametrize(("body", "code"), [("os._exit(0)", 0), ("os._exit(7)", 7)])
-def test_an_answer_that_ends_the_process(hand_in, body, code):
-    assert f"f ended the process (exit code {code})" in ask(hand_in, body)
+def test_an_answer_that_ends_the_process(hand_in):
+    assert "f ended the process (exit code 7)" in ask(hand_in, "os._exit(7)")
 
 
 def test_after_an_end_the_process_starts_again_with_the_same_file(hand_in):
