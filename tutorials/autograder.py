@@ -68,13 +68,13 @@ def grade_class(options: argparse.Namespace, others: list[str]) -> int:
             def progress(text: str, label: str = label) -> None:
                 print(f"\r{label}  {text:30}", end="", file=sys.stderr, flush=True)
 
-            others_of = [f"--seed={options.seed}", *as_option(numbers[student]), *others]
-            shown = progress if live else lambda text: None
             path, number = folder / f"{student}.json", numbers[student]
+            others_of = [f"--seed={options.seed}", *as_option(number), *others]
+            shown = progress if live else lambda text: None
             graded = earlier(path, number, began) if options.resume else None
             graded = graded or grade(hand_in, path, others_of, options.timeout, shown)
             code = 1 if graded.note else code
-            missing = ["not in the roster"] * (numbers[student] == 0)
+            missing = ["not in the roster"] * (number == 0)
             about = [*failed_parts(graded.grades), *unreadable_hints(hand_in), *missing]
             notes = "; ".join(filter(None, (graded.note, *about)))
             rows[student] = graded._replace(note=notes)

@@ -10,7 +10,7 @@ from hint import RECORD, read_record
 
 PARTS = {"rungs": "rung", "exercises": "exercise", "stretch": "stretch"}  # key in the grades: name
 STUDENT_FILES = ("exercises.py", "mymem.py", "exercises.ipynb", "mymem.ipynb")
-NUMBERS = range(1, 10_000)  # of students, as in checks/drawn.py
+NUMBERS = range(1, 10_000)  # of students, as in checks/drawn.py, which imports torch
 
 
 class Refused(Exception):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checks.drawn import NUMBERS
 from checks.hand_in import Computer, HandIn
 from checks.points import KINDS, MARKS, PARTS, RUNGS, checked, failed_checks, kind_in, tally
 from checks.server import load_shipped
@@ -134,8 +135,9 @@ class Grades:
             raise pytest.UsageError(f"--answers {option['answers']}: no such file")
         if not 0 <= self.seed < 2**31:
             raise pytest.UsageError(f"--seed {self.seed}: expected an integer from 0 to 2^31 − 1")
-        if self.student is not None and not 0 <= self.student <= 9999:
-            raise pytest.UsageError(f"--student {self.student}: expected a number from 1 to 9999")
+        if self.student not in (None, 0, *NUMBERS):  # 0: the teacher's list has no number
+            message = f"expected a number from {NUMBERS[0]} to {NUMBERS[-1]}"
+            raise pytest.UsageError(f"--student {self.student}: {message}")
         if option["limit"] < 1:
             raise pytest.UsageError(f"--limit {option['limit']}: expected at least 1 second")
         if option["memory"] < 64:

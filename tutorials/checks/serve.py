@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 
-WAIT = 4
+WAIT = 4  # less than GRACE in process.py, so that the process can still say where it was
 
 
 class Clock:
